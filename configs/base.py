@@ -1,0 +1,111 @@
+"""Every field of a configuration, once: its default, its unit, and where the default comes from.
+
+Tables are the paper's (Snap Video, CVPR 2024); "open" marks what the paper leaves open. The other
+files of this folder start from here and change fields of a locked copy, so a misspelt field is
+refused. Any field can be set on the command line: --config.training.steps=1000.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: stage 1 at 16 x 36 x 64 pixels; a variant names its model and optimizer."""
+    config = ConfigDict()
+    config.seed = 0  # of everything random: initialization, noise, order of the data
+
+    config.data = ConfigDict()
+    config.data.source = "shapes"  # "shapes" (made on the fly) or "folder" (video files in path)
+    config.data.path = ""  # folder of videos, each with its caption beside it, or a manifest.jsonl
+    config.data.num_frames = 16  # T, Table 8
+    config.data.height = 36  # pixels, before padding, Table 8
+    config.data.width = 64  # pixels, Table 8
+    config.data.pad_rows = 4  # rows of value 0 below the picture, so that the height is 40; open
+    config.data.frame_rates = (4.0, 8.0, 12.0, 24.0)  # frames per second, one drawn a clip; open
+    config.data.image_fraction = 0.5  # of each batch, shown as videos that stand still, Table 9
+    config.data.text_length = 128  # tokens a caption is padded or cut to; open
+    config.data.vocabulary = ""  # sentencepiece model; empty: made from the captions at the start
+    config.data.workers = 2  # threads that decode or draw examples
+    config.data.prefetch = 2  # batches made ahead
+
+    # The world of source "shapes"; pixels, pixels per second, gray level in [-1, 1].
+    config.data.shapes = ConfigDict()
+    config.data.shapes.radius = 6.0
+    config.data.shapes.shapes = ("circle", "square", "triangle")
+    config.data.shapes.colors = ("red", "green", "blue", "yellow")
+    config.data.shapes.directions = ("left", "right", "up", "down")
+    config.data.shapes.speeds = (("slowly", 6.0), ("quickly", 12.0))
+    config.data.shapes.background = -0.8
+
+    config.model = ConfigDict()
+    config.model.patch = 4  # pixels a side; a patch spans one frame, Table 8
+    config.model.group = (16, 5, 4)  # patches in a group: frames, rows, columns, Table 8
+    config.model.patch_channels = 768  # Table 8, FIT 500M
+    config.model.latents = 512  # latent tokens, all groups together, Table 8
+    config.model.latent_channels = 1024  # Table 8
+    config.model.blocks = 6  # Table 8
+    config.model.global_layers = 4  # self-attention layers a block, Table 8
+    config.model.patch_head_channels = 48  # Table 8
+    config.model.latent_head_channels = 64  # Table 8
+    config.model.conditioning_channels = 768  # Table 8
+    config.model.dropout = 0.1  # in the feed-forwards of the global layers, Table 8
+    config.model.dtype = "float32"  # of matrix products: "float32" or "bfloat16"; open
+
+    # A T5 encoder trained along with the network; its states are what the network reads.
+    config.model.text_encoder = ConfigDict()
+    config.model.text_encoder.channels = 512
+    config.model.text_encoder.heads = 8
+    config.model.text_encoder.head_channels = 64
+    config.model.text_encoder.hidden = 1024
+    config.model.text_encoder.layers = 6
+
+    config.diffusion = ConfigDict()
+    config.diffusion.sigma_data = 1.0  # 3.2
+    config.diffusion.sigma_in = 4.0  # sqrt(16 frames) at 64 pixels, 3.2
+    config.diffusion.P_mean = -1.2  # of ln sigma in training, EDM's value kept, 3.2
+    config.diffusion.P_std = 1.2  # likewise
+    config.diffusion.label_dropout = 0.1  # text dropped, Table 8
+    config.diffusion.self_conditioning = 0.9  # examples that start from latents, Table 8
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "lamb"  # "lamb" (FIT) or "adam" (U-Net), Table 9
+    config.optimizer.learning_rate = 5e-3  # Table 9
+    config.optimizer.warmup_steps = 10_000  # linear from 0, then a cosine to 0, Table 9
+    config.optimizer.b1 = 0.9  # Table 9
+    config.optimizer.b2 = 0.99  # Table 9
+    config.optimizer.eps = 1e-6  # open: optax.lamb's
+    config.optimizer.weight_decay = 0.01  # Table 9; kernels and tables only
+    config.optimizer.clip_norm = 1.0  # global norm of the gradient; the paper gives no value
+
+    config.training = ConfigDict()
+    config.training.steps = 550_000  # Table 9
+    config.training.batch_size = 4096  # examples a step over all devices, Table 9
+    config.training.ema_half_life = 6000.0  # steps, Table 9
+    config.training.ema_ramp = 0.05  # half-life of at most this fraction of the steps done, EDM
+    config.training.max_skipped = 10  # steps in a row with a non-finite loss before giving up
+
+    config.sampling = ConfigDict()
+    config.sampling.steps = 256  # 3.6; 2 N - 1 evaluations
+    config.sampling.guidance = 7.5  # w in D = D_c + w (D_c - D_u); 0 is none; open
+    config.sampling.sigma_min = 0.002  # EDM's, 3.2
+    config.sampling.sigma_max = 80.0  # likewise
+    config.sampling.rho = 7.0  # likewise
+    config.sampling.frame_rate = 24.0  # frames per second of samples, 3.6
+
+    # Devices along each axis; -1 takes all that are left.
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # replicas
+    config.mesh.fsdp = 1  # parameters, optimizer state and EMA are split over these
+    config.mesh.group = 1  # FIT's patch groups are split over these
+    config.mesh.tensor = 1  # heads and feed-forward width are split over these
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.keep_last = 3  # checkpoints kept beside those of keep_every
+    config.checkpoint.keep_every = 0  # steps; a checkpoint at each multiple stays; 0: none
+
+    config.log = ConfigDict()
+    config.log.every_seconds = 5.0  # between lines on the screen
+    config.log.metrics_every = 10  # steps between lines of metrics.jsonl
+    config.log.samples_every = 0  # steps between sample grids in TensorBoard; 0: none
+    config.log.sample_prompts = ()  # what those grids show
+    return config

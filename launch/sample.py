@@ -1,0 +1,63 @@
+"""Samples videos for prompts from a trained run.
+
+  python -m launch.sample --checkpoint=runs/shapes --prompt="a red circle moves left" --out=samples
+
+Writes 00000.mp4, 00001.mp4, ... (one for each --prompt and seed), a contact sheet sheet.png and
+samples.json into --out. The same seed gives the same pixels; --num=4 draws seeds seed .. seed + 3
+for each prompt. Steps, guidance and frame rate default to those of the run's config.
+Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out cannot be written.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from launch import main
+from snapvideo_jax import sample, storage, video_io
+from snapvideo_jax.errors import ConfigError
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of a run (its --workdir).")
+PROMPTS = flags.DEFINE_multi_string("prompt", None, "What to show; may be given several times.")
+OUT = flags.DEFINE_string("out", None, "Folder for the videos; made where there is none.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the first sample.", lower_bound=0)
+NUM = flags.DEFINE_integer("num", 1, "Samples of each prompt.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch_size", 16, "Videos made at a time.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", None, "Steps of the sampler.", lower_bound=1)
+GUIDANCE = flags.DEFINE_float("guidance", None, "Weight w; 0 is no guidance.", lower_bound=0)
+FRAME_RATE = flags.DEFINE_float("frame_rate", None, "Frames per second; 0: still.", lower_bound=0)
+flags.mark_flags_as_required(["checkpoint", "prompt", "out"])
+
+
+def run() -> None:
+    """Flags in, videos out."""
+    if SEED.value + NUM.value > 2**31:
+        raise ConfigError(f"--seed={SEED.value} is too large; the last seed must be below 2**31")
+    trained = sample.load(Path(CHECKPOINT.value), main.say)
+    plan = sample.plan_from(
+        trained.config, steps=STEPS.value, guidance=GUIDANCE.value, frame_rate=FRAME_RATE.value
+    )
+    prompts = [prompt for prompt in PROMPTS.value for _ in range(NUM.value)]
+    seeds = [SEED.value + i for _ in PROMPTS.value for i in range(NUM.value)]
+    out = storage.make_folder(OUT.value)
+    videos = sample.generate(
+        trained, plan, prompts, seeds, min(BATCH.value, len(prompts)), main.progress("videos")
+    )
+    write(out, trained, plan, prompts, seeds, videos)
+
+
+def write(out: Path, trained: sample.Trained, plan: sample.Plan, prompts, seeds, videos) -> None:
+    """One mp4 a sample, the contact sheet, and how each can be made again."""
+    rows = []
+    for i, (prompt, seed, video) in enumerate(zip(prompts, seeds, videos, strict=True)):
+        name = f"{i:05d}.mp4"
+        video_io.write_mp4(out / name, video, plan.frame_rate or 1)
+        rows.append({"file": name, "prompt": prompt, "seed": seed})
+    video_io.write_png(out / "sheet.png", video_io.contact_sheet(videos, prompts))
+    how = {"checkpoint_step": trained.step, **vars(plan), "samples": rows}
+    storage.write(out / "samples.json", json.dumps(how, indent=2).encode() + b"\n")
+    main.say(f"{len(rows)} videos, sheet.png and samples.json in {out}")
+
+
+if __name__ == "__main__":
+    main.run(run)

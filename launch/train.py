@@ -1,0 +1,37 @@
+"""Trains a model, or goes on with the run that is in --workdir.
+
+  python -m launch.train --config=configs/shapes.py --workdir=runs/shapes
+
+On a folder of videos, each with its caption beside it (clip.mp4, clip.txt):
+
+  python -m launch.train --config=configs/shapes.py --workdir=runs/mine \\
+      --config.data.source=folder --config.data.path=DIR
+
+Any field of the config is a flag; configs/base.py explains them all:
+
+  --config.training.steps=2000 --config.training.batch_size=64 --config.mesh.fsdp=4
+
+The run shows a line every few seconds and writes metrics.jsonl, TensorBoard curves and checkpoints
+into --workdir. Ctrl-C or SIGTERM saves and ends it; the same command goes on where it stopped.
+Exit codes: 0 done, 2 bad flags or config, 3 bad data, 4 diverged, 5 storage, 143 preempted.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from launch import main
+from snapvideo_jax.training import loop
+
+main.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where there is none.")
+flags.mark_flag_as_required("workdir")
+
+
+def train() -> None:
+    """Flags in, one call."""
+    loop.train(flags.FLAGS.config, Path(WORKDIR.value), main.say)
+
+
+if __name__ == "__main__":
+    main.run(train)

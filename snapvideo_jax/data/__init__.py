@@ -1,0 +1,1 @@
+"""What goes in: example order, sources, decoding, text, and batches for one host."""

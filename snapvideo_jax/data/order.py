@@ -1,0 +1,115 @@
+"""The order of training data as a pure function of (seed, global sample number): no state.
+
+Step s of batch size B reads samples g = s B ... s B + B - 1. Which file that is, and every random
+choice made about it, follows from (seed, g) alone, so a run resumes from its step number and any
+number of hosts draws the same batches.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+from jaxtyping import Int
+
+from snapvideo_jax.errors import ConfigError
+
+_ROUNDS = 6
+_MASK64 = 2**64 - 1
+_WEYL = np.uint64(0x9E3779B97F4A7C15)  # odd 2^64 / golden ratio: spreads consecutive keys
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The splitmix64 finalizer, a bijection of uint64 in which each input bit moves all others."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _words(values: int | np.ndarray) -> np.ndarray:
+    """Integers of either sign as a uint64 array of at least one element (scalars warn on wrap)."""
+    if isinstance(values, int):
+        return np.array([values & _MASK64], np.uint64)
+    return np.atleast_1d(values).astype(np.uint64)
+
+
+def _feistel(i: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray:
+    """A permutation of range(4 ** half_bits): the halves of i swap, xor-ed with keyed hashes."""
+    shift, mask = np.uint64(half_bits), np.uint64(2**half_bits - 1)
+    left, right = i >> shift, i & mask
+    for r in range(1, _ROUNDS + 1):
+        hashed = _mix(right + _mix(keys + _WEYL * _words(r)))
+        left, right = right, left ^ (hashed & mask)
+    return (left << shift) | right
+
+
+def _walk(i: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+    """Applies the permutation of the next power of four until each value lies below n."""
+    half_bits = max(1, math.ceil((n - 1).bit_length() / 2))
+    i = _feistel(i, half_bits, keys)
+    while (outside := i >= n).any():
+        # Following the cycle of an inside start must come back inside, hence the walk ends.
+        i[outside] = _feistel(i[outside], half_bits, keys[outside])
+    return i.astype(np.int64)
+
+
+def permute(i: Int[np.ndarray, " B"], n: int, key: int) -> Int[np.ndarray, " B"]:
+    """The images of `i` under permutation number `key` of range(n).
+
+    A 6-round Feistel network with cycle walking: O(1) memory for any n below 2^62.
+
+    Args:
+      i: integers in [0, n).
+      n: size of the set, at least 1.
+      key: any integer; every value is another permutation.
+
+    Raises:
+      ValueError: an entry of `i` outside [0, n).
+    """
+    if i.size and not (0 <= i.min() and i.max() < n):
+        raise ValueError(f"positions must lie in [0, {n}), got {i.min()} ... {i.max()}")
+    return _walk(_words(i), n, np.broadcast_to(_mix(_words(key)), i.shape))
+
+
+def index(g: Int[np.ndarray, " B"], n: int, seed: int) -> Int[np.ndarray, " B"]:
+    """The example, in range(n), that each global sample number shows.
+
+    Epoch e = g // n goes through all n examples once, in an order of its own keyed by (seed, e).
+
+    Args:
+      g: global sample numbers, at least 0.
+      n: number of examples, at least 1.
+      seed: any integer.
+    """
+    epoch, position = np.divmod(np.asarray(g, np.int64), n)
+    keys = _mix(_mix(_words(seed)) + _WEYL * _words(epoch))
+    return _walk(_words(position), n, keys)
+
+
+def generator(seed: int, g: int, stream: str) -> np.random.Generator:
+    """The random numbers that sample `g` spends on the purpose named `stream`.
+
+    Philox is counter based: (seed, g) is its key and the name sets the high words of its counter,
+    which draws never reach, so streams do not overlap and cost nothing to reach.
+    """
+    name = np.frombuffer(hashlib.sha256(stream.encode()).digest()[:24], "<u8")
+    key = np.array([seed & _MASK64, g & _MASK64], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, *name.tolist()]))
+
+
+def image_rows(batch_size: int, image_fraction: float) -> int:
+    """How many rows of each global batch are images (the paper: half).
+
+    Raises:
+      ConfigError: a fraction outside [0, 1] or one that is not a whole number of rows.
+    """
+    if not 0 <= image_fraction <= 1:
+        raise ConfigError(
+            f"data.image_fraction = {image_fraction} is outside [0, 1]; the paper trains with 0.5"
+        )
+    rows = round(batch_size * image_fraction)
+    if not math.isclose(rows, batch_size * image_fraction, abs_tol=1e-6):
+        raise ConfigError(
+            f"data.image_fraction = {image_fraction} of {batch_size} rows is not a whole number;"
+            f" the nearest that is: {rows / batch_size:.6g} ({rows} rows)"
+        )
+    return rows

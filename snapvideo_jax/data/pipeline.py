@@ -1,0 +1,108 @@
+"""Batches for one host: which examples, made in parallel by tf.data, mixed, tokenized, ahead.
+
+Image g and video g are pure functions of (seed, g), and step s holds the next few of each, so the
+position in the data is the integer step: nothing about the pipeline is saved, an epoch shows every
+file once, and any number of hosts yields the same global batches.
+"""
+
+import atexit
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from snapvideo_jax.data.text import Tokenizer
+
+Batch = dict[str, np.ndarray]
+# (g, whether it is an image) -> (video uint8 [T, H, W, 3], caption, frame_interval seconds, (H, W))
+Example = Callable[[int, bool], tuple[np.ndarray, str, float, tuple[int, int]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a host needs to make its rows of every global batch.
+
+    Rows 0 .. images - 1 of each global batch are images (paper 3.3), the others videos. A host
+    makes `rows`, a contiguous range. shape: (T, H, W). workers: threads; prefetch: batches.
+    """
+
+    example: Example
+    tokenizer: Tokenizer
+    text_length: int
+    shape: tuple[int, int, int]
+    batch_size: int
+    images: int
+    rows: range
+    workers: int
+    prefetch: int
+
+
+def load(plan: Plan, position: int) -> tuple[np.ndarray, bytes, np.float32, np.ndarray]:
+    """The host's example at `position`, counted over its own rows from step 0."""
+    step, row = divmod(position, len(plan.rows))
+    row += plan.rows.start
+    if row < plan.images:
+        example = plan.example(step * plan.images + row, True)
+    else:
+        videos = plan.batch_size - plan.images
+        example = plan.example(step * videos + row - plan.images, False)
+    video, caption, interval, size = example
+    return video, caption.encode(), np.float32(interval), np.asarray(size, np.int32)
+
+
+def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
+    """The rows of each global batch that one host makes."""
+    each = batch_size // process_count
+    return range(process_index * each, (process_index + 1) * each)
+
+
+class Feed(Iterator[Batch]):
+    """The host's batches from step `start` to `stop`, made ahead by threads of tf.data.
+
+    Close it, or let the interpreter do so at exit: a live tf.data iterator over Python functions
+    hangs a process that ends with an exception.
+    """
+
+    def __init__(self, plan: Plan, start: int, stop: int):
+        self._plan = plan
+        self._iterator = iter(_dataset(plan, start, stop))
+        this = weakref.ref(self)
+        atexit.register(lambda: this() and this().close())
+
+    def __next__(self) -> Batch:
+        video, captions, interval, size = (x.numpy() for x in next(self._iterator))
+        ids, mask = self._plan.tokenizer([c.decode() for c in captions], self._plan.text_length)
+        return {
+            "video": video,
+            "frame_interval": interval,
+            "source_size": size,
+            "text_ids": ids,
+            "text_mask": mask,
+        }
+
+    def close(self) -> None:
+        """Stops the threads; safe to call twice."""
+        self._iterator = iter(())
+
+
+def _dataset(plan: Plan, start: int, stop: int):
+    import tensorflow as tf
+
+    # Devices belong to JAX: tensorflow only moves data here.
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "TPU")
+    kinds = (tf.uint8, tf.string, tf.float32, tf.int32)
+    shapes = ((*plan.shape, 3), (), (), (2,))
+
+    def make(position):
+        parts = tf.numpy_function(lambda p: load(plan, int(p)), [position], kinds, stateful=False)
+        return tuple(tf.ensure_shape(x, s) for x, s in zip(parts, shapes, strict=True))
+
+    n = len(plan.rows)
+    data = tf.data.Dataset.range(start * n, stop * n)
+    data = data.map(make, num_parallel_calls=plan.workers, deterministic=True)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = plan.workers
+    options.autotune.enabled = False
+    return data.batch(n, drop_remainder=True).prefetch(plan.prefetch).with_options(options)

@@ -1,0 +1,115 @@
+"""Captions -> token ids, with the ids that T5 uses: pad 0, end of sequence 1, unknown 2."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Bool, Int32
+
+from snapvideo_jax import storage
+from snapvideo_jax.errors import DataError
+
+PAD, EOS, UNKNOWN = 0, 1, 2
+MAX_VOCABULARY = 8000
+_QUIET = 2  # log errors only
+
+
+def clean_caption(text: str) -> str:
+    """One line of valid Unicode: byte order mark and NUL gone, white space collapsed.
+
+    Lone surrogates, which JSON and command lines can smuggle in but UTF-8 cannot hold, become "?".
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join(text.replace("\ufeff", "").replace("\0", " ").split())
+
+
+def train_vocabulary(captions: Sequence[str], path: str | Path) -> None:
+    """Learns a sentencepiece vocabulary from captions and writes it, the same bytes every time.
+
+    Pieces are byte pairs merged until nothing repeats or there are 8000: the words of a small
+    grammar end as one piece each, and unseen words still split into known ones. (A unigram model
+    breaks frequent words of a small set apart; a word model knows no others.)
+
+    Args:
+      captions: any number; empty ones are skipped.
+      path: of the model file, replaced in one step.
+
+    Raises:
+      DataError: no caption has text, or they use over 8000 different characters.
+      StorageError: the file cannot be written.
+    """
+    lines = [line for line in map(clean_caption, captions) if line]
+    if not lines:
+        raise DataError(f"no caption has text, so {path} cannot be learned; write captions first")
+    storage.write(Path(path), _train(lines))
+
+
+def _train(lines: list[str]) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=MAX_VOCABULARY,
+            hard_vocab_limit=False,
+            character_coverage=0.9999,  # only the rarest letters of large sets stay unknown
+            max_sentence_length=2**20,
+            pad_id=PAD,
+            eos_id=EOS,
+            unk_id=UNKNOWN,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=_QUIET,
+        )
+    except RuntimeError as error:
+        raise DataError(
+            f"no vocabulary can be learned from these {len(lines)} captions: they need letters,"
+            f" and fewer than {MAX_VOCABULARY} different ones"
+        ) from error
+    return model.getvalue()
+
+
+class Tokenizer:
+    """Captions to ids by the sentencepiece model at `path`.
+
+    Raises:
+      DataError: the file is missing or holds no such model, or one without T5's ids.
+    """
+
+    def __init__(self, path: str | Path):
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
+        except OSError as error:
+            raise DataError(f"{path}: cannot read the vocabulary: {error.strerror}") from error
+        except RuntimeError as error:
+            raise DataError(f"{path}: is no sentencepiece model") from error
+        ids = (self._model.pad_id(), self._model.eos_id(), self._model.unk_id())
+        if ids != (PAD, EOS, UNKNOWN):
+            raise DataError(
+                f"{path}: pad, end and unknown have ids {ids}; {(PAD, EOS, UNKNOWN)} are needed"
+            )
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids."""
+        return self._model.get_piece_size()
+
+    def __call__(
+        self, captions: Sequence[str], length: int
+    ) -> tuple[Int32[np.ndarray, "B K"], Bool[np.ndarray, "B K"]]:
+        """Ids of each caption and the end id, cut and padded to `length` = K; mask of those.
+
+        An empty caption means no text: its mask is False throughout. A caption that is too long
+        loses its last words, never the end id.
+        """
+        ids = np.full((len(captions), length), PAD, np.int32)
+        mask = np.zeros((len(captions), length), bool)
+        for row, caption in enumerate(map(clean_caption, captions)):
+            if caption:
+                pieces = [*self._model.encode(caption)[: length - 1], EOS]
+                ids[row, : len(pieces)] = pieces
+                mask[row, : len(pieces)] = True
+        return ids, mask

@@ -1,0 +1,126 @@
+"""D from F: where the noise law and the network meet.
+
+Pixels -> model range and padding, text -> states, coefficients in float32 around the network,
+and latent self-conditioning (paper 3.4; SPEC 1.4). Everything is a pure function of parameters.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+
+from snapvideo_jax.diffusion import edm
+from snapvideo_jax.models.conditioning import Conditions
+
+Params = Any
+Latents = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """Static description; parameters come in as {"network": ..., "text_encoder": ...}.
+
+    text_encoder is None where batches carry stored states (`text`) instead of ids (`text_ids`).
+    pad_rows: rows of value 0 under the picture that make its height fit the network (SPEC 4.6).
+    """
+
+    network: nn.Module
+    text_encoder: nn.Module | None
+    sigma_data: float
+    sigma_in: float
+    pad_rows: int
+
+    def init(self, key: PRNGKeyArray, batch: dict[str, Array]) -> Params:
+        """Parameters for batches shaped like `batch`."""
+        network_key, text_key = jax.random.split(key)
+        params = {}
+        if self.text_encoder is not None:
+            text = self.text_encoder.init(text_key, batch["text_ids"], batch["text_mask"])
+            params["text_encoder"] = text["params"]
+        given, x = self.conditions(params, batch), self.encode(batch["video"])
+        sigma, latents = jnp.ones(x.shape[0]), self.no_latents(x.shape[0])
+        variables = self.network.init(network_key, x, edm.c_noise(sigma), given, latents)
+        return params | {"network": variables["params"]}
+
+    def encode(self, video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T h W 3"]:
+        """Pixels -> x in [-1, 1], with the padding rows below."""
+        rows = ((0, 0), (0, 0), (0, self.pad_rows), (0, 0), (0, 0))
+        return jnp.pad(edm.from_pixels(video), rows)
+
+    def decode(self, x: Float[Array, "B T h W 3"]) -> UInt8[Array, "B T H W 3"]:
+        """The inverse of `encode`: crops the padding and clips to pixels."""
+        return edm.to_pixels(x[:, :, : x.shape[2] - self.pad_rows])
+
+    def conditions(self, params: Params, batch: dict[str, Array]) -> Conditions:
+        """What the network is told, with the text encoded by the encoder trained along or read."""
+        if self.text_encoder is None:
+            text = batch["text"]
+        else:
+            variables = {"params": params["text_encoder"]}
+            text = self.text_encoder.apply(variables, batch["text_ids"], batch["text_mask"])
+        return Conditions(batch["frame_interval"], batch["source_size"], text, batch["text_mask"])
+
+    def no_latents(self, batch_size: int) -> Float[Array, "B G m D"]:
+        """The latents before the first evaluation: zeros."""
+        return jnp.zeros((batch_size,) + self.network.latent_shape, jnp.float32)
+
+    def F(
+        self,
+        params: Params,
+        x_sigma: Float[Array, "B T H W C"],
+        log_sigma: Float[Array, " B"],
+        given: Conditions,
+        latents: Latents,
+        dropout_key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "B T H W C"], Latents]:
+        """F(c_in x_sigma; c_noise, conditions, latents), in float32, and the new latents.
+
+        Dropout is on where `dropout_key` is given.
+        """
+        c_in = edm.c_in(jnp.exp(log_sigma), self.sigma_data, self.sigma_in)
+        out, latents = self.network.apply(
+            {"params": params["network"]},
+            edm.expand(c_in, x_sigma) * x_sigma,
+            edm.c_noise(log_sigma),
+            given,
+            latents,
+            train=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        return out.astype(jnp.float32), latents
+
+    def D(
+        self,
+        params: Params,
+        x_sigma: Float[Array, "B T H W C"],
+        sigma: Float[Array, ""],
+        given: Conditions,
+        latents: Latents,
+    ) -> tuple[Float[Array, "B T H W C"], Latents]:
+        """The estimate of x at one noise level for the whole batch, as samplers ask for it."""
+        log_sigma = jnp.broadcast_to(jnp.log(sigma), x_sigma.shape[:1])
+        F, latents = self.F(params, x_sigma, log_sigma, given, latents)
+        return edm.denoised(x_sigma, F, sigma, self.sigma_data, self.sigma_in), latents
+
+    def self_conditioned_F(
+        self,
+        params: Params,
+        x_sigma: Float[Array, "B T H W C"],
+        log_sigma: Float[Array, " B"],
+        given: tuple[Conditions, Conditions],
+        keep_latents: Bool[Array, " B"],
+        dropout_keys: tuple[PRNGKeyArray, PRNGKeyArray],
+    ) -> Float[Array, "B T H W C"]:
+        """F of the second of two passes over the same noisy input (SPEC 1.4).
+
+        The first pass starts from zero latents; its latents, cut from the gradient and zeroed
+        where `keep_latents` is False, start the second. Each pass has its own text dropout
+        (`given`) and dropout key.
+        """
+        zeros = self.no_latents(x_sigma.shape[0])
+        _, latents = self.F(params, x_sigma, log_sigma, given[0], zeros, dropout_keys[0])
+        latents = jnp.where(edm.expand(keep_latents, latents), jax.lax.stop_gradient(latents), 0)
+        return self.F(params, x_sigma, log_sigma, given[1], latents, dropout_keys[1])[0]

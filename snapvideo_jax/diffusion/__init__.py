@@ -1,0 +1,1 @@
+"""What the noise law is: the mathematics, free of networks, configs and data."""

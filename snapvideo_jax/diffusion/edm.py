@@ -1,0 +1,104 @@
+"""The diffusion of Snap Video (paper 3.2, Table 1, appendices D and E): EDM with scaled inputs.
+
+Symbols are the paper's: x clean video, eps unit noise, sigma its level, sigma_data the standard
+deviation assumed for x, sigma_in the input scaling factor, v velocity, F the network's output, D
+the denoised estimate of x (not of x / sigma_in). Every function is elementwise: arrays broadcast,
+and `sigma` must already have the trailing axes that it needs (`expand`). Compute in float32.
+At sigma_in = 1 all of it is EDM (Karras et al. 2022) up to the sign of F and c_out.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def expand(per_example: Float[Array, " B"], x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """Appends axes of size 1 so that one number an example broadcasts over `x`."""
+    return per_example.reshape(per_example.shape + (1,) * (x.ndim - 1))
+
+
+def add_noise(x: Array, sigma: Array, eps: Array, sigma_in: float) -> Array:
+    """Forward process: x_sigma = x / sigma_in + sigma * eps (paper eq. 3)."""
+    return x / sigma_in + sigma * eps
+
+
+def velocity(x: Array, sigma: Array, eps: Array, sigma_data: float) -> Array:
+    """The training target before normalization: v = sigma_data^2 eps - sigma x (App. D)."""
+    return sigma_data**2 * eps - sigma * x
+
+
+def c_nrm(sigma: Array, sigma_data: float) -> Array:
+    """Target normalization: c_nrm * v has unit variance (Table 1)."""
+    return 1 / (sigma_data * jnp.sqrt(sigma_data**2 + sigma**2))
+
+
+def c_in(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
+    """Input normalization: c_in * x_sigma has unit variance (Table 1)."""
+    return 1 / jnp.sqrt((sigma_data / sigma_in) ** 2 + sigma**2)
+
+
+def c_skip(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
+    """Weight of x_sigma in D (App. E, eq. 34)."""
+    return sigma_in * sigma_data**2 / (sigma_in * sigma**2 + sigma_data**2)
+
+
+def c_out(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
+    """Weight of F in D (App. E, eq. 35); negative, because F estimates +v."""
+    numerator = sigma_in * sigma * sigma_data * jnp.sqrt(sigma**2 + sigma_data**2)
+    return -numerator / (sigma_data**2 + sigma_in * sigma**2)
+
+
+def c_noise(log_sigma: Array) -> Array:
+    """What the network is told of the noise level: ln(sigma) / 4 (Table 1)."""
+    return log_sigma / 4
+
+
+def denoised(x_sigma: Array, F: Array, sigma: Array, sigma_data: float, sigma_in: float) -> Array:
+    """D = c_skip x_sigma + c_out F, the estimate of x (paper eq. 4)."""
+    skip = c_skip(sigma, sigma_data, sigma_in) * x_sigma
+    return skip + c_out(sigma, sigma_data, sigma_in) * F
+
+
+def loss_weight(sigma: Array, sigma_data: float) -> Array:
+    """lambda = 1 / sigma_data^2 + 1 / sigma^2, the weight of |D - x|^2 (Table 1)."""
+    return 1 / sigma_data**2 + 1 / sigma**2
+
+
+def loss_weight_F(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
+    """w = lambda c_out^2, the weight of |F - c_nrm v|^2 (App. E); between 1 and sigma_in^2."""
+    return ((sigma**2 + sigma_data**2) / (sigma**2 + sigma_data**2 / sigma_in)) ** 2
+
+
+def loss_F(
+    F: Float[Array, "B ..."],
+    x: Float[Array, "B ..."],
+    eps: Float[Array, "B ..."],
+    sigma: Float[Array, " B"],
+    sigma_data: float,
+    sigma_in: float,
+) -> Float[Array, " B"]:
+    """w |F - c_nrm v|^2, the mean over one example's pixels (App. E, signs of eqs. 28-35).
+
+    Equal to lambda |D - x|^2, and stable at small sigma, where lambda times the rounding of a
+    half-precision D is not. With F = 0 its expectation is E[w] for data of variance
+    sigma_data^2; divide by `sigmas.mean_loss_weight_F` to compare stages.
+    """
+    level = expand(sigma, x)
+    residual = F - c_nrm(level, sigma_data) * velocity(x, level, eps, sigma_data)
+    per_example = jnp.mean(jnp.square(residual), axis=range(1, x.ndim))
+    return loss_weight_F(sigma, sigma_data, sigma_in) * per_example
+
+
+def ode_slope(x_sigma: Array, D: Array, sigma: Array | float, sigma_in: float) -> Array:
+    """dx_sigma / dsigma = (x_sigma - D / sigma_in) / sigma, also the estimate of eps (App. D)."""
+    return (x_sigma - D / sigma_in) / sigma
+
+
+def to_pixels(x: Float[Array, "..."]) -> jax.Array:
+    """The model's [-1, 1] -> uint8; values outside are clipped."""
+    return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
+def from_pixels(video: jax.Array) -> Float[Array, "..."]:
+    """uint8 -> the model's range [-1, 1], float32."""
+    return video.astype(jnp.float32) / 127.5 - 1

@@ -1,0 +1,41 @@
+"""What a user can get wrong or lose, each with the exit code of the process that meets it.
+
+The message is one line: what is wrong, where, and what to do. `launch` prints it and exits; it
+never shows a traceback for these.
+"""
+
+
+class UserError(Exception):
+    """Base of the errors that end a command with one line and `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError, ValueError):
+    """A flag or config field that cannot be used: exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """Input data or weights that are missing or unusable: exit code 3."""
+
+    exit_code = 3
+
+
+class DivergedError(UserError):
+    """Loss or gradients that stay non-finite: exit code 4."""
+
+    exit_code = 4
+
+
+class StorageError(UserError):
+    """Checkpoints or outputs that cannot be read or written: exit code 5."""
+
+    exit_code = 5
+
+
+class Preempted(UserError):
+    """A signal ended the run after its state was saved: exit code 143."""
+
+    exit_code = 143

@@ -1,0 +1,1 @@
+"""How good it is: the oracle of the embedded set, distances to real video, protocols."""

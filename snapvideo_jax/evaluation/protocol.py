@@ -1,0 +1,50 @@
+"""What is generated and how it is scored: the protocol "shapes", judged by the oracle."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from snapvideo_jax.data import shapes
+from snapvideo_jax.evaluation import oracle
+
+# (prompts, seeds) -> videos
+Generate = Callable[[Sequence[str], Sequence[int]], UInt8[np.ndarray, "N T H W 3"]]
+
+
+class Scored(NamedTuple):
+    """The report, as written to JSON, and what it was made from."""
+
+    report: dict[str, Any]
+    prompts: list[str]
+    videos: UInt8[np.ndarray, "N T H W 3"]
+    right: list[bool]
+
+
+def prompts(world: shapes.World, num: int, held_out: bool, seed: int) -> list[str]:
+    """`num` captions of compositions that training shows (or never shows), spread evenly.
+
+    The compositions are walked through in a random order, so that `num` below their number
+    repeats none.
+    """
+    captions = [shapes.caption(c) for c in shapes.compositions(world, held_out)]
+    shuffled = np.random.default_rng(seed).permutation(len(captions))
+    return [captions[shuffled[i % len(captions)]] for i in range(num)]
+
+
+def shapes_protocol(
+    world: shapes.World, frame_interval: float, generate: Generate, num: int, seed: int
+) -> Scored:
+    """Samples `num` prompts seen in training and as many of compositions held out; scores both."""
+    intervals = [frame_interval] * num
+    seen, unseen = (prompts(world, num, held_out, seed) for held_out in (False, True))
+    videos = generate([*seen, *unseen], range(seed, seed + 2 * num))
+    scores = oracle.score(videos[:num], seen, world, intervals)
+    scores["held_out"] = oracle.score(videos[num:], unseen, world, intervals)
+    report = {"protocol": "shapes", "seed": seed, "oracle": scores, "chance": oracle.chance(world)}
+    right = [
+        oracle.score([video], [prompt], world, [frame_interval])["all"] == 1
+        for video, prompt in zip(videos[:num], seen, strict=True)
+    ]
+    return Scored(report, seen, videos[:num], right)

@@ -1,0 +1,145 @@
+"""FIT: the far-reaching interleaved transformer of Snap Video (paper 3.4, Table 8; SPEC 1.6).
+
+Patch tokens are many and stay in their groups; latent tokens are few and do the thinking. Shapes
+inside: patches [B, G, n, C], latents [B, G, m, D] in groups or [B, M, D] in a row (M = G m).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
+from snapvideo_jax.models.layers import TABLE_INIT, AttentionBlock, FeedForward, dense, layer_norm
+from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
+
+
+class FITBlock(nn.Module):
+    """One block in the paper's order; written to be scanned: carry in, (carry, None) out.
+
+    heads and head channels are (patch attention, latent attention). Attention between two widths
+    takes the fewer heads of the two and the narrower width (FIT's rule, SPEC 1.1).
+    """
+
+    heads: tuple[int, int]
+    head_channels: tuple[int, int]
+    global_layers: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: tuple[Float[Array, "B G n C"], Float[Array, "B G m D"]],
+        conditioning: tuple[Float[Array, "B K E"], Bool[Array, "B K"]],
+        train: bool,
+    ):
+        """(patches, latents), (conditioning tokens, mask), train -> (patches, latents), None."""
+        patches, latents = tokens
+        num_groups, between = patches.shape[1], self.between_widths(patches, latents)
+        latents = AttentionBlock(*between, dtype=self.dtype, name="attend_conditioning")(
+            ungroup(latents), *conditioning
+        )
+        latents = AttentionBlock(*between, dtype=self.dtype, name="read")(
+            group(latents, num_groups), patches
+        )
+        latents = ungroup(latents)
+        for i in range(self.global_layers):
+            latents = AttentionBlock(
+                self.heads[1], self.head_channels[1], self.dropout, self.dtype, name=f"global{i}"
+            )(latents, train=train)
+        latents = group(latents, num_groups)
+        patches = AttentionBlock(*between, dtype=self.dtype, name="write")(patches, latents)
+        return (patches, latents), None
+
+    def between_widths(self, patches, latents) -> tuple[int, int]:
+        """(heads, head channels) of the cross-attentions."""
+        heads = min(self.heads)
+        return heads, min(patches.shape[-1], latents.shape[-1]) // heads
+
+
+class FIT(nn.Module):
+    """F and the last latents from c_in * x_sigma, the noise level, conditions, previous latents."""
+
+    video: tuple[int, int, int]  # T, H, W with padding
+    cut: Grouping
+    patch_channels: int
+    latents: int  # M, all groups together
+    latent_channels: int
+    blocks: int
+    global_layers: int
+    patch_head_channels: int
+    latent_head_channels: int
+    conditioning_channels: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        num_groups = self.cut.num_groups(self.video)
+        for field, size, by in (
+            ("latents", self.latents, num_groups),
+            ("patch_channels", self.patch_channels, self.patch_head_channels),
+            ("latent_channels", self.latent_channels, self.latent_head_channels),
+        ):
+            if size % by:
+                nearest = max(1, round(size / by)) * by
+                raise ConfigError(f"model.{field}={size} must be a multiple of {by}: try {nearest}")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(G, m, D) of one example's latents, the state that self-conditioning carries."""
+        num_groups = self.cut.num_groups(self.video)
+        return num_groups, self.latents // num_groups, self.latent_channels
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T H W C"],
+        c_noise: Float[Array, " B"],
+        given: Conditions,
+        previous: Float[Array, "B G m D"],
+        train: bool = False,
+    ) -> tuple[Float[Array, "B T H W C"], Float[Array, "B G m D"]]:
+        """`previous` is zero where there is no previous evaluation (paper 3.4, RIN)."""
+        conditioning = ConditioningTokens(self.conditioning_channels, self.dtype, name="tokens")(
+            c_noise, given
+        )
+        tokens = self.stem(x), self.initial_latents(previous)
+        Blocks = nn.scan(
+            FITBlock,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=self.blocks,
+        )
+        (patches, latents), _ = Blocks(
+            heads=(
+                self.patch_channels // self.patch_head_channels,
+                self.latent_channels // self.latent_head_channels,
+            ),
+            head_channels=(self.patch_head_channels, self.latent_head_channels),
+            global_layers=self.global_layers,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            name="blocks",
+        )(tokens, conditioning, train)
+        pixels = self.cut.patch**2 * x.shape[-1]
+        out = dense(pixels, self.dtype, "head")(layer_norm(self.dtype, "head_norm")(patches))
+        return unpatchify(out, self.cut, self.video), latents
+
+    def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n C"]:
+        """Patches -> Dense -> LN, plus one learned position table that all groups share."""
+        table = self.param("positions", TABLE_INIT, (self.cut.tokens, self.patch_channels))
+        patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))
+        return layer_norm(jnp.float32, "stem_norm")(patches) + table
+
+    def initial_latents(self, previous: Float[Array, "B G m D"]) -> Float[Array, "B G m D"]:
+        """table + LN(h + FF(LN(h))) with h the previous latents; LN's scale starts at 0 (RIN).
+
+        So at initialization the previous latents change nothing; h = 0 is "none" throughout.
+        """
+        table = self.param("latent_table", TABLE_INIT, self.latent_shape)
+        h = FeedForward(dtype=self.dtype, name="self_conditioning")(previous)
+        zero = nn.initializers.zeros
+        return table + layer_norm(jnp.float32, "self_conditioning_norm", scale_init=zero)(h)

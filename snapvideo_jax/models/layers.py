@@ -1,0 +1,124 @@
+"""Attention, feed-forward, norms and the scalar embedding that all networks share.
+
+Dtypes: parameters are float32; projections run in `dtype`; layer norms take their statistics,
+softmax its exponentials and the residual stream its sums in float32. Every layer is pre-norm and
+adds its own residual.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+NORM_EPSILON = 1e-6
+TABLE_INIT = nn.initializers.truncated_normal(0.02)
+
+
+def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
+    """A projection with Glorot-uniform kernel (Keras' default, as in FIT) and zero bias."""
+    init = nn.initializers.xavier_uniform()
+    return nn.Dense(features, use_bias, dtype=dtype, kernel_init=init, name=name)
+
+
+def layer_norm(dtype: jnp.dtype, name: str, **kwargs) -> nn.LayerNorm:
+    """LayerNorm with scale and bias; statistics in float32, output in `dtype`."""
+    return nn.LayerNorm(epsilon=NORM_EPSILON, dtype=dtype, name=name, **kwargs)
+
+
+class FeedForward(nn.Module):
+    """x + Dense(dropout(gelu(Dense(LN(x))))): 4x wide, exact GELU, dropout on the hidden units."""
+
+    dropout: float = 0.0
+    ratio: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b n D"], train: bool = False) -> Float[Array, "*b n D"]:
+        """Dropout needs the rng stream "dropout" when `train`."""
+        normed = layer_norm(self.dtype, "norm")(x)
+        hidden = dense(self.ratio * x.shape[-1], self.dtype, "up")(normed)
+        hidden = nn.gelu(hidden, approximate=False)
+        hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
+        return x + dense(x.shape[-1], self.dtype, "down")(hidden)
+
+
+class Attention(nn.Module):
+    """x + MHA(LN(x), LN(context)): cross-attention, or self-attention where context is None.
+
+    The inner width is heads * head_channels; the output projection returns to the width of x.
+    """
+
+    heads: int
+    head_channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*b n D"],
+        context: Float[Array, "*b k E"] | None = None,
+        mask: Bool[Array, "*b k"] | None = None,
+    ) -> Float[Array, "*b n D"]:
+        """`mask` is True where a context token may be seen; each row needs one at least."""
+        queries = layer_norm(self.dtype, "norm")(x)
+        keys = queries if context is None else layer_norm(self.dtype, "context_norm")(context)
+        width = self.heads * self.head_channels
+        split = lambda t: rearrange(t, "... n (A d) -> ... n A d", A=self.heads)
+        q = split(dense(width, self.dtype, "q")(queries))
+        k = split(dense(width, self.dtype, "k")(keys))
+        v = split(dense(width, self.dtype, "v")(keys))
+        out = rearrange(dot_product_attention(q, k, v, mask), "... n A d -> ... n (A d)")
+        return x + dense(x.shape[-1], self.dtype, "o")(out)
+
+
+def dot_product_attention(
+    q: Float[Array, "*b n A d"],
+    k: Float[Array, "*b k A d"],
+    v: Float[Array, "*b k A d"],
+    mask: Bool[Array, "*b k"] | None = None,
+) -> Float[Array, "*b n A d"]:
+    """Softmax attention over k, scaled by 1 / sqrt(d), for any number of batch axes."""
+    *batch, n, A, d = q.shape
+    flat = lambda t: t.reshape((-1,) + t.shape[len(batch) :])
+    allowed = None if mask is None else flat(mask)[:, None, None, :]
+    return jax.nn.dot_product_attention(flat(q), flat(k), flat(v), mask=allowed).reshape(q.shape)
+
+
+class AttentionBlock(nn.Module):
+    """Attention, then a feed-forward: the pair drawn as "XAttn+FF" and "SAttn+FF" in Fig. 3b."""
+
+    heads: int
+    head_channels: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, context=None, mask=None, *, train: bool = False):
+        """Shapes as `Attention`."""
+        x = Attention(self.heads, self.head_channels, self.dtype, name="attention")(
+            x, context, mask
+        )
+        return FeedForward(self.dropout, dtype=self.dtype, name="feed_forward")(x, train)
+
+
+def sinusoid(x: Float[Array, " B"], width: int) -> Float[Array, "B D"]:
+    """sin and cos of x at `width` / 2 rates from 1 down to 1e-4, standardized over the features."""
+    rates = 10_000.0 ** (-jnp.arange(width // 2) / (width // 2))
+    angles = x.astype(jnp.float32)[:, None] * rates
+    features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    centered = features - features.mean(-1, keepdims=True)
+    return centered / jnp.sqrt(jnp.mean(centered**2, -1, keepdims=True) + 1e-12)
+
+
+class ScalarEmbedding(nn.Module):
+    """A number -> one token: sinusoid, Dense, SiLU, Dense, all `channels` wide (RIN)."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, " B"]) -> Float[Array, "B D"]:
+        """`x` is already scaled to the range that the sinusoid resolves (about 1 to 1e4)."""
+        hidden = nn.silu(dense(self.channels, self.dtype, "up")(sinusoid(x, self.channels)))
+        return dense(self.channels, self.dtype, "down")(hidden)

@@ -1,0 +1,86 @@
+"""Every reshape of tokens, as inverse pairs: pixels <-> patch tokens, and tokens <-> groups.
+
+A patch spans one frame (1 x p x p pixels); a group of patches spans gt frames x gh x gw patches
+(paper 3.4, Table 8; SPEC order T x rows x columns). The element at pixel (t, y, x, c) lands in
+group (t // gt, y // p // gh, x // p // gw), row-major, at the position of its patch inside the
+group, row-major, in channel ((y % p) * p + x % p) * C + c.
+"""
+
+from typing import NamedTuple
+
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from snapvideo_jax.errors import ConfigError
+
+
+class Grouping(NamedTuple):
+    """How a video is cut: a patch's side in pixels, a group's (T, rows, columns) in patches."""
+
+    patch: int
+    group: tuple[int, int, int]
+
+    def grid(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Groups along (T, rows, columns) of a (T, H, W) video; ConfigError if they do not fit."""
+        unit = (self.group[0], self.group[1] * self.patch, self.group[2] * self.patch)
+        if any(size % step for size, step in zip(video, unit, strict=True)):
+            nearest = tuple(max(1, round(s / u)) * u for s, u in zip(video, unit, strict=True))
+            raise ConfigError(
+                f"model.patch={self.patch} and model.group={self.group} cover {unit} frames x "
+                f"pixels x pixels, which does not divide the padded video {video}; the nearest "
+                f"size that fits is {nearest}"
+            )
+        return tuple(size // step for size, step in zip(video, unit, strict=True))
+
+    def num_groups(self, video: tuple[int, int, int]) -> int:
+        """G for a video of (T, H, W)."""
+        rows = self.grid(video)
+        return rows[0] * rows[1] * rows[2]
+
+    @property
+    def tokens(self) -> int:
+        """n: patch tokens in a group."""
+        return self.group[0] * self.group[1] * self.group[2]
+
+
+def patchify(x: Float[Array, "B T H W C"], cut: Grouping) -> Float[Array, "B G n P"]:
+    """Cuts a video into groups of patch tokens of P = p * p * C numbers."""
+    gt, gh, gw = cut.group
+    return rearrange(
+        x,
+        "B (T gt) (H gh p) (W gw q) C -> B (T H W) (gt gh gw) (p q C)",
+        gt=gt,
+        gh=gh,
+        gw=gw,
+        p=cut.patch,
+        q=cut.patch,
+    )
+
+
+def unpatchify(
+    tokens: Float[Array, "B G n P"], cut: Grouping, video: tuple[int, int, int]
+) -> Float[Array, "B T H W C"]:
+    """The inverse of `patchify` for a video of (T, H, W)."""
+    (gt, gh, gw), (T, H, W) = cut.group, cut.grid(video)
+    return rearrange(
+        tokens,
+        "B (T H W) (gt gh gw) (p q C) -> B (T gt) (H gh p) (W gw q) C",
+        T=T,
+        H=H,
+        W=W,
+        gt=gt,
+        gh=gh,
+        gw=gw,
+        p=cut.patch,
+        q=cut.patch,
+    )
+
+
+def group(tokens: Float[Array, "B M D"], num_groups: int) -> Float[Array, "B G m D"]:
+    """Latent tokens of all groups in a row -> by group."""
+    return rearrange(tokens, "B (G m) D -> B G m D", G=num_groups)
+
+
+def ungroup(tokens: Float[Array, "B G m D"]) -> Float[Array, "B M D"]:
+    """The inverse of `group`."""
+    return rearrange(tokens, "B G m D -> B (G m) D")

@@ -1,0 +1,1 @@
+"""How it is spread over devices: the one place for meshes and shardings."""

@@ -1,0 +1,63 @@
+"""The table that says where every parameter lies: path -> mesh axes. Models know no mesh."""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from snapvideo_jax.errors import ConfigError
+
+# The first rule whose pattern ends the path gives the axes of the last dimensions; dimensions
+# before them (the scan over blocks) stay whole. Inputs of a block are split over fsdp, what a
+# head or a hidden unit owns over tensor, so that a block needs one gather and one sum.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(q|k|v|gate|up)/kernel", ("fsdp", "tensor")),  # [D, A d] and [D, hidden]
+    (r"(o|down)/kernel", ("tensor", "fsdp")),  # [A d, D] and [hidden, D]
+    (r"(q|k|v|gate|up)/bias", ("tensor",)),
+    (r"(o|down)/bias", (None,)),
+    (r"norm/(scale|bias)", (None,)),
+    (r"network/(stem|tokens/text)/kernel", (None, "fsdp")),  # [patch pixels or E, C]
+    (r"network/head/kernel", ("fsdp", None)),  # [C, patch pixels]
+    (r"network/(stem|head|tokens/text)/bias", (None,)),
+    (r"network/positions", (None, "fsdp")),  # [n, C]
+    (r"network/latent_table", ("group", None, "fsdp")),  # [G, m, D]
+    (r"text_encoder/token_table/embedding", (None, "fsdp")),  # [vocabulary, E]
+    (r"text_encoder/position_bias", (None, None)),  # [buckets, A]
+)
+
+
+def path_name(path: tuple) -> str:
+    """A tree path as text: "params/network/blocks/read/attention/q/kernel"."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Axes of a parameter, its moments or its EMA; scalars are replicated.
+
+    Raises ConfigError where no rule matches or an axis does not divide its dimension.
+    """
+    if not shape:
+        return PartitionSpec()
+    axes = next((axes for pattern, axes in RULES if re.search(f"{pattern}$", name)), None)
+    if axes is None or len(axes) > len(shape):
+        raise ConfigError(f"no sharding rule for {name!r} of shape {shape}; add one to RULES")
+    axes = (None,) * (len(shape) - len(axes)) + axes
+    for size, axis in zip(shape, axes, strict=True):
+        if axis is not None and size % mesh.shape[axis]:
+            legal = [n for n in range(1, 2 * mesh.shape[axis]) if size % n == 0]
+            nearest = min(legal, key=lambda n: abs(n - mesh.shape[axis]))
+            raise ConfigError(
+                f"mesh.{axis}={mesh.shape[axis]} does not divide {size}, a dimension of {name} "
+                f"{shape}; the nearest mesh.{axis} that does is {nearest}"
+            )
+    return PartitionSpec(*axes)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for every leaf of a (possibly abstract) train state or parameter tree."""
+
+    def place(path, leaf):
+        return NamedSharding(mesh, spec_for(path_name(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,0 +1,144 @@
+"""Prompts -> videos, from the EMA parameters of a run."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+from ml_collections import ConfigDict
+
+from snapvideo_jax import build, video_io
+from snapvideo_jax.data.text import Tokenizer
+from snapvideo_jax.denoiser import Denoiser, Params
+from snapvideo_jax.diffusion import guidance, sampler, sigmas
+from snapvideo_jax.errors import StorageError
+from snapvideo_jax.training import checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What sampling needs of a run."""
+
+    config: ConfigDict
+    step: int
+    denoiser: Denoiser
+    tokenizer: Tokenizer
+    params: Params  # the EMA
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How to sample: steps of Heun's method, guidance weight (0: none), the grid's ends.
+
+    frame_rate: frames per second that the network is told; 0 asks for a still image.
+    """
+
+    steps: int
+    guidance: float
+    sigma_min: float
+    sigma_max: float
+    rho: float
+    frame_rate: float
+
+    @property
+    def frame_interval(self) -> float:
+        """Seconds between frames; 0 for an image."""
+        return 1 / self.frame_rate if self.frame_rate else 0.0
+
+
+def plan_from(config: ConfigDict, **changes: float | None) -> Plan:
+    """The config's `sampling` with those `changes` that are not None."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(Plan(**config.sampling.to_dict()), **given)
+
+
+def load(workdir: Path, log: Callable[[str], None] = print) -> Trained:
+    """The newest verified EMA in the folder of a run, without its optimizer state."""
+    found = {}
+
+    def wanted(meta: dict) -> dict[str, Any]:
+        config = found["config"] = ConfigDict(meta["config"])
+        tokenizer = found["tokenizer"] = Tokenizer(build.vocabulary_path(config, workdir))
+        made = found["denoiser"] = build.denoiser(config, tokenizer.vocabulary_size)
+        return {"ema": build.abstract_params(config, made)}
+
+    restored = checkpoint.restore_newest(workdir / "checkpoints", wanted, log)
+    if restored is None:
+        raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
+    return Trained(step=restored.step, params=restored.state["ema"], **found)
+
+
+def compiled(denoiser: Denoiser, plan: Plan) -> Callable[..., UInt8[Array, "B T H W 3"]]:
+    """A jitted (params, request, seeds) -> videos. One loop, 2 * plan.steps - 1 evaluations.
+
+    `request` holds text_ids, text_mask, frame_interval and source_size as in a batch. Each
+    sample's noise is a function of its own seed, so the batch around it does not change it.
+    """
+    grid = sigmas.sampling_grid(plan.steps, plan.sigma_min, plan.sigma_max, plan.rho)
+    shape = (*denoiser.network.video, 3)
+
+    @jax.jit
+    def generate(params: Params, request: dict[str, Array], seeds: Int[Array, " B"]):
+        given = denoiser.conditions(params, request)
+        noise = jax.vmap(lambda s: sigmas.initial_noise(jax.random.key(s), shape, plan.sigma_max))
+        denoise = guidance.classifier_free(
+            functools.partial(denoiser.D, params), given, given.drop_text(False), plan.guidance
+        )
+        latents = denoiser.no_latents(len(seeds))
+        return denoiser.decode(
+            sampler.heun(denoise, noise(seeds), grid, denoiser.sigma_in, latents)
+        )
+
+    return generate
+
+
+def request(
+    prompts: Sequence[str], tokenizer: Tokenizer, config: ConfigDict, frame_interval: float
+) -> dict[str, np.ndarray]:
+    """What the network is told for each prompt, as the batches of training say it."""
+    ids, mask = tokenizer(list(prompts), config.data.text_length)
+    size = (config.data.height, config.data.width)
+    return {
+        "text_ids": ids,
+        "text_mask": mask,
+        "frame_interval": np.full(len(prompts), frame_interval, np.float32),
+        "source_size": np.tile(np.array(size, np.int32), (len(prompts), 1)),
+    }
+
+
+def generate(
+    trained: Trained,
+    plan: Plan,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> UInt8[np.ndarray, "N T H W 3"]:
+    """One video a prompt, `batch_size` at a time; `progress(videos done, of how many)`."""
+    run = compiled(trained.denoiser, plan)
+    videos = []
+    for start in range(0, len(prompts), batch_size):
+        chunk = slice(start, start + batch_size)
+        missing = batch_size - len(prompts[chunk])
+        padded = [*prompts[chunk], *[""] * missing]
+        asked = request(padded, trained.tokenizer, trained.config, plan.frame_interval)
+        numbers = jnp.asarray([*seeds[chunk], *[0] * missing], jnp.int32)
+        made = np.asarray(run(trained.params, asked, numbers))
+        videos.append(made[: batch_size - missing])
+        progress(min(start + batch_size, len(prompts)), len(prompts))
+    return np.concatenate(videos)
+
+
+def grid(
+    config: ConfigDict, program: build.Program, tokenizer: Tokenizer, ema: Params
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A contact sheet of the config's `log.sample_prompts`, for a run to show as it learns."""
+    plan, prompts = plan_from(config), list(config.log.sample_prompts)
+    trained = Trained(config, 0, program.denoiser, tokenizer, ema)
+    videos = generate(trained, plan, prompts, range(len(prompts)), len(prompts))
+    return np.asarray(video_io.contact_sheet(list(videos), prompts))

@@ -1,0 +1,32 @@
+"""Files that are written whole or not at all, and folders that can be written."""
+
+import os
+from pathlib import Path
+
+from snapvideo_jax.errors import StorageError
+
+
+def write(path: str | Path, content: bytes) -> None:
+    """Writes beside the target, then renames: a reader sees the old file or the new, whole.
+
+    Raises StorageError with one line where the folder cannot be written.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        if unfinished.is_file():
+            unfinished.unlink()
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder, made with its parents where there is none; StorageError if that fails."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path}: {error.strerror}") from error
+    return path

@@ -1,0 +1,176 @@
+"""Checkpoints: Orbax, with a digest of every leaf, restored onto any mesh.
+
+Orbax commits a step atomically but does not notice a flipped bit in a committed one, nor an
+empty folder that looks like a step. So each checkpoint carries a digest per leaf; restoring walks
+back from the newest step to the newest that proves whole, and never silently starts anew.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from snapvideo_jax.errors import StorageError
+from snapvideo_jax.parallel.rules import path_name
+
+FORMAT = 1
+
+
+class Restored(NamedTuple):
+    """A verified checkpoint: its step, its state (or part of one), and what was saved beside it."""
+
+    step: int
+    state: Any
+    meta: dict
+
+
+def digest(leaf: jax.Array) -> jax.Array:
+    """A uint32 that changes with any single flipped bit and is the same on every mesh.
+
+    The sum, modulo 2^32, of the bits of each element times an odd number of its position:
+    integer arithmetic, so the order of summation does not matter.
+    """
+    if jnp.issubdtype(leaf.dtype, jnp.bool_):
+        leaf = leaf.astype(jnp.uint8)
+    unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+    position = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        position = position * np.uint32(size) + jax.lax.broadcasted_iota(
+            jnp.uint32, leaf.shape, axis
+        )
+    return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
+
+
+@jax.jit
+def _digest_tree(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([digest(leaf) for leaf in leaves])
+
+
+def digests(tree: Any) -> dict[str, int]:
+    """Leaf name -> digest."""
+    named, _ = jax.tree_util.tree_flatten_with_path(tree)
+    values = np.asarray(_digest_tree([leaf for _, leaf in named]))
+    return {path_name(path): int(value) for (path, _), value in zip(named, values, strict=True)}
+
+
+def step_folders(folder: Path) -> list[int]:
+    """Steps that have a folder, newest first, whole or not."""
+    if not folder.is_dir():
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+
+
+class Checkpoints:
+    """The checkpoints under `folder`, one a step. Saving is asynchronous; `close` waits for it."""
+
+    def __init__(self, folder: Path, keep_last: int, keep_every: int):
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep_last, keep_period=keep_every or None, step_prefix=None
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Starts saving; once it returns, `state` may be donated.
+
+        Raises StorageError if this or an earlier save failed.
+        """
+        meta = meta | {"format": FORMAT, "step": step, "digests": digests(state)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        try:
+            self._manager.save(step, args=items, force=True)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"could not save step {step} in {self._folder}: {error}") from error
+
+    def close(self) -> None:
+        """Waits until everything is committed. StorageError if that fails."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise StorageError(f"could not save in {self._folder}: {error}") from error
+        self._manager.close()
+
+    def set_aside(self, restored_step: int) -> None:
+        """Renames folders newer than the restored step, which did not verify, out of the way."""
+        for step in step_folders(self._folder):
+            if step > restored_step:
+                free = next(n for n in range(1000) if not self._bad(step, n).exists())
+                (self._folder / str(step)).rename(self._bad(step, free))
+        self._manager.reload()
+
+    def _bad(self, step: int, n: int) -> Path:
+        return self._folder / f"bad-{step}-{n}"
+
+
+def restore_newest(
+    folder: Path, abstract: Callable[[dict], Any], log: Callable[[str], None]
+) -> Restored | None:
+    """The newest checkpoint that verifies; None if `folder` holds no step at all.
+
+    Args:
+        folder: the checkpoints' folder.
+        abstract: what was saved beside the state -> the tree to restore, shapes, dtypes and
+            shardings; a part of the saved tree restores that part alone.
+        log: told of each step that was passed over, and why.
+
+    Raises:
+        StorageError: steps exist and none of them is whole.
+    """
+    reasons = []
+    for step in step_folders(folder):
+        try:
+            return _restore(folder / str(step), step, abstract)
+        except _Broken as reason:
+            reasons.append(f"checkpoint {step} {reason}")
+            log(f"ignoring {reasons[-1]}")
+    if reasons:
+        raise StorageError(f"no usable checkpoint in {folder}: {'; '.join(reasons)}")
+    return None
+
+
+class _Broken(Exception):
+    """Why a step's folder cannot be used."""
+
+
+def _restore(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
+    meta = read_meta(folder)
+    wanted = abstract(meta)
+    missing = [name for name in _names(wanted) if name not in meta["digests"]]
+    if missing:
+        raise _Broken(f"holds no {missing[0]}")
+    try:
+        state = ocp.PyTreeCheckpointer().restore(
+            (folder / "state").absolute(),
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
+    except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
+        raise _Broken(f"is incomplete: {str(error).splitlines()[0][:200]}") from error
+    for name, value in digests(state).items():
+        if value != meta["digests"][name]:
+            raise _Broken(f"failed its checksum in {name}")
+    return Restored(step, state, meta)
+
+
+def _names(tree: Any) -> list[str]:
+    return [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def read_meta(folder: Path) -> dict:
+    """What was saved beside a state: format, step, config, fingerprint of the data, digests."""
+    try:
+        meta = json.loads((folder / "meta" / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise _Broken("is incomplete: its meta data cannot be read") from error
+    if meta.get("format") != FORMAT:
+        raise _Broken(f"has format {meta.get('format')}, this version reads {FORMAT}")
+    return meta

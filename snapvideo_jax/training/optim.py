@@ -1,0 +1,94 @@
+"""LAMB and Adam as the paper used them (Table 9), their schedule, clipping, masks, and the EMA.
+
+LAMB (You et al. 2020) differs from `optax.lamb` in two measured respects (SPEC 4.8): biases and
+norms are left out of weight decay and of the trust ratio, which would freeze leaves that start
+at zero for thousands of steps; and layers stacked by `nn.scan` get one trust ratio each.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+# Leaves that are decayed and adapted: kernels and tables. All others are biases and norm scales.
+ADAPTED = ("kernel", "embedding", "positions", "latent_table", "position_bias")
+# Modules whose leaves are stacked along axis 0, one slice a layer.
+STACKED = ("blocks",)
+
+
+def names(path: tuple) -> tuple[str, ...]:
+    """The names along a tree path, such as ("network", "blocks", "read", ..., "kernel")."""
+    return tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+
+
+def adapted_mask(params: Any) -> Any:
+    """True at the leaves that take weight decay and the trust ratio, chosen by name."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: names(path)[-1] in ADAPTED, params)
+
+
+def layer_norms(path: tuple, x: Array) -> Array:
+    """The l2 norm of each layer's slice of x, broadcastable to x."""
+    stacked = any(name in STACKED for name in names(path))
+    axes = tuple(range(1 if stacked else 0, x.ndim))
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+
+
+def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+    """update * |params| / |update| by layer; 1 where either norm is 0 (LAMB, no clipping)."""
+
+    def scale(path, update, param):
+        if isinstance(update, optax.MaskedNode):
+            return update
+        norm, update_norm = layer_norms(path, param), layer_norms(path, update)
+        ratio = jnp.where((norm > 0) & (update_norm > 0), norm / update_norm, 1.0)
+        return update * ratio
+
+    def apply(updates, state, params=None):
+        is_leaf = lambda node: isinstance(node, optax.MaskedNode)
+        scaled = jax.tree_util.tree_map_with_path(scale, updates, params, is_leaf=is_leaf)
+        return scaled, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), apply)
+
+
+def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
+    """Linear from 0 over `warmup_steps`, then a half cosine to 0 at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps, steps
+    )
+
+
+def make_optimizer(
+    name: str,
+    schedule: optax.Schedule,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """Global-norm clipping, then "lamb" or "adam" (decoupled decay, the same mask)."""
+    trust = optax.masked(scale_by_layer_trust_ratio(), adapted_mask)
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, adapted_mask),
+        *([trust] if name == "lamb" else []),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def ema_decay(completed_steps: Int[Array, ""], half_life: float, ramp: float) -> Float[Array, ""]:
+    """beta = 0.5^(1 / min(half_life, ramp * k)), k steps completed before this one (EDM).
+
+    k = 0 gives 0: the first update copies the weights. Half-life in steps.
+    """
+    effective = jnp.minimum(half_life, ramp * completed_steps.astype(jnp.float32))
+    return jnp.where(effective > 0, 0.5 ** (1 / jnp.maximum(effective, 1e-8)), 0.0)
+
+
+def update_ema(ema: Any, params: Any, decay: Float[Array, ""]) -> Any:
+    """beta ema + (1 - beta) params, leaf by leaf, in float32."""
+    return jax.tree.map(lambda e, p: p + decay * (e - p), ema, params)

@@ -1,0 +1,31 @@
+"""The state that training carries from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from snapvideo_jax.denoiser import Denoiser
+from snapvideo_jax.training import keys
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step: completed steps, which is also the position in the data. ema, params: equal trees."""
+
+    step: Int[Array, ""]
+    params: Any
+    ema: Any
+    opt_state: optax.OptState
+
+
+def init_state(
+    denoiser: Denoiser, optimizer: optax.GradientTransformation, seed: int, batch: dict
+) -> TrainState:
+    """The state before step 0; run it under `jax.eval_shape` for shapes, or jit it sharded."""
+    params = denoiser.init(keys.streams(seed, 0, ("init",))["init"], batch)
+    ema = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))

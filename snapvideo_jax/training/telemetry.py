@@ -1,0 +1,121 @@
+"""What a run tells people: metrics.jsonl, lines on the screen, TensorBoard.
+
+metrics.jsonl holds only what is a function of the config (loss, norms, rate), so that a resumed
+run writes the very bytes that the unbroken one would have; times go to screen and TensorBoard.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, in the order of steps."""
+
+    def __init__(self, path: Path, resume_step: int):
+        """Keeps the lines up to `resume_step`; later ones belong to steps that are run again."""
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+        self._file = path.open("a")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one line and hands it to the system at once."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1m15s"; 4000 -> "1h06m"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+class Progress:
+    """One line every few seconds: step, loss, videos/s, time left, share of time without data."""
+
+    def __init__(
+        self,
+        start: int,
+        steps: int,
+        batch_size: int,
+        every_seconds: float,
+        log: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._steps, self._batch_size, self._every, self._log = (
+            steps,
+            batch_size,
+            every_seconds,
+            log,
+        )
+        self._clock, self._width = clock, len(str(steps))
+        self._step, self._then = start, clock()
+        self._losses: list[float] = []
+        self._waited = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the device stood idle for want of data."""
+        self._waited += seconds
+
+    def step(self, step: int, loss: float) -> dict[str, float]:
+        """Counts a finished step; speaks when it is time, and then returns the rates, else {}."""
+        self._losses.append(loss)
+        elapsed = self._clock() - self._then
+        if elapsed < self._every and step < self._steps:
+            return {}
+        seconds_a_step = elapsed / max(step - self._step, 1)
+        rates = {
+            "videos_per_second": self._batch_size / max(seconds_a_step, 1e-9),
+            "data_wait": self._waited / max(elapsed, 1e-9),
+        }
+        self._log(
+            f"step {step:{self._width}d}/{self._steps}  loss {np.mean(self._losses):.4f}  "
+            f"{rates['videos_per_second']:.1f} videos/s  "
+            f"ETA {duration((self._steps - step) * seconds_a_step)}  "
+            f"waiting for data {100 * rates['data_wait']:.0f} %"
+        )
+        self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
+        return rates
+
+
+class Board:
+    """TensorBoard through clu; created on the first process only, which alone writes."""
+
+    def __init__(self, folder: Path):
+        from clu import metric_writers  # imports tensorflow: only when a run really starts
+
+        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One point a name."""
+        self._writer.write_scalars(step, values)
+
+    def image(self, step: int, name: str, image: Any) -> None:
+        """One picture, uint8 [H, W, 3]: a contact sheet, since clu cannot write videos."""
+        self._writer.write_images(step, {name: np.asarray(image)[None]})
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A page of text, shown as Markdown."""
+        self._writer.write_texts(step, {name: text})
+
+    def close(self) -> None:
+        """Writes what is pending."""
+        self._writer.close()

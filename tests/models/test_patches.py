@@ -1,0 +1,76 @@
+"""Every reshape of tokens against its index formula."""
+
+import numpy as np
+import pytest
+
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
+
+STAGE_1 = (16, 40, 64), Grouping(4, (16, 5, 4))
+SMALL = (4, 12, 8), Grouping(2, (2, 3, 2))  # two groups along every axis of a longer walk
+UPSAMPLER = (16, 288, 512), Grouping(4, (16, 18, 16))
+every_size = pytest.mark.parametrize(("video", "cut"), [STAGE_1, SMALL, UPSAMPLER])
+
+
+def place(video, cut, t, y, x, c):
+    """(group, token, channel) of a pixel, from the paper's words."""
+    p, (gt, gh, gw) = cut.patch, cut.group
+    rows, columns = video[1] // p // gh, video[2] // p // gw
+    in_group = ((t // gt) * rows + y // p // gh) * columns + x // p // gw
+    token = ((t % gt) * gh + (y // p) % gh) * gw + (x // p) % gw
+    return in_group, token, ((y % p) * p + x % p) * 3 + c
+
+
+@every_size
+def test_each_pixel_lands_where_the_formula_says(video, cut):
+    x = np.arange(np.prod(video) * 3, dtype=np.int32).reshape(1, *video, 3)
+    tokens = patchify(x, cut)
+    assert tokens.shape == (1, cut.num_groups(video), cut.tokens, 3 * cut.patch**2)
+    pixel = np.stack(np.unravel_index(x[0].ravel(), (*video, 3)))
+    np.testing.assert_array_equal(tokens[0][place(video, cut, *pixel)], x[0].ravel())
+
+
+@every_size
+def test_cutting_and_joining_give_back_every_bit(video, cut):
+    x = np.random.default_rng(0).integers(0, 256, (2, *video, 3), np.uint8)
+    np.testing.assert_array_equal(unpatchify(patchify(x, cut), cut, video), x)
+
+
+def test_one_pixel_touches_one_token():
+    video, cut = STAGE_1
+    rng = np.random.default_rng(1)
+    for t, y, x in zip(*(rng.integers(0, size, 20) for size in video), strict=True):
+        lit = np.zeros((1, *video, 3))
+        lit[0, t, y, x] = 1
+        touched = np.argwhere(patchify(lit, cut)[0].any(axis=-1))
+        assert touched.tolist() == [list(place(video, cut, t, y, x, 0)[:2])]
+
+
+def test_stage_1_has_8_groups_of_320_tokens_and_the_upsampler_32_of_4608():
+    for (video, cut), groups, tokens in ((STAGE_1, 8, 320), (UPSAMPLER, 32, 4608)):
+        assert cut.num_groups(video) == groups
+        assert cut.tokens == tokens
+
+
+def test_stage_1_groups_are_two_rows_of_four_and_span_all_frames():
+    video, cut = STAGE_1
+    assert cut.grid(video) == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("video", "nearest"),
+    [((16, 36, 64), (16, 40, 64)), ((15, 40, 64), (16, 40, 64)), ((16, 40, 7), (16, 40, 16))],
+)
+def test_a_video_that_does_not_divide_is_refused_with_the_nearest_that_does(video, nearest):
+    with pytest.raises(ConfigError) as error:
+        STAGE_1[1].grid(video)
+    assert str(video) in str(error.value) and str(nearest) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_latents_of_a_group_are_neighbors_in_the_row():
+    row = np.arange(2 * 12 * 5).reshape(2, 12, 5)
+    grouped = group(row, 4)
+    assert grouped.shape == (2, 4, 3, 5)
+    np.testing.assert_array_equal(grouped[1, 2, 1], row[1, 2 * 3 + 1])
+    np.testing.assert_array_equal(ungroup(grouped), row)
