@@ -4,9 +4,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before tensorflow is first imported
 
+import jax
 from absl import app, flags, logging
 from ml_collections.config_flags import config_flags
 
@@ -27,7 +29,13 @@ def define_config() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags, calls `main` and exits: 0, or the code of the UserError it raised."""
+    """Parses the flags, calls `main` and exits: 0, or the code of the UserError it raised.
+
+    Compiled programs are kept in ~/.cache (or $JAX_COMPILATION_CACHE_DIR) for the next start.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "snapvideo_jax"))
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 

@@ -4,10 +4,13 @@ A config that cannot work is refused here, before anything is compiled or writte
 ConfigError that names field, value and what would do.
 """
 
+# A ConfigDict's fields are known only at run time.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +199,9 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
-def mesh(config: ConfigDict) -> Mesh:
-    """The mesh over all devices of the job; the batch must split over it."""
-    made = meshes.make_mesh(config.mesh.to_dict(), jax.devices())
+def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices`, all of the job by default; the batch must split over it."""
+    made = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
     meshes.check_batch(made, "training.batch_size", config.training.batch_size)
     return made
 
@@ -242,9 +245,11 @@ class Program:
     step: Callable[[TrainState, dict], tuple[TrainState, dict]]
 
 
-def program(config: ConfigDict, vocabulary_size: int) -> Program:
+def program(
+    config: ConfigDict, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
+) -> Program:
     """Shapes first, then shardings, then jitted functions, which compile when first called."""
-    made_mesh, made = mesh(config), denoiser(config, vocabulary_size)
+    made_mesh, made = mesh(config, devices), denoiser(config, vocabulary_size)
     chain = optimizer(config)
 
     def init() -> TrainState:

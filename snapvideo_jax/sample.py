@@ -1,5 +1,8 @@
 """Prompts -> videos, from the EMA parameters of a run."""
 
+# A ConfigDict's fields are known only at run time.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

@@ -49,8 +49,8 @@ def heun(
     grid = jnp.asarray(grid)
 
     def step(state, ts):
-        x, carry = state
-        return heun_step(denoise, x, *ts, sigma_in, carry), None
+        (x, carry), (t, t_next) = state, ts
+        return heun_step(denoise, x, t, t_next, sigma_in, carry), None
 
     (x, carry), _ = jax.lax.scan(step, (x, carry), (grid[:-2], grid[1:-1]))
     D, _ = denoise(x, grid[-2], carry)

@@ -30,7 +30,7 @@ class Grouping(NamedTuple):
                 f"pixels x pixels, which does not divide the padded video {video}; the nearest "
                 f"size that fits is {nearest}"
             )
-        return tuple(size // step for size, step in zip(video, unit, strict=True))
+        return video[0] // unit[0], video[1] // unit[1], video[2] // unit[2]
 
     def num_groups(self, video: tuple[int, int, int]) -> int:
         """G for a video of (T, H, W)."""

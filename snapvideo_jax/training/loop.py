@@ -7,6 +7,9 @@ checkpoint that verifies. What is in the folder of a run:
     config.json        the config as last run     bad_records.jsonl   examples that were replaced
 """
 
+# A ConfigDict's fields are known only at run time.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import contextlib
 import fcntl
 import json
@@ -74,7 +77,7 @@ def _run(
             saved.set_aside(start)
         signals = stack.enter_context(_Signals())
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(plan, start, steps)))
-        log("compiling the training step (a minute on two cores, cached afterwards)")
+        log("compiling the training step")
         pending = None
         for step in range(start + 1, steps + 1):
             then = time.monotonic()

@@ -39,10 +39,8 @@ def loss_fn(
 
     given = denoiser.conditions(params, batch)
     keep_text = 1 - objective.label_dropout
-    passes = tuple(
-        given.drop_text(jax.random.bernoulli(streams[name], keep_text, (n,)))
-        for name in ("label1", "label2")
-    )
+    drop = lambda key: given.drop_text(jax.random.bernoulli(key, keep_text, (n,)))
+    passes = drop(streams["label1"]), drop(streams["label2"])
     keep_latents = jax.random.bernoulli(streams["latents"], objective.self_conditioning, (n,))
     dropout = streams["dropout1"], streams["dropout2"]
     F = denoiser.self_conditioned_F(params, x_sigma, log_sigma, passes, keep_latents, dropout)

@@ -67,17 +67,24 @@ class Progress:
             log,
         )
         self._clock, self._width = clock, len(str(steps))
-        self._step, self._then = start, clock()
-        self._losses: list[float] = []
-        self._waited = 0.0
+        self._compiled = False
+        self._restart(start)
 
     def waited(self, seconds: float) -> None:
         """Adds time that the device stood idle for want of data."""
         self._waited += seconds
 
     def step(self, step: int, loss: float) -> dict[str, float]:
-        """Counts a finished step; speaks when it is time, and then returns the rates, else {}."""
+        """Counts a finished step; speaks when it is time, and then returns the rates, else {}.
+
+        The first step compiles, so it is reported by itself and left out of the rates.
+        """
         self._losses.append(loss)
+        if not self._compiled:
+            self._compiled = True
+            self._log(f"first step after {duration(self._clock() - self._then)}: loss {loss:.4f}")
+            self._restart(step)
+            return {}
         elapsed = self._clock() - self._then
         if elapsed < self._every and step < self._steps:
             return {}
@@ -92,8 +99,11 @@ class Progress:
             f"ETA {duration((self._steps - step) * seconds_a_step)}  "
             f"waiting for data {100 * rates['data_wait']:.0f} %"
         )
-        self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
+        self._restart(step)
         return rates
+
+    def _restart(self, step: int) -> None:
+        self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
 
 
 class Board:

@@ -1,0 +1,120 @@
+"""Global batches are a function of (seed, step): not of hosts, threads, or where a run started."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from snapvideo_jax.data import order, pipeline, shapes, text
+
+WORLD = shapes.World(
+    num_frames=2,
+    height=16,
+    width=16,
+    radius=2.8,
+    shapes=("circle", "square"),
+    colors=("red", "green", "blue"),
+    directions=("left", "right"),
+    speeds=(("slowly", 4.0), ("quickly", 8.0)),
+    frame_rates=(4.0, 8.0),
+)
+B = 8
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "v.model"
+    text.train_vocabulary(shapes.all_captions(WORLD), path)
+    return pipeline.Plan(
+        example=lambda g, image: shapes.example(WORLD, 0, g, image),
+        tokenizer=text.Tokenizer(path),
+        text_length=8,
+        shape=(2, 16, 16),
+        batch_size=B,
+        images=2,
+        rows=pipeline.host_rows(B, 0, 1),
+        workers=2,
+        prefetch=2,
+    )
+
+
+def take(plan, start, stop):
+    feed = pipeline.Feed(plan, start, stop)
+    batches = list(feed)
+    feed.close()
+    return batches
+
+
+def assert_same(a, b):
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        assert all(np.array_equal(x[name], y[name]) for name in x)
+
+
+def test_batches_have_the_documented_shapes_and_types(plan):
+    (batch,) = take(plan, 0, 1)
+    seen = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert seen == {
+        "video": ((B, 2, 16, 16, 3), "uint8"),
+        "frame_interval": ((B,), "float32"),
+        "source_size": ((B, 2), "int32"),
+        "text_ids": ((B, 8), "int32"),
+        "text_mask": ((B, 8), "bool"),
+    }
+
+
+def test_the_first_rows_are_images_that_stand_still(plan):
+    for batch in take(plan, 0, 3):
+        still = [bool((v[0] == v[1]).all()) for v in batch["video"]]
+        assert still == [True] * 2 + [False] * 6
+        assert ((batch["frame_interval"] == 0) == still).all()
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_starting_later_yields_the_same_batches(plan, start):
+    assert_same(take(plan, 0, 4)[start:], take(plan, start, 4))
+
+
+def test_threads_do_not_change_the_order(plan):
+    assert_same(take(plan, 0, 3), take(dataclasses.replace(plan, workers=7), 0, 3))
+
+
+def test_two_hosts_together_make_the_batches_of_one(plan):
+    halves = [
+        take(dataclasses.replace(plan, rows=pipeline.host_rows(B, p, 2)), 0, 2) for p in (0, 1)
+    ]
+    for whole, *parts in zip(take(plan, 0, 2), *halves, strict=True):
+        for name in whole:
+            assert np.array_equal(whole[name], np.concatenate([part[name] for part in parts]))
+
+
+def test_an_epoch_shows_every_video_and_every_image_once(plan):
+    seen = {True: [], False: []}
+
+    def example(g, image):
+        n = 4 if image else 12
+        seen[image].append(int(order.index(np.array([g]), n, 0)[0]))
+        return np.zeros((2, 16, 16, 3), np.uint8), "", 0.0, (16, 16)
+
+    take(dataclasses.replace(plan, example=example, workers=1), 0, 2)
+    assert sorted(seen[True]) == list(range(4)) and sorted(seen[False]) == list(range(12))
+
+
+ENDS = """
+import numpy as np
+from snapvideo_jax.data import pipeline
+plan = pipeline.Plan(
+    example=lambda g, image: (np.zeros((2, 16, 16, 3), np.uint8), "", 0.0, (16, 16)),
+    tokenizer=lambda captions, length: (None, None), text_length=8, shape=(2, 16, 16),
+    batch_size=4, images=0, rows=range(4), workers=2, prefetch=2)
+feed = pipeline.Feed(plan, 0, 10**9)
+next(feed)
+raise SystemExit(7)
+"""
+
+
+def test_a_process_that_ends_with_a_live_feed_does_not_hang():
+    done = subprocess.run([sys.executable, "-c", ENDS], timeout=60, capture_output=True)
+    assert done.returncode == 7, done.stderr.decode()

@@ -1,0 +1,201 @@
+"""FIT against its blocks composed by hand in the paper's order, and what may influence what."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from snapvideo_jax import build
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
+from snapvideo_jax.models.fit import FIT
+from snapvideo_jax.models.layers import AttentionBlock, FeedForward
+from snapvideo_jax.models.patches import Grouping, patchify, unpatchify
+
+TOY = dict(
+    video=(2, 8, 16),
+    cut=Grouping(4, (2, 2, 2)),  # two groups, the left half of the picture and the right
+    patch_channels=8,
+    latents=4,
+    latent_channels=12,
+    blocks=2,
+    global_layers=1,
+    patch_head_channels=4,
+    latent_head_channels=4,
+    conditioning_channels=8,
+    dropout=0.5,
+)
+PAPER_3B9 = dict(
+    video=(16, 40, 64),
+    cut=Grouping(4, (16, 5, 4)),
+    patch_channels=1024,
+    latents=768,
+    latent_channels=3072,
+    blocks=6,
+    global_layers=4,
+    patch_head_channels=64,
+    latent_head_channels=128,
+    conditioning_channels=1024,
+)
+QUICKLY = {"xla_backend_optimization_level": 0}  # a third of the time to compile
+
+
+def inputs(model, width=6, seed=0):
+    """x, c_noise, conditions, previous latents for two examples."""
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
+    given = Conditions(normal(2) ** 2, np.int32([[36, 64], [0, 0]]), normal(2, 3, width), mask)
+    return normal(2, *model.video, 3), normal(2), given, normal(2, *model.latent_shape)
+
+
+@pytest.fixture(scope="module")
+def toy(random_params):
+    """The toy: (compiled F and latents from parameters and inputs, random parameters, inputs)."""
+    model = FIT(**TOY)
+    params = random_params(model, *inputs(model))
+    return jax.jit(lambda p, *args: model.apply({"params": p}, *args)), params, inputs(model)
+
+
+def norm(p, x):
+    return nn.LayerNorm(epsilon=1e-6).apply({"params": p}, x)
+
+
+def by_hand(params, x, c_noise, given, previous):
+    """The forward pass of the paper's 3.4, block by block and group by group."""
+    tokens = ConditioningTokens(8).apply({"params": params["tokens"]}, c_noise, given)
+    linear = lambda name, t: t @ params[name]["kernel"] + params[name]["bias"]
+    patches = norm(params["stem_norm"], linear("stem", patchify(x, TOY["cut"])))
+    patches = patches + params["positions"]
+    memory = FeedForward().apply({"params": params["self_conditioning"]}, previous)
+    latents = params["latent_table"] + norm(params["self_conditioning_norm"], memory)
+    row, groups = (lambda t: t.reshape(2, 4, 12)), (lambda t: t.reshape(2, 2, 2, 12))
+    for i in range(2):
+        slices = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        layer = lambda heads, name, w=slices: functools.partial(
+            AttentionBlock(heads, 4).apply, {"params": w[name]}
+        )
+        latents = groups(layer(2, "attend_conditioning")(row(latents), *tokens))
+        read = [layer(2, "read")(latents[:, g], patches[:, g]) for g in range(2)]
+        latents = groups(layer(3, "global0")(row(jnp.stack(read, axis=1))))
+        write = [layer(2, "write")(patches[:, g], latents[:, g]) for g in range(2)]
+        patches = jnp.stack(write, axis=1)
+    out = linear("head", norm(params["head_norm"], patches))
+    return unpatchify(out, TOY["cut"], TOY["video"]), latents
+
+
+def test_it_is_the_papers_order_of_reads_global_layers_and_writes(toy):
+    run, params, given = toy
+    plain = jax.jit(by_hand, compiler_options=QUICKLY)
+    got, expected = run(params, *given), plain(params, *given)
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_F_has_the_shape_of_the_video_and_latents_that_of_the_state(toy):
+    run, params, given = toy
+    F, latents = run(params, *given)
+    assert F.shape == given[0].shape
+    assert latents.shape == (2, *FIT(**TOY).latent_shape) == (2, 2, 2, 12)
+
+
+def test_global_layers_carry_pixels_of_one_group_to_the_others(toy):
+    run, params, (x, *rest) = toy
+    right = x.copy()
+    right[:, :, :, 8:] += 1
+    assert (np.asarray(run(params, x, *rest)[0]) != run(params, right, *rest)[0])[:, :, :, :8].any()
+
+
+def test_without_global_layers_no_group_sees_another(random_params):
+    model = FIT(**TOY | {"global_layers": 0})
+    x, *rest = inputs(model)
+    params = random_params(model, x, *rest)
+    run = jax.jit(lambda video: model.apply({"params": params}, video, *rest)[0])
+    right = x.copy()
+    right[:, :, :, 8:] += 1
+    changed = np.asarray(run(x)) != run(right)
+    assert not changed[:, :, :, :8].any()
+    assert changed[:, :, :, 8:].any()
+
+
+def test_previous_latents_change_nothing_at_initialization(toy):
+    run, _, (x, c_noise, given, previous) = toy
+    init = jax.jit(FIT(**TOY).init, compiler_options=QUICKLY)
+    initial = init(jax.random.key(0), x, c_noise, given, previous)["params"]
+    F, latents = run(initial, x, c_noise, given, previous)
+    F0, latents0 = run(initial, x, c_noise, given, 0 * previous)
+    np.testing.assert_array_equal(F, F0)
+    np.testing.assert_array_equal(latents, latents0)
+    assert np.asarray(F).any()
+    kernels = initial["blocks"]["global0"]["attention"]["q"]["kernel"]
+    assert (kernels[0] != kernels[1]).any()  # each block has its own draw
+
+
+def test_previous_latents_matter_once_trained(toy):
+    run, params, (x, c_noise, given, previous) = toy
+    F, F0 = (run(params, x, c_noise, given, h)[0] for h in (previous, 0 * previous))
+    assert (np.asarray(F) != F0).any()
+
+
+def test_hidden_text_changes_no_bit_of_F(toy):
+    run, params, (x, c_noise, given, previous) = toy
+    padded = ~given.text_mask[..., None]
+    other = given.replace(text=np.where(padded, np.float32(1e3), given.text))
+    before = run(params, x, c_noise, given, previous)[0]
+    np.testing.assert_array_equal(before, run(params, x, c_noise, other, previous)[0])
+    real = given.replace(text=given.text + np.float32([1, 0, 0])[:, None])
+    changed = np.asarray(before) != run(params, x, c_noise, real, previous)[0]
+    np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), given.text_mask.any(axis=1))
+
+
+def test_dropout_is_in_the_global_layers_alone():
+    def draws(global_layers, train):
+        model = FIT(**TOY | {"global_layers": global_layers})
+        rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        variables = jax.eval_shape(model.init, rngs, *inputs(model))
+        run = lambda v: model.apply(v, *inputs(model), train=train, rngs=rngs)
+        return "random_bits" in str(jax.make_jaxpr(run)(variables))
+
+    assert draws(1, train=True)
+    assert not draws(1, train=False)
+    assert not draws(0, train=True)
+
+
+def test_bfloat16_leaves_parameters_and_latents_in_float32():
+    model = FIT(**TOY | {"dtype": jnp.bfloat16})
+    start = lambda: model.init_with_output(jax.random.key(0), *inputs(model))
+    (F, latents), variables = jax.eval_shape(start)
+    assert F.dtype == jnp.bfloat16 and latents.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (build.network(base.get_config()), 495_828_016),
+        (FIT(**PAPER_3B9), 3_914_472_496),
+    ],
+    ids=["500M", "3.9B"],
+)
+def test_parameter_counts_are_exact(model, count):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs(model, width=1024))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "of", "nearest"),
+    [
+        ("latents", 5, 2, 4),
+        ("patch_channels", 10, 4, 8),
+        ("latent_channels", 3, 4, 4),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(field, value, of, nearest):
+    with pytest.raises(ConfigError) as error:
+        FIT(**TOY | {field: value})
+    expected = f"model.{field}={value} must be a multiple of {of}: try {nearest}"
+    assert str(error.value) == expected

@@ -1,0 +1,125 @@
+"""The sharding table against the real parameter tree of the 500M model and its encoder."""
+
+import re
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from configs import base
+from snapvideo_jax import build
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import rules
+from snapvideo_jax.parallel.mesh import make_mesh
+
+
+def mesh_of(**sizes):
+    return make_mesh(dict(data=1, fsdp=1, group=1, tensor=1) | sizes, jax.devices())
+
+
+def config(**sizes):
+    made = base.get_config()
+    made.mesh.update(sizes)
+    return made
+
+
+@pytest.fixture(scope="module")
+def state():
+    """The train state, abstract, with a sharding at every leaf."""
+    return build.program(config(data=1, fsdp=2, group=2, tensor=2), 32_000).abstract_state
+
+
+def named(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {rules.path_name(path): leaf for path, leaf in leaves}
+
+
+def test_every_parameter_has_exactly_one_rule(state):
+    parameters = named(state.params)
+    assert len(parameters) > 100
+    for name in parameters:
+        matching = [pattern for pattern, _ in rules.RULES if re.search(f"{pattern}$", name)]
+        assert len(matching) == 1, (name, matching)
+
+
+def test_every_rule_is_used(state):
+    for pattern, _ in rules.RULES:
+        assert any(re.search(f"{pattern}$", name) for name in named(state.params)), pattern
+
+
+def test_moments_and_ema_lie_where_their_parameter_lies(state):
+    parameters, ema = named(state.params), named(state.ema)
+    moments = {
+        name: leaf for name, leaf in named(state.opt_state).items() if re.search("/(mu|nu)/", name)
+    }
+    assert {n: leaf.sharding for n, leaf in ema.items()} == {
+        n: leaf.sharding for n, leaf in parameters.items()
+    }
+    assert len(moments) == 2 * len(parameters)
+    for name, leaf in moments.items():
+        parameter = parameters[re.split("/(?:mu|nu)/", name)[1]]
+        assert leaf.sharding == parameter.sharding and leaf.shape == parameter.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("network/blocks/read/attention/q/kernel", (None, "fsdp", "tensor")),
+        ("network/blocks/global3/attention/o/kernel", (None, "tensor", "fsdp")),
+        ("network/blocks/write/feed_forward/up/bias", (None, "tensor")),
+        ("network/latent_table", ("group", None, "fsdp")),
+        ("network/tokens/text/kernel", (None, "fsdp")),
+        ("text_encoder/attention0/q/kernel", ("fsdp", "tensor")),
+        ("text_encoder/token_table/embedding", (None, "fsdp")),
+    ],
+)
+def test_parameters_lie_as_the_table_says(state, name, spec):
+    assert named(state.params)[name].sharding.spec == PartitionSpec(*spec)
+
+
+def test_nearly_all_of_the_state_is_split(state):
+    """At fsdp 2 x tensor 2 x group 2 a device holds little more than a quarter."""
+    leaves = jax.tree.leaves((state.params, state.ema, state.opt_state))
+    whole = sum(leaf.size for leaf in leaves)
+    held = sum(_size(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+    assert held / whole < 0.27
+
+
+def _size(shape):
+    return jax.ShapeDtypeStruct(shape, "uint8").size
+
+
+def test_scalars_lie_on_every_device(state):
+    assert state.step.sharding.spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axis", "size", "nearest"),
+    [
+        (dict(fsdp=8), "fsdp", 10, 10),
+        (dict(fsdp=4, data=2), "fsdp", 10, 5),
+        (dict(tensor=8), "tensor", 6, 6),
+        (dict(tensor=8), "tensor", 9, 9),
+    ],
+)
+def test_a_size_that_does_not_divide_is_refused_with_the_nearest(sizes, axis, size, nearest):
+    shape = (size, 8) if axis == "fsdp" else (8, size)
+    with pytest.raises(ConfigError) as error:
+        rules.spec_for("params/network/blocks/read/attention/q/kernel", shape, mesh_of(**sizes))
+    assert f"mesh.{axis}={sizes[axis]} does not divide {size}" in str(error.value)
+    assert str(error.value).endswith(f"the nearest mesh.{axis} that does is {nearest}")
+
+
+def test_a_mesh_that_cannot_split_the_model_is_refused_before_compiling():
+    wide = config(data=1, tensor=8)
+    wide.model.text_encoder.update(heads=3, head_channels=4)
+    with pytest.raises(ConfigError, match="text_encoder/attention0/k/kernel.* is (6|12)$"):
+        build.program(wide, 32_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("params/network/new/kernel", (4, 4)), ("params/network/up/kernel", (4,))]
+)
+def test_a_parameter_without_a_rule_is_refused(name, shape):
+    with pytest.raises(ConfigError, match="no sharding rule for"):
+        rules.spec_for(name, shape, mesh_of(data=8))

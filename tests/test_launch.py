@@ -1,0 +1,128 @@
+"""The commands of the README, run as a user runs them, and what they say when they cannot run."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from snapvideo_jax import video_io
+from tests.conftest import CACHE
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def launch(name, *flags):
+    command = [sys.executable, "-m", f"launch.{name}", *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that was preempted by SIGTERM in the middle and then finished by the same command."""
+    folder = tmp_path_factory.mktemp("launch") / "run"
+    command = [
+        *(sys.executable, "-m", "launch.train", "--config=tests/tiny.py"),
+        *(
+            f"--workdir={folder}",
+            "--config.training.steps=400",
+            "--config.checkpoint.every_steps=150",
+        ),
+    ]
+    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
+        for line in process.stdout:
+            if re.match(r"step +\d+/400", line):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest, stderr = process.communicate()
+    assert process.returncode == 143, stderr
+    assert re.search(r"^preempted: saved step \d+, resume with the same command$", stderr, re.M)
+    done = subprocess.run(command, stdout=subprocess.PIPE, **options)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stdout and "done: step 400" in done.stdout
+    return folder
+
+
+def test_a_preempted_run_is_finished_by_the_same_command(run):
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
+    assert steps == list(range(1, 401))
+
+
+def test_sample_writes_playable_videos_and_how_to_remake_them(run, tmp_path):
+    out = tmp_path / "o"
+    prompt = "../../a red circle moves left"
+    done = launch("sample", f"--checkpoint={run}", f"--prompt={prompt}", f"--out={out}", "--num=2")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in out.iterdir()} == {
+        "00000.mp4",
+        "00001.mp4",
+        "sheet.png",
+        "samples.json",
+    }
+    assert video_io.read_video(out / "00000.mp4").shape == (2, 128, 128, 3)
+    rows = json.loads((out / "samples.json").read_text())["samples"]
+    assert [row["seed"] for row in rows] == [0, 1] and rows[0]["prompt"] == prompt
+    assert [p.name for p in tmp_path.iterdir()] == ["o"]
+
+
+def test_evaluate_writes_the_figures_of_the_oracle(run, tmp_path):
+    out, sheet = tmp_path / "f.json", tmp_path / "s.png"
+    flags = f"--checkpoint={run}", "--protocol=shapes", "--num_samples=4", f"--out={out}"
+    done = launch("evaluate", *flags, f"--sheet={sheet}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    factors = {"n", "present", "shape", "color", "direction", "speed", "all"}
+    assert factors <= report["oracle"].keys() and factors <= report["oracle"]["held_out"].keys()
+    assert report["oracle"]["n"] == 4 and report["chance"]["color"] == 0.25
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
+def test_help_teaches(name):
+    done = launch(name, "--help")
+    assert f"python -m launch.{name} --" in done.stdout + done.stderr
+
+
+TRAIN = ("train", "--config=tests/tiny.py")
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "command"),
+    [
+        (2, "n_blocks", (*TRAIN, "--config.model.n_blocks=3")),
+        (2, "training.steps", (*TRAIN, "--config.training.steps=many")),
+        (2, "training.steps", (*TRAIN, "--config.training.steps=1.5")),
+        (2, "model.group", (*TRAIN, "--config.model.group=(2,3,3)")),
+        (2, "no/such.py", ("train", "--config=no/such.py")),
+        (2, "'runs'", (*TRAIN, "runs")),
+        (2, "workdri", (*TRAIN, "--workdri=x")),
+        (3, "no/such/folder", (*TRAIN, "--config.data.source=folder", "--config.data.path=no/such/folder")),
+        (5, "no checkpoint", ("sample", "--checkpoint=no/such", "--prompt=a", "--out=o")),
+        (2, "--steps", ("sample", "--checkpoint=c", "--prompt=a", "--out=o", "--steps=0")),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_its_exit_code(tmp_path, code, says, command):
+    workdir = tmp_path / "w"
+    flags = [*command, f"--workdir={workdir}"] if command[0] == "train" else command
+    done = launch(*flags)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr and done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not workdir.exists()
+
+
+def test_a_missing_required_flag_is_one_line():
+    done = launch("train")
+    assert done.returncode == 2 and "--workdir" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,153 @@
+"""What Orbax alone does not promise: every flipped bit is seen, and a resume walks back."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from snapvideo_jax.errors import StorageError
+from snapvideo_jax.parallel.mesh import make_mesh
+from snapvideo_jax.training import checkpoint
+
+
+def mesh(data, fsdp):
+    return make_mesh({"data": data, "fsdp": fsdp, "group": 1, "tensor": 1}, jax.devices())
+
+
+def tree(mesh, seed=0):
+    rng = np.random.default_rng(seed)
+    wide = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    narrow = NamedSharding(mesh, PartitionSpec())
+    return {
+        "ema": {"kernel": jax.device_put(rng.normal(size=(64, 64)).astype(np.float32), wide)},
+        "params": {
+            "kernel": jax.device_put(rng.normal(size=(64, 64)).astype(np.float32), wide),
+            "half": jax.device_put(jnp.arange(6, dtype=jnp.bfloat16), narrow),
+        },
+        "step": jax.device_put(jnp.int32(seed), narrow),
+    }
+
+
+def abstract(of):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), of)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Steps 1, 2 and 3 on a 2 x 4 mesh."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpoints = checkpoint.Checkpoints(folder, keep_last=3, keep_every=0)
+    for step in (1, 2, 3):
+        checkpoints.save(step, tree(mesh(2, 4), step), {"config": {"a": 1}})
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+def restore(folder, log=lambda line: None, shape=(2, 4)):
+    target = abstract(tree(mesh(*shape)))
+    return checkpoint.restore_newest(folder, lambda meta: target, log)
+
+
+def flip_bit(folder, rng):
+    """Flips one bit in the largest array file of a step."""
+    files = [p for p in (folder / "state").rglob("*") if p.is_file() and "/d/" in str(p)]
+    path = max(files, key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content) // 4, len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and np.array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_the_newest_step_comes_back_bit_for_bit_with_its_shardings(folder):
+    restored = restore(folder)
+    assert restored.step == 3 and restored.meta["config"] == {"a": 1}
+    assert_same(restored.state, tree(mesh(2, 4), 3))
+    assert restored.state["params"]["kernel"].sharding.spec == PartitionSpec(None, "fsdp")
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (1, 8)])
+def test_another_mesh_reads_the_same_bits(folder, shape):
+    assert_same(restore(folder, shape=shape).state, tree(mesh(2, 4), 3))
+
+
+def test_a_part_is_restored_alone(folder):
+    target = {"ema": abstract(tree(mesh(2, 4)))["ema"]}
+    restored = checkpoint.restore_newest(folder, lambda meta: target, print)
+    assert list(restored.state) == ["ema"]
+    assert_same(restored.state["ema"], tree(mesh(2, 4), 3)["ema"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_flipped_bit_is_noticed_and_the_step_before_is_used(folder, seed):
+    said = []
+    flip_bit(folder / "3", np.random.default_rng(seed))
+    restored = restore(folder, said.append)
+    assert restored.step == 2 and len(said) == 1 and "ignoring checkpoint 3" in said[0]
+    assert_same(restored.state, tree(mesh(2, 4), 2))
+
+
+def test_an_empty_or_foreign_folder_is_passed_over(folder):
+    (folder / "9").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "3" / "meta" / "metadata").write_text("{}")
+    said = []
+    assert restore(folder, said.append).step == 2
+    assert [line.split()[2] for line in said] == ["9", "3"]
+
+
+def test_a_run_whose_checkpoints_are_all_bad_never_starts_anew(folder):
+    for step in (1, 2, 3):
+        flip_bit(folder / str(step), np.random.default_rng(step))
+    with pytest.raises(StorageError, match="no usable checkpoint .* checkpoint 3 .* checkpoint 1"):
+        restore(folder)
+    assert checkpoint.step_folders(folder) == [3, 2, 1]
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert restore(tmp_path / "nothing") is None
+
+
+def test_steps_that_failed_are_set_aside_not_deleted(folder):
+    (folder / "9").mkdir()
+    checkpoints = checkpoint.Checkpoints(folder, keep_last=3, keep_every=0)
+    checkpoints.set_aside(3)
+    checkpoints.save(9, tree(mesh(2, 4), 9), {})
+    checkpoints.close()
+    assert (folder / "bad-9-0").is_dir()
+    assert restore(folder).step == 9
+
+
+def test_retention_keeps_the_last_and_the_milestones(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=2, keep_every=2)
+    for step in range(1, 7):
+        checkpoints.save(step, {"x": jnp.float32(step)}, {})
+    checkpoints.close()
+    assert checkpoint.step_folders(tmp_path) == [6, 5, 4, 2]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_the_digest_sees_every_flipped_bit(dtype):
+    x = np.asarray(jnp.arange(24, dtype=dtype).reshape(4, 6))
+    whole = int(checkpoint.digest(jnp.asarray(x)))
+    for bit in range(8 * x.nbytes):
+        content = bytearray(x.tobytes())
+        content[bit // 8] ^= 1 << bit % 8
+        changed = np.frombuffer(bytes(content), x.dtype).reshape(x.shape)
+        assert int(checkpoint.digest(jnp.asarray(changed))) != whole
+
+
+def test_the_digest_sees_swapped_elements():
+    x = jnp.arange(6.0).reshape(2, 3)
+    assert int(checkpoint.digest(x)) != int(checkpoint.digest(x[::-1]))

@@ -1,0 +1,156 @@
+"""A run that is stopped and started again is the run that was never stopped."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from snapvideo_jax import build
+from snapvideo_jax.data import shapes
+from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
+from snapvideo_jax.training import loop
+from tests import tiny
+
+
+def quiet(line):
+    pass
+
+
+def config(**changes):
+    made = tiny.get_config()
+    for name, value in changes.items():
+        made.update_from_flattened_dict({name.replace("__", "."): value})
+    return made
+
+
+def assert_same(a, b):
+    paths = jax.tree_util.tree_leaves_with_path(a)
+    for (path, x), y in zip(paths, jax.tree.leaves(b), strict=True):
+        assert np.array_equal(np.asarray(x), np.asarray(y)), jax.tree_util.keystr(path)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """(folder, final state, lines) of a run that nothing disturbed."""
+    folder, lines = tmp_path_factory.mktemp("unbroken"), []
+    return folder, loop.train(config(), folder, lines.append), lines
+
+
+def stop_at(monkeypatch, example, sent=signal.SIGTERM):
+    """Sends this process a signal while example number `example` is drawn."""
+    draw, state = shapes.example, {"sent": False}
+
+    def drawn(world, seed, g, image):
+        if not image and g == example and not state["sent"]:
+            state["sent"] = True
+            os.kill(os.getpid(), sent)
+        return draw(world, seed, g, image)
+
+    monkeypatch.setattr(build.shapes, "example", drawn)
+
+
+@pytest.mark.parametrize(("example", "sent"), [(20, signal.SIGTERM), (33, signal.SIGINT)])
+def test_a_stopped_run_ends_as_the_unbroken_one_bit_for_bit(
+    unbroken, tmp_path, monkeypatch, example, sent
+):
+    stop_at(monkeypatch, example, sent)
+    with pytest.raises(Preempted, match="saved step . *, resume with the same command"):
+        loop.train(config(), tmp_path, quiet)
+    lines = []
+    state = loop.train(config(), tmp_path, lines.append)
+    assert any("resuming at step" in line for line in lines)
+    folder, expected, _ = unbroken
+    assert_same(state, expected)
+    metrics = [(f / "metrics.jsonl").read_bytes() for f in (tmp_path, folder)]
+    assert metrics[0] == metrics[1]
+
+
+def test_the_screen_shows_parameters_progress_and_the_end(unbroken):
+    text = "\n".join(unbroken[2])
+    for expected in ("network/blocks/read/attention/q/kernel", "Total:", "ETA", "step 8/8", "done"):
+        assert expected in text
+
+
+def test_metrics_hold_every_step_and_finite_losses(unbroken):
+    rows = [json.loads(line) for line in (unbroken[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert all(np.isfinite(row["loss"]) and row["skipped"] == 0 for row in rows)
+    assert rows[0]["learning_rate"] == 0 and rows[-1]["learning_rate"] < rows[3]["learning_rate"]
+
+
+def test_tensorboard_events_are_written(unbroken):
+    assert list((unbroken[0] / "tensorboard").glob("events.*"))
+
+
+def test_a_finished_run_started_again_changes_nothing(unbroken):
+    folder, _, _ = unbroken
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    lines = []
+    loop.train(config(), folder, lines.append)
+    assert lines[-1].startswith("already at step 8 of 8")
+    after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    assert {p for p in after if after[p] != before.get(p)} <= {folder / "lock"}
+
+
+def test_another_experiment_in_the_same_folder_is_refused(unbroken):
+    with pytest.raises(ConfigError, match=r"model\.dropout=0\.1 there, 0\.2 here"):
+        loop.train(config(model__dropout=0.2), unbroken[0], quiet)
+
+
+def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 33)
+    with pytest.raises(Preempted):
+        loop.train(config(), tmp_path, quiet)
+    newest = max(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
+    (tmp_path / "checkpoints" / str(newest) / "meta" / "metadata").write_text("not json")
+    lines = []
+    state = loop.train(config(), tmp_path, lines.append)
+    assert any(f"ignoring checkpoint {newest} " in line for line in lines)
+    assert_same(state, unbroken[1])
+
+
+def test_a_diverged_run_says_since_when(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "snapvideo_jax.training.step.sigmas.mean_loss_weight_F", lambda *numbers: float("nan")
+    )
+    with pytest.raises(DivergedError, match="not finite since step 1; "):
+        loop.train(config(training__max_skipped=3), tmp_path, quiet)
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    with loop._claimed(tmp_path), pytest.raises(ConfigError, match="in use by process"):
+        loop.train(config(), tmp_path, quiet)
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write to"):
+        loop.train(config(), tmp_path / "file" / "run", quiet)
+
+
+@pytest.mark.parametrize(
+    ("error", "changes", "says"),
+    [
+        (ConfigError, {"model__group": (2, 2, 3)}, "does not divide the padded video"),
+        (ConfigError, {"model__latents": 3}, "model.latents=3 must be a multiple of 2: try 4"),
+        (ConfigError, {"training__batch_size": 0}, "training.batch_size=0 must be above 0"),
+        (ConfigError, {"data__image_fraction": 0.3}, "image_fraction"),
+        (ConfigError, {"diffusion__sigma_in": float("nan")}, "diffusion.sigma_in=nan"),
+        (ConfigError, {"optimizer__name": "lion"}, "optimizer.name='lion' is not known"),
+        (ConfigError, {"optimizer__warmup_steps": 8}, "must be below training.steps=8"),
+        (ConfigError, {"mesh__data": 3}, "their product must be 8"),
+        (ConfigError, {"mesh__fsdp": 8, "training__batch_size": 12}, "nearest that does is"),
+        (ConfigError, {"data__source": "folder"}, "needs --config.data.path"),
+        (DataError, {"data__source": "folder", "data__path": "/no/such"}, "/no/such"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_anything_is_made(
+    tmp_path, error, changes, says
+):
+    with pytest.raises(error) as caught:
+        loop.train(config(**changes), tmp_path / "run", quiet)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

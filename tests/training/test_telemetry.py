@@ -1,0 +1,56 @@
+import json
+
+from snapvideo_jax.training import telemetry
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_line_says_step_loss_rate_time_left_and_waiting():
+    clock, lines = Clock(), []
+    progress = telemetry.Progress(0, 100, 32, 5.0, lines.append, clock)
+    clock.now = 60.0
+    assert progress.step(1, 2.0) == {}
+    clock.now += 4.0
+    progress.waited(1.0)
+    assert progress.step(5, 1.5) == {}
+    clock.now += 4.0
+    rates = progress.step(9, 0.5)
+    assert rates == {"videos_per_second": 32.0, "data_wait": 1 / 8}
+    assert lines == [
+        "first step after 1m00s: loss 2.0000",
+        "step   9/100  loss 1.0000  32.0 videos/s  ETA 1m31s  waiting for data 12 %",
+    ]
+
+
+def test_the_last_step_is_always_reported():
+    lines = []
+    progress = telemetry.Progress(7, 9, 4, 1e9, lines.append, Clock())
+    progress.step(8, 1.0)
+    progress.step(9, 1.0)
+    assert lines[-1].startswith("step 9/9")
+
+
+def test_durations_read_well():
+    seen = [telemetry.duration(s) for s in (0.4, 59, 61, 3599, 3600, 360_000)]
+    assert seen == ["0s", "59s", "1m01s", "59m59s", "1h00m", "100h00m"]
+
+
+def test_a_resumed_metrics_file_drops_what_will_be_run_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = telemetry.MetricsFile(path, 0)
+    for step in range(1, 6):
+        first.write(step, {"loss": step / 7})
+    first.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')  # the process died while it wrote
+    again = telemetry.MetricsFile(path, 3)
+    again.write(4, {"loss": 4 / 7})
+    again.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"step": s, "loss": s / 7} for s in (1, 2, 3, 4)]
