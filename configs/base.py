@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.model.latent_head_channels = 64  # Table 8
     config.model.conditioning_channels = 768  # Table 8
     config.model.dropout = 0.1  # in the feed-forwards of the global layers, Table 8
+    config.model.table_std = 0.02  # of the initial position and latent tables; FIT's, open
     config.model.dtype = "float32"  # of matrix products: "float32" or "bfloat16"; open
 
     # A T5 encoder trained along with the network; its states are what the network reads.

@@ -18,21 +18,23 @@ from snapvideo_jax import build, sample, storage, video_io
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import protocol
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of a run (its --workdir).")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Folder of a run (its --workdir).", required=True
+)
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
 PROTOCOL = flags.DEFINE_enum("protocol", "shapes", ["shapes"], "What is sampled and how scored.")
 NUM = flags.DEFINE_integer("num_samples", 64, "Videos of each kind of prompt.", lower_bound=1)
-OUT = flags.DEFINE_string("out", None, "JSON file to write.")
+OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 SHEET = flags.DEFINE_string("sheet", None, "PNG file for a contact sheet of the samples.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses prompts and noise.", 0, 2**30)
 BATCH = flags.DEFINE_integer("batch_size", 64, "Videos made at a time.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", None, "Steps of the sampler.", lower_bound=1)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Weight w; 0 is no guidance.", lower_bound=0)
-flags.mark_flags_as_required(["checkpoint", "out"])
 
 
 def run() -> None:
     """Flags in, figures out."""
-    trained = sample.load(Path(CHECKPOINT.value), main.say)
+    trained = sample.load(Path(CHECKPOINT.value), STEP.value, main.say)
     if trained.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
     world = build.world(trained.config)
@@ -50,7 +52,7 @@ def run() -> None:
     storage.write(OUT.value, json.dumps(report, indent=2).encode() + b"\n")
     main.say(summary(report))
     if SHEET.value:
-        sheet = video_io.contact_sheet(scored.videos, scored.prompts, marks=scored.right)
+        sheet = video_io.contact_sheet(list(scored.videos), scored.prompts, marks=scored.right)
         video_io.write_png(SHEET.value, sheet)
 
 

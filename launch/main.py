@@ -33,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
 
     Compiled programs are kept in ~/.cache (or $JAX_COMPILATION_CACHE_DIR) for the next start.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "snapvideo_jax"))
     app.run(lambda _: _guarded(main), flags_parser=_parse)

@@ -17,23 +17,29 @@ from launch import main
 from snapvideo_jax import sample, storage, video_io
 from snapvideo_jax.errors import ConfigError
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of a run (its --workdir).")
-PROMPTS = flags.DEFINE_multi_string("prompt", None, "What to show; may be given several times.")
-OUT = flags.DEFINE_string("out", None, "Folder for the videos; made where there is none.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Folder of a run (its --workdir).", required=True
+)
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
+PROMPTS = flags.DEFINE_multi_string(
+    "prompt", None, "What to show; may be given several times.", required=True
+)
+OUT = flags.DEFINE_string(
+    "out", None, "Folder for the videos; made where there is none.", required=True
+)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first sample.", lower_bound=0)
 NUM = flags.DEFINE_integer("num", 1, "Samples of each prompt.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch_size", 16, "Videos made at a time.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", None, "Steps of the sampler.", lower_bound=1)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Weight w; 0 is no guidance.", lower_bound=0)
 FRAME_RATE = flags.DEFINE_float("frame_rate", None, "Frames per second; 0: still.", lower_bound=0)
-flags.mark_flags_as_required(["checkpoint", "prompt", "out"])
 
 
 def run() -> None:
     """Flags in, videos out."""
     if SEED.value + NUM.value > 2**31:
         raise ConfigError(f"--seed={SEED.value} is too large; the last seed must be below 2**31")
-    trained = sample.load(Path(CHECKPOINT.value), main.say)
+    trained = sample.load(Path(CHECKPOINT.value), STEP.value, main.say)
     plan = sample.plan_from(
         trained.config, steps=STEPS.value, guidance=GUIDANCE.value, frame_rate=FRAME_RATE.value
     )

@@ -24,8 +24,9 @@ from launch import main
 from snapvideo_jax.training import loop
 
 main.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where there is none.")
-flags.mark_flag_as_required("workdir")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; made where there is none.", required=True
+)
 
 
 def train() -> None:

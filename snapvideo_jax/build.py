@@ -4,9 +4,6 @@ A config that cannot work is refused here, before anything is compiled or writte
 ConfigError that names field, value and what would do.
 """
 
-# A ConfigDict's fields are known only at run time.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 import dataclasses
 import functools
 import math
@@ -19,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from snapvideo_jax.data import order, shapes, sources
 from snapvideo_jax.denoiser import Denoiser
@@ -32,6 +28,9 @@ from snapvideo_jax.parallel import rules
 from snapvideo_jax.training import optim
 from snapvideo_jax.training import step as training_step
 from snapvideo_jax.training.state import TrainState, init_state
+
+# A locked ml_collections.ConfigDict, whose fields are known only at run time.
+Config = Any
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 OPTIMIZERS = ("lamb", "adam")
@@ -50,7 +49,7 @@ FRACTIONS = (
 )  # fmt: skip
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """ConfigError for a number out of range, an unknown name, or sizes that do not fit."""
     for name, value in _leaves(config):
         for number in value if isinstance(value, tuple) else (value,):
@@ -74,9 +73,9 @@ def check(config: ConfigDict) -> None:
         world(config)
 
 
-def _leaves(config: ConfigDict, prefix: str = ""):
+def _leaves(config: Config, prefix: str = ""):
     for key, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, Config):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -98,12 +97,12 @@ def _check_name(field: str, value: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f"{field}={value!r} is not known; choose one of {', '.join(known)}")
 
 
-def padded_video(config: ConfigDict) -> tuple[int, int, int]:
+def padded_video(config: Config) -> tuple[int, int, int]:
     """(T, H, W) as the network sees it."""
     return config.data.num_frames, config.data.height + config.data.pad_rows, config.data.width
 
 
-def world(config: ConfigDict) -> shapes.World:
+def world(config: Config) -> shapes.World:
     """What source "shapes" can draw."""
     drawn = config.data.shapes
     return shapes.World(
@@ -129,7 +128,7 @@ class Source:
     fingerprint: str
 
 
-def source(config: ConfigDict, report_bad: Callable[[str, str], None]) -> Source:
+def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
     """The data the config names; DataError if it is not there. `report_bad(path, reason)`."""
     data, seed = config.data, config.seed
     if data.source == "shapes":
@@ -142,7 +141,7 @@ def source(config: ConfigDict, report_bad: Callable[[str, str], None]) -> Source
     return Source(example, folder.captions, folder.fingerprint)
 
 
-def network(config: ConfigDict) -> FIT:
+def network(config: Config) -> FIT:
     """The denoiser's network."""
     model = config.model
     return FIT(
@@ -157,11 +156,12 @@ def network(config: ConfigDict) -> FIT:
         latent_head_channels=model.latent_head_channels,
         conditioning_channels=model.conditioning_channels,
         dropout=model.dropout,
+        table_std=model.table_std,
         dtype=DTYPES[model.dtype],
     )
 
 
-def denoiser(config: ConfigDict, vocabulary_size: int) -> Denoiser:
+def denoiser(config: Config, vocabulary_size: int) -> Denoiser:
     """Network, text encoder and coefficients."""
     text = config.model.text_encoder
     encoder = T5Encoder(
@@ -179,13 +179,13 @@ def denoiser(config: ConfigDict, vocabulary_size: int) -> Denoiser:
     )
 
 
-def schedule(config: ConfigDict) -> optax.Schedule:
+def schedule(config: Config) -> optax.Schedule:
     """Step -> learning rate."""
     wanted = config.optimizer
     return optim.warmup_cosine(wanted.learning_rate, wanted.warmup_steps, config.training.steps)
 
 
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def optimizer(config: Config) -> optax.GradientTransformation:
     """Clipping, then LAMB or Adam."""
     wanted = config.optimizer
     return optim.make_optimizer(
@@ -199,14 +199,14 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
-def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices`, all of the job by default; the batch must split over it."""
     made = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
     meshes.check_batch(made, "training.batch_size", config.training.batch_size)
     return made
 
 
-def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a global training batch."""
     data, B = config.data, config.training.batch_size
     video = (B, data.num_frames, data.height, data.width, 3)
@@ -219,12 +219,12 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _blank_batch(config: ConfigDict) -> dict[str, jax.Array]:
+def _blank_batch(config: Config) -> dict[str, jax.Array]:
     """One example of zeros, for initialization."""
     return jax.tree.map(lambda s: jnp.zeros((1,) + s.shape[1:], s.dtype), abstract_batch(config))
 
 
-def abstract_params(config: ConfigDict, made: Denoiser) -> Any:
+def abstract_params(config: Config, made: Denoiser) -> Any:
     """Shapes, dtypes and shardings of the parameters alone, over all devices of the job."""
     shapes_only = jax.eval_shape(lambda: made.init(jax.random.key(0), _blank_batch(config)))
     over = meshes.make_mesh(config.mesh.to_dict(), jax.devices())
@@ -246,7 +246,7 @@ class Program:
 
 
 def program(
-    config: ConfigDict, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
+    config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
 ) -> Program:
     """Shapes first, then shardings, then jitted functions, which compile when first called."""
     made_mesh, made = mesh(config, devices), denoiser(config, vocabulary_size)
@@ -284,7 +284,7 @@ def _place(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def objective(config: ConfigDict) -> training_step.Objective:
+def objective(config: Config) -> training_step.Objective:
     """The numbers of the loss."""
     diffusion = config.diffusion
     return training_step.Objective(
@@ -295,6 +295,6 @@ def objective(config: ConfigDict) -> training_step.Objective:
     )
 
 
-def vocabulary_path(config: ConfigDict, workdir: Path) -> Path:
+def vocabulary_path(config: Config, workdir: Path) -> Path:
     """The sentencepiece model of a run: the config's, or the one made in the run's folder."""
     return Path(config.data.vocabulary or workdir / "vocabulary.model")

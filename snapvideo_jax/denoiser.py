@@ -56,9 +56,8 @@ class Denoiser:
 
     def conditions(self, params: Params, batch: dict[str, Array]) -> Conditions:
         """What the network is told, with the text encoded by the encoder trained along or read."""
-        if self.text_encoder is None:
-            text = batch["text"]
-        else:
+        text: Any = batch.get("text")
+        if self.text_encoder is not None:
             variables = {"params": params["text_encoder"]}
             text = self.text_encoder.apply(variables, batch["text_ids"], batch["text_mask"])
         return Conditions(batch["frame_interval"], batch["source_size"], text, batch["text_mask"])

@@ -1,8 +1,5 @@
 """Prompts -> videos, from the EMA parameters of a run."""
 
-# A ConfigDict's fields are known only at run time.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -16,6 +13,7 @@ from jaxtyping import Array, Int, UInt8
 from ml_collections import ConfigDict
 
 from snapvideo_jax import build, video_io
+from snapvideo_jax.build import Config
 from snapvideo_jax.data.text import Tokenizer
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import guidance, sampler, sigmas
@@ -27,7 +25,7 @@ from snapvideo_jax.training import checkpoint
 class Trained:
     """What sampling needs of a run."""
 
-    config: ConfigDict
+    config: Config
     step: int
     denoiser: Denoiser
     tokenizer: Tokenizer
@@ -54,14 +52,14 @@ class Plan:
         return 1 / self.frame_rate if self.frame_rate else 0.0
 
 
-def plan_from(config: ConfigDict, **changes: float | None) -> Plan:
+def plan_from(config: Config, **changes: float | None) -> Plan:
     """The config's `sampling` with those `changes` that are not None."""
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(Plan(**config.sampling.to_dict()), **given)
 
 
-def load(workdir: Path, log: Callable[[str], None] = print) -> Trained:
-    """The newest verified EMA in the folder of a run, without its optimizer state."""
+def load(workdir: Path, step: int | None = None, log: Callable[[str], None] = print) -> Trained:
+    """The EMA of a run's newest checkpoint that verifies (or of `step`), and nothing else of it."""
     found = {}
 
     def wanted(meta: dict) -> dict[str, Any]:
@@ -70,7 +68,11 @@ def load(workdir: Path, log: Callable[[str], None] = print) -> Trained:
         made = found["denoiser"] = build.denoiser(config, tokenizer.vocabulary_size)
         return {"ema": build.abstract_params(config, made)}
 
-    restored = checkpoint.restore_newest(workdir / "checkpoints", wanted, log)
+    folder = workdir / "checkpoints"
+    if step is not None:
+        restored = checkpoint.restore_step(folder, step, wanted)
+    else:
+        restored = checkpoint.restore_newest(folder, wanted, log)
     if restored is None:
         raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
     return Trained(step=restored.step, params=restored.state["ema"], **found)
@@ -101,7 +103,7 @@ def compiled(denoiser: Denoiser, plan: Plan) -> Callable[..., UInt8[Array, "B T 
 
 
 def request(
-    prompts: Sequence[str], tokenizer: Tokenizer, config: ConfigDict, frame_interval: float
+    prompts: Sequence[str], tokenizer: Tokenizer, config: Config, frame_interval: float
 ) -> dict[str, np.ndarray]:
     """What the network is told for each prompt, as the batches of training say it."""
     ids, mask = tokenizer(list(prompts), config.data.text_length)
@@ -138,7 +140,7 @@ def generate(
 
 
 def grid(
-    config: ConfigDict, program: build.Program, tokenizer: Tokenizer, ema: Params
+    config: Config, program: build.Program, tokenizer: Tokenizer, ema: Params
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A contact sheet of the config's `log.sample_prompts`, for a run to show as it learns."""
     plan, prompts = plan_from(config), list(config.log.sample_prompts)

@@ -95,6 +95,7 @@ def test_help_teaches(name):
 
 
 TRAIN = ("train", "--config=tests/tiny.py")
+FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ TRAIN = ("train", "--config=tests/tiny.py")
         (2, "no/such.py", ("train", "--config=no/such.py")),
         (2, "'runs'", (*TRAIN, "runs")),
         (2, "workdri", (*TRAIN, "--workdri=x")),
-        (3, "no/such/folder", (*TRAIN, "--config.data.source=folder", "--config.data.path=no/such/folder")),
+        (3, "no/such/folder", (*TRAIN, *FOLDER)),
         (5, "no checkpoint", ("sample", "--checkpoint=no/such", "--prompt=a", "--out=o")),
         (2, "--steps", ("sample", "--checkpoint=c", "--prompt=a", "--out=o", "--steps=0")),
     ],

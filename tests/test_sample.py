@@ -12,12 +12,17 @@ PROMPTS = ["a red circle moves left", "a blue square", "", "a green triangle mov
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = tiny.get_config()
     config.training.steps = 3
     loop.train(config, folder, lambda line: None)
-    return sample.load(folder, print)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(trained_folder):
+    return sample.load(trained_folder)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,11 @@ def test_flags_replace_single_fields_of_the_plan(trained):
 
 def test_only_the_ema_is_restored(trained):
     assert set(trained.params) == {"network", "text_encoder"}
+
+
+def test_a_checkpoint_that_is_not_there_names_those_that_are(trained_folder):
+    with pytest.raises(StorageError, match="holds no checkpoint 2; there are: 3"):
+        sample.load(trained_folder, step=2)
 
 
 def test_a_folder_without_a_checkpoint_says_so(tmp_path):

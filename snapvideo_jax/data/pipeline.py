@@ -67,8 +67,7 @@ class Feed(Iterator[Batch]):
     def __init__(self, plan: Plan, start: int, stop: int):
         self._plan = plan
         self._iterator = iter(_dataset(plan, start, stop))
-        this = weakref.ref(self)
-        atexit.register(lambda: this() and this().close())
+        atexit.register(_close, weakref.ref(self))
 
     def __next__(self) -> Batch:
         video, captions, interval, size = (x.numpy() for x in next(self._iterator))
@@ -84,6 +83,12 @@ class Feed(Iterator[Batch]):
     def close(self) -> None:
         """Stops the threads; safe to call twice."""
         self._iterator = iter(())
+
+
+def _close(feed: weakref.ref[Feed]) -> None:
+    alive = feed()
+    if alive is not None:
+        alive.close()
 
 
 def _dataset(plan: Plan, start: int, stop: int):

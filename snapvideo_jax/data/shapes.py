@@ -187,7 +187,7 @@ def render(world: World, scene: Scene) -> UInt8[np.ndarray, "T H W 3"]:
 
 def velocity_of(world: World, facts: Scene | Composition, frame_rate: float) -> tuple[float, float]:
     """(vy, vx) in pixels per frame at `frame_rate` frames per second; (0, 0) for an image."""
-    if facts.direction is None:
+    if facts.direction is None or facts.speed is None:
         return 0.0, 0.0
     step = dict(world.speeds)[facts.speed] / frame_rate
     y, x = DIRECTIONS[facts.direction]

@@ -40,8 +40,8 @@ def shapes_protocol(
     intervals = [frame_interval] * num
     seen, unseen = (prompts(world, num, held_out, seed) for held_out in (False, True))
     videos = generate([*seen, *unseen], range(seed, seed + 2 * num))
-    scores = oracle.score(videos[:num], seen, world, intervals)
-    scores["held_out"] = oracle.score(videos[num:], unseen, world, intervals)
+    scores = oracle.score(list(videos[:num]), seen, world, intervals)
+    scores["held_out"] = oracle.score(list(videos[num:]), unseen, world, intervals)
     report = {"protocol": "shapes", "seed": seed, "oracle": scores, "chance": oracle.chance(world)}
     right = [
         oracle.score([video], [prompt], world, [frame_interval])["all"] == 1

@@ -1,5 +1,7 @@
 """What the network is told beside the noisy video, as tokens (paper 3.4; SPEC 1.7)."""
 
+import dataclasses
+
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
@@ -28,7 +30,8 @@ class Conditions:
     def drop_text(self, keep: Bool[Array, " B"] | bool) -> "Conditions":
         """The same without text where `keep` is False: zero states, nothing visible."""
         keep = jnp.broadcast_to(jnp.asarray(keep), self.frame_interval.shape)
-        return self.replace(
+        return dataclasses.replace(
+            self,
             text=jnp.where(keep[:, None, None], self.text, 0),
             text_mask=self.text_mask & keep[:, None],
         )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
-from snapvideo_jax.models.layers import TABLE_INIT, AttentionBlock, FeedForward, dense, layer_norm
+from snapvideo_jax.models.layers import AttentionBlock, FeedForward, dense, layer_norm
 from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
 
 
@@ -72,6 +72,7 @@ class FIT(nn.Module):
     latent_head_channels: int
     conditioning_channels: int
     dropout: float = 0.0
+    table_std: float = 0.02  # of the initial position and latent tables
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self):
@@ -110,7 +111,7 @@ class FIT(nn.Module):
             FITBlock,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.blocks,
         )
         (patches, latents), _ = Blocks(
@@ -130,7 +131,8 @@ class FIT(nn.Module):
 
     def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n C"]:
         """Patches -> Dense -> LN, plus one learned position table that all groups share."""
-        table = self.param("positions", TABLE_INIT, (self.cut.tokens, self.patch_channels))
+        init = nn.initializers.truncated_normal(self.table_std)
+        table = self.param("positions", init, (self.cut.tokens, self.patch_channels))
         patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))
         return layer_norm(jnp.float32, "stem_norm")(patches) + table
 
@@ -139,7 +141,8 @@ class FIT(nn.Module):
 
         So at initialization the previous latents change nothing; h = 0 is "none" throughout.
         """
-        table = self.param("latent_table", TABLE_INIT, self.latent_shape)
+        init = nn.initializers.truncated_normal(self.table_std)
+        table = self.param("latent_table", init, self.latent_shape)
         h = FeedForward(dtype=self.dtype, name="self_conditioning")(previous)
         zero = nn.initializers.zeros
         return table + layer_norm(jnp.float32, "self_conditioning_norm", scale_init=zero)(h)

@@ -12,7 +12,6 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 NORM_EPSILON = 1e-6
-TABLE_INIT = nn.initializers.truncated_normal(0.02)
 
 
 def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:

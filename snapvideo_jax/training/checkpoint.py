@@ -108,6 +108,17 @@ class Checkpoints:
         return self._folder / f"bad-{step}-{n}"
 
 
+def restore_step(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
+    """One given checkpoint (see `restore_newest`); StorageError if it is not there or not whole."""
+    if step not in step_folders(folder):
+        there = ", ".join(map(str, reversed(step_folders(folder)))) or "none"
+        raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
+    try:
+        return _restore(folder / str(step), step, abstract)
+    except _Broken as reason:
+        raise StorageError(f"{folder}: checkpoint {step} {reason}") from reason
+
+
 def restore_newest(
     folder: Path, abstract: Callable[[dict], Any], log: Callable[[str], None]
 ) -> Restored | None:

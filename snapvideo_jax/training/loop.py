@@ -7,9 +7,6 @@ checkpoint that verifies. What is in the folder of a run:
     config.json        the config as last run     bad_records.jsonl   examples that were replaced
 """
 
-# A ConfigDict's fields are known only at run time.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 import contextlib
 import fcntl
 import json
@@ -22,9 +19,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from snapvideo_jax import build, sample
+from snapvideo_jax.build import Config
 from snapvideo_jax.data import order, pipeline, text
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
 from snapvideo_jax.parallel.mesh import batch_sharding
@@ -38,7 +35,7 @@ FREE = ("mesh", "log", "checkpoint", "sampling", "training.steps", "training.max
 Log = Callable[[str], None]
 
 
-def train(config: ConfigDict, workdir: Path, log: Log = print) -> TrainState:
+def train(config: Config, workdir: Path, log: Log = print) -> TrainState:
     """Runs `config` in `workdir` to its last step, resuming what is there. Raises UserError."""
     build.check(config)
     build.mesh(config)
@@ -56,7 +53,7 @@ def train(config: ConfigDict, workdir: Path, log: Log = print) -> TrainState:
 
 
 def _run(
-    config: ConfigDict,
+    config: Config,
     workdir: Path,
     program: build.Program,
     plan: pipeline.Plan,
@@ -78,7 +75,7 @@ def _run(
         signals = stack.enter_context(_Signals())
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(plan, start, steps)))
         log("compiling the training step")
-        pending = None
+        pending: tuple = ()
         for step in range(start + 1, steps + 1):
             then = time.monotonic()
             batch = next(feed)
@@ -105,7 +102,7 @@ def _run(
 
 
 def _start(
-    config: ConfigDict, workdir: Path, program: build.Program, meta: dict, log: Log
+    config: Config, workdir: Path, program: build.Program, meta: dict, log: Log
 ) -> TrainState:
     """The newest verified checkpoint's state, or a fresh one where there is no checkpoint."""
 
@@ -166,7 +163,7 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _tokenizer(config: ConfigDict, workdir: Path, source: build.Source) -> text.Tokenizer:
+def _tokenizer(config: Config, workdir: Path, source: build.Source) -> text.Tokenizer:
     """The run's vocabulary; made from the captions where the config names none."""
     path = build.vocabulary_path(config, workdir)
     if not config.data.vocabulary and not path.exists() and jax.process_index() == 0:
@@ -174,7 +171,7 @@ def _tokenizer(config: ConfigDict, workdir: Path, source: build.Source) -> text.
     return text.Tokenizer(path)
 
 
-def _plan(config: ConfigDict, source: build.Source, tokenizer: text.Tokenizer) -> pipeline.Plan:
+def _plan(config: Config, source: build.Source, tokenizer: text.Tokenizer) -> pipeline.Plan:
     data, B = config.data, config.training.batch_size
     return pipeline.Plan(
         example=source.example,
@@ -234,9 +231,9 @@ class _Signals:
 
 
 class _Report:
-    """Metrics file, screen and TensorBoard of one run; silent on all processes but the first."""
+    """Metrics file, screen and TensorBoard of one run."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, start: int, log: Log):
+    def __init__(self, config: Config, workdir: Path, start: int, log: Log):
         self._config, self._workdir = config, workdir
         self._schedule = build.schedule(config)
         self._skipped = 0
@@ -263,7 +260,7 @@ class _Report:
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches one step's metrics, writes them, and gives up on a run that has diverged."""
         values = {name: np.asarray(value).item() for name, value in metrics.items()}
-        values["learning_rate"] = float(self._schedule(step - 1))
+        values["learning_rate"] = np.asarray(self._schedule(step - 1)).item()
         rates = self._progress.step(step, values["loss"])
         if step % self._config.log.metrics_every == 0 or step == self._config.training.steps:
             self._file.write(step, values)

@@ -32,20 +32,20 @@ def make(name="lamb", rate=0.1, clip_norm=NO_CLIP, weight_decay=0.01, eps=1e-6):
     return optim.make_optimizer(name, schedule, 0.9, 0.99, eps, weight_decay, clip_norm)
 
 
+def scaled(grads, factor):
+    return jax.tree.map(lambda g: g * np.float32(factor), grads)
+
+
 def updates(optimizer, grads, params=PARAMS, steps=3):
-    """The last of some updates, gradients and parameters held still."""
+    """The last of some updates, from ever shorter gradients at parameters that are held still."""
     state, update = optimizer.init(params), jax.jit(optimizer.update)
-    for _ in range(steps):
-        update_tree, state = update(grads, state, params)
+    for i in range(steps):
+        update_tree, state = update(scaled(grads, 1 / (1 + i)), state, params)
     return update_tree
 
 
 def close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
-
-
-def scaled(grads, factor):
-    return jax.tree.map(lambda g: g * np.float32(factor), grads)
 
 
 def test_the_mask_is_kernels_and_tables_by_name_even_where_stacked():
@@ -102,13 +102,16 @@ def test_lamb_does_not_see_the_scale_of_the_gradient():
 
 
 def test_clipping_shortens_long_gradients_to_the_norm_and_leaves_short_ones():
-    optimizer = make(clip_norm=1.0, eps=1.0)  # at this eps Adam's step shows the length
     norm = float(optax.global_norm(GRADS))
-    long, longer = (updates(optimizer, scaled(GRADS, k / norm)) for k in (2.0, 20.0))
-    short, shorter = (updates(optimizer, scaled(GRADS, k / norm)) for k in (0.5, 0.25))
-    close(long, longer, rtol=1e-5)
-    close(short, updates(make(eps=1.0), scaled(GRADS, 0.5 / norm)), rtol=1e-6)
-    assert np.abs(short["stem"]["bias"] - shorter["stem"]["bias"]).max() > 1e-3
+    shown = dict(eps=1.0)  # so large that Adam's step shows the length of the gradient
+
+    def update(length, **options):
+        return updates(make(**shown, **options), scaled(GRADS, length / norm), steps=1)
+
+    close(update(2.0, clip_norm=1.0), update(20.0, clip_norm=1.0), rtol=1e-5)
+    close(update(0.5, clip_norm=1.0), update(0.5), rtol=1e-6)
+    longer, shorter = update(0.5)["stem"]["bias"], update(0.25)["stem"]["bias"]
+    assert np.abs(longer - shorter).max() > 1e-3
 
 
 def test_a_leaf_that_starts_at_zero_moves_from_the_first_steps_of_the_warm_up():
