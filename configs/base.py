@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random: initialization, noise, order of the data
 
     config.data = ConfigDict()
-    config.data.source = "shapes"  # "shapes" (made on the fly) or "folder" (video files in path)
+    config.data.source = "folder"  # "folder" (video files in path) or "shapes" (made on the fly)
     config.data.path = ""  # folder of videos, each with its caption beside it, or a manifest.jsonl
     config.data.num_frames = 16  # T, Table 8
     config.data.height = 36  # pixels, before padding, Table 8
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.data.shapes.shapes = ("circle", "square", "triangle")
     config.data.shapes.colors = ("red", "green", "blue", "yellow")
     config.data.shapes.directions = ("left", "right", "up", "down")
-    config.data.shapes.speeds = (("slowly", 6.0), ("quickly", 12.0))
+    config.data.shapes.speeds = (("slowly", 8.0), ("quickly", 16.0))
     config.data.shapes.background = -0.8
 
     config.model = ConfigDict()

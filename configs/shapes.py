@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     """A small FIT on 4 frames of 16 x 16 pixels."""
     config = base.get_config().lock()
     config.data.update(
+        source="shapes",
         num_frames=4,
         height=16,
         width=16,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from snapvideo_jax.data import order, shapes, sources
 from snapvideo_jax.denoiser import Denoiser
@@ -39,7 +40,7 @@ SOURCES = ("shapes", "folder")
 MAY_BE_ZERO = (
     "seed", "data.pad_rows", "data.image_fraction", "model.dropout", "diffusion.label_dropout",
     "diffusion.self_conditioning", "optimizer.warmup_steps", "optimizer.weight_decay",
-    "training.ema_ramp", "sampling.guidance", "checkpoint.keep_every", "log.samples_every",
+    "sampling.guidance", "checkpoint.keep_every", "log.samples_every",
     "model.global_layers", "optimizer.b1", "optimizer.b2",
 )  # fmt: skip
 SIGNED = ("diffusion.P_mean", "data.shapes.background", "mesh.")
@@ -75,7 +76,7 @@ def check(config: Config) -> None:
 
 def _leaves(config: Config, prefix: str = ""):
     for key, value in config.items():
-        if isinstance(value, Config):
+        if isinstance(value, ConfigDict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -6,6 +6,7 @@ from configs import base
 def get_config():
     config = base.get_config().lock()
     config.data.update(
+        source="shapes",
         num_frames=2,
         height=16,
         width=16,

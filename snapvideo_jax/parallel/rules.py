@@ -8,15 +8,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
 
-# The first rule whose pattern ends the path gives the axes of the last dimensions; dimensions
-# before them (the scan over blocks) stay whole. Inputs of a block are split over fsdp, what a
-# head or a hidden unit owns over tensor, so that a block needs one gather and one sum.
+# The first rule whose pattern ends the path (whole names only) gives the axes of the last
+# dimensions; dimensions before them (the scan over blocks) stay whole. Inputs of a block are split
+# over fsdp, what a head or a hidden unit owns over tensor, so that a block needs one gather and
+# one sum.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(q|k|v|gate|up)/kernel", ("fsdp", "tensor")),  # [D, A d] and [D, hidden]
     (r"(o|down)/kernel", ("tensor", "fsdp")),  # [A d, D] and [hidden, D]
     (r"(q|k|v|gate|up)/bias", ("tensor",)),
     (r"(o|down)/bias", (None,)),
-    (r"norm/(scale|bias)", (None,)),
+    (r"\w*norm/(scale|bias)", (None,)),
     (r"network/(stem|tokens/text)/kernel", (None, "fsdp")),  # [patch pixels or E, C]
     (r"network/head/kernel", ("fsdp", None)),  # [C, patch pixels]
     (r"network/(stem|head|tokens/text)/bias", (None,)),
@@ -39,7 +40,7 @@ def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """
     if not shape:
         return PartitionSpec()
-    axes = next((axes for pattern, axes in RULES if re.search(f"{pattern}$", name)), None)
+    axes = next((axes for pattern, axes in RULES if re.search(f"(^|/){pattern}$", name)), None)
     if axes is None or len(axes) > len(shape):
         raise ConfigError(f"no sharding rule for {name!r} of shape {shape}; add one to RULES")
     axes = (None,) * (len(shape) - len(axes)) + axes

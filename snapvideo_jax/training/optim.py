@@ -55,9 +55,7 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
     """Linear from 0 over `warmup_steps`, then a half cosine to 0 at the last step."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps, steps
-    )
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, steps)
 
 
 def make_optimizer(

@@ -38,13 +38,13 @@ def test_every_parameter_has_exactly_one_rule(state):
     parameters = named(state.params)
     assert len(parameters) > 100
     for name in parameters:
-        matching = [pattern for pattern, _ in rules.RULES if re.search(f"{pattern}$", name)]
+        matching = [pattern for pattern, _ in rules.RULES if re.search(f"(^|/){pattern}$", name)]
         assert len(matching) == 1, (name, matching)
 
 
 def test_every_rule_is_used(state):
     for pattern, _ in rules.RULES:
-        assert any(re.search(f"{pattern}$", name) for name in named(state.params)), pattern
+        assert any(re.search(f"(^|/){pattern}$", name) for name in named(state.params)), pattern
 
 
 def test_moments_and_ema_lie_where_their_parameter_lies(state):
