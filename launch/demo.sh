@@ -11,11 +11,11 @@ source "$(dirname "$0")/environment.sh" requirements.txt
 
 "$python" -m launch.sample --checkpoint="$out/run" --out="$out/samples" --seed=0 \
   --prompt="a red circle moves left quickly" \
-  --prompt="a green square moves right slowly" \
+  --prompt="a green cross moves right slowly" \
   --prompt="a blue triangle moves up quickly" \
   --prompt="a yellow circle moves down quickly" \
-  --prompt="a yellow square moves left slowly" \
-  --prompt="a blue square moves right quickly" \
+  --prompt="a yellow cross moves left slowly" \
+  --prompt="a blue circle moves right quickly" \
   --prompt="a green triangle moves down quickly" \
   --prompt="a red triangle moves up slowly"
 

@@ -68,9 +68,7 @@ def summary(report: dict) -> str:
     for name, scores in rows.items():
         rates = (scores.get(factor) for factor in factors)
         cells = ("-" if rate is None else f"{rate:.0%}" for rate in rates)
-        lines.append(
-            f"{name:9}" + "".join(f"{'-' if c is None else f'{c:.0%}':>10}" for c in cells)
-        )
+        lines.append(f"{name:9}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)
 
 

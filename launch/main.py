@@ -63,7 +63,9 @@ def progress(things: str) -> Callable[[int, int], None]:
 def _parse(argv: Sequence[str]) -> list[str]:
     logging.set_verbosity(logging.ERROR)
     try:
-        rest = flags.FLAGS(list(argv), known_only=False)
+        rest = flags.FLAGS(list(argv))
+        if "config" in flags.FLAGS:
+            list(flags.FLAGS.config)  # a file that could not be loaded says so only when it is read
     except CONFIG_ERRORS as error:
         _exit(ConfigError(f"flags: {_one_line(error)}"))
     if len(rest) > 1:

