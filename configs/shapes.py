@@ -28,9 +28,9 @@ def get_config() -> ConfigDict:
     # On white, every color darkens its pixels: what motion and shape have in common for all colors
     # can be learned once instead of color by color, as it would have to be on black.
     config.data.shapes.update(
-        radius=3.3,
+        radius=2.8,
         shapes=("circle", "triangle", "cross"),
-        speeds=(("slowly", 9.2), ("quickly", 15.8)),
+        speeds=(("slowly", 13.0), ("quickly", 19.5)),
         background=1.0,
     )
     config.model.update(
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     # A frame of 768 numbers is one token of 256, which cannot carry a copy of its noise. With a
     # small sigma_in F is almost -x, which needs no copy: unlearned noise in D stays below
     # sqrt(sigma_in) / 2. P_mean, sigma_min and sigma_max are in units of 1 / sigma_in.
-    config.diffusion.update(sigma_in=0.05, P_mean=4.3, P_std=1.0)
+    config.diffusion.update(sigma_in=0.05, P_mean=4.5, P_std=1.0)
     config.sampling.update(steps=10, guidance=1.0, sigma_min=2.0, sigma_max=1000.0, frame_rate=8.0)
     config.optimizer.update(name="adam", learning_rate=3e-3, warmup_steps=200, b2=0.99, eps=1e-8)
     config.training.update(steps=5000, batch_size=32, ema_half_life=100.0)
