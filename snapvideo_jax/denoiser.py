@@ -1,7 +1,7 @@
 """D from F: where the noise law and the network meet.
 
 Pixels -> model range and padding, text -> states, coefficients in float32 around the network,
-and latent self-conditioning (paper 3.4; SPEC 1.4). Everything is a pure function of parameters.
+and latent self-conditioning (paper 3.4; docs/choices.md). Everything is a pure function of parameters.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Denoiser:
     """Static description; parameters come in as {"network": ..., "text_encoder": ...}.
 
     text_encoder is None where batches carry stored states (`text`) instead of ids (`text_ids`).
-    pad_rows: rows of value 0 under the picture that make its height fit the network (SPEC 4.6).
+    pad_rows: rows of value 0 under the picture that make its height fit the network.
     """
 
     network: nn.Module
@@ -113,7 +113,7 @@ class Denoiser:
         keep_latents: Bool[Array, " B"],
         dropout_keys: tuple[PRNGKeyArray, PRNGKeyArray],
     ) -> Float[Array, "B T H W C"]:
-        """F of the second of two passes over the same noisy input (SPEC 1.4).
+        """F of the second of two passes over the same noisy input (as RIN).
 
         The first pass starts from zero latents; its latents, cut from the gradient and zeroed
         where `keep_latents` is False, start the second. Each pass has its own text dropout

@@ -1,4 +1,4 @@
-"""What the network is told beside the noisy video, as tokens (paper 3.4; SPEC 1.7)."""
+"""What the network is told beside the noisy video, as tokens (paper 3.4)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""FIT: the far-reaching interleaved transformer of Snap Video (paper 3.4, Table 8; SPEC 1.6).
+"""FIT: the far-reaching interleaved transformer of Snap Video (paper 3.4, Table 8).
 
 Patch tokens are many and stay in their groups; latent tokens are few and do the thinking. Shapes
 inside: patches [B, G, n, C], latents [B, G, m, D] in groups or [B, M, D] in a row (M = G m).
@@ -18,7 +18,7 @@ class FITBlock(nn.Module):
     """One block in the paper's order; written to be scanned: carry in, (carry, None) out.
 
     heads and head channels are (patch attention, latent attention). Attention between two widths
-    takes the fewer heads of the two and the narrower width (FIT's rule, SPEC 1.1).
+    takes the fewer heads of the two and the narrower width (FIT's rule).
     """
 
     heads: tuple[int, int]

@@ -1,7 +1,7 @@
 """Every reshape of tokens, as inverse pairs: pixels <-> patch tokens, and tokens <-> groups.
 
 A patch spans one frame (1 x p x p pixels); a group of patches spans gt frames x gh x gw patches
-(paper 3.4, Table 8; SPEC order T x rows x columns). The element at pixel (t, y, x, c) lands in
+(paper 3.4, Table 8). The element at pixel (t, y, x, c) lands in
 group (t // gt, y // p // gh, x // p // gw), row-major, at the position of its patch inside the
 group, row-major, in channel ((y % p) * p + x % p) * C + c.
 """

@@ -1,6 +1,6 @@
 """LAMB and Adam as the paper used them (Table 9), their schedule, clipping, masks, and the EMA.
 
-LAMB (You et al. 2020) differs from `optax.lamb` in two measured respects (SPEC 4.8): biases and
+LAMB (You et al. 2020) differs from `optax.lamb` in two respects (docs/choices.md): biases and
 norms are left out of weight decay and of the trust ratio, which would freeze leaves that start
 at zero for thousands of steps; and layers stacked by `nn.scan` get one trust ratio each.
 """

@@ -18,7 +18,7 @@ Metrics = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The numbers that define the loss (SPEC 0b, 6); all are fields of the config."""
+    """The numbers that define the loss; all are fields of the config."""
 
     P_mean: float
     P_std: float
