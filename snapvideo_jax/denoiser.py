@@ -1,7 +1,7 @@
 """D from F: where the noise law and the network meet.
 
 Pixels -> model range and padding, text -> states, coefficients in float32 around the network,
-and latent self-conditioning (paper 3.4; docs/choices.md). Everything is a pure function of parameters.
+and latent self-conditioning (paper 3.4). Everything is a pure function of parameters.
 """
 
 import dataclasses
