@@ -1,4 +1,4 @@
-"""Captioned moving shapes, made on the fly: learns text to video from nothing on two CPU cores.
+"""Captioned moving shapes, made on the fly: a small text-to-video run for two CPU cores.
 
   bash launch/demo.sh
   python -m launch.train --config=configs/shapes.py --workdir=runs/shapes
