@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     config.data.image_fraction = 0.5  # of each batch, shown as videos that stand still, Table 9
     config.data.text_length = 128  # tokens a caption is padded or cut to; open
     config.data.vocabulary = ""  # sentencepiece model; empty: made from the captions at the start
+    config.data.text_states = ""  # folder that launch.prepare embed made, where states are stored
+    config.data.low_res = ()  # (height, width) that an upsampler starts from; (): stage 1
     config.data.workers = 2  # threads that decode or draw examples
     config.data.prefetch = 2  # batches made ahead
 
@@ -35,26 +37,39 @@ def get_config() -> ConfigDict:
     config.data.shapes.directions = ("left", "right", "up", "down")
     config.data.shapes.speeds = (("slowly", 8.0), ("quickly", 16.0))
     config.data.shapes.background = -0.8
+    config.data.shapes.spread = 1.0  # share of the legal start positions, around their middle
 
     config.model = ConfigDict()
-    config.model.patch = 4  # pixels a side; a patch spans one frame, Table 8
-    config.model.group = (16, 5, 4)  # patches in a group: frames, rows, columns, Table 8
-    config.model.patch_channels = 768  # Table 8, FIT 500M
-    config.model.latents = 512  # latent tokens, all groups together, Table 8
-    config.model.latent_channels = 1024  # Table 8
-    config.model.blocks = 6  # Table 8
-    config.model.global_layers = 4  # self-attention layers a block, Table 8
-    config.model.patch_head_channels = 48  # Table 8
-    config.model.latent_head_channels = 64  # Table 8
-    config.model.conditioning_channels = 768  # Table 8
-    config.model.dropout = 0.1  # in the feed-forwards of the global layers, Table 8
-    config.model.table_std = 0.02  # of the initial position and latent tables; FIT's, open
+    config.model.name = "fit"  # "fit" or "unet": which of the two below is built
+    config.model.conditioning_channels = 768  # Tables 7 and 8, FIT 500M
+    config.model.dropout = 0.1  # FIT: after self-attention; U-Net: residual blocks; Tables 7, 8
+    config.model.remat = "none"  # recomputed in the backward pass: "none", "dots" or "block"
     config.model.dtype = "float32"  # of matrix products: "float32" or "bfloat16"; open
 
-    # A T5 encoder trained along with the network; its states are what the network reads.
+    config.model.fit = ConfigDict()
+    config.model.fit.patch = 4  # pixels a side; a patch spans one frame, Table 8
+    config.model.fit.group = (16, 5, 4)  # patches in a group: frames, rows, columns, Table 8
+    config.model.fit.patch_channels = 768  # Table 8, FIT 500M
+    config.model.fit.latents = 512  # latent tokens, all groups together, Table 8
+    config.model.fit.latent_channels = 1024  # Table 8
+    config.model.fit.blocks = 6  # Table 8
+    config.model.fit.global_layers = 4  # self-attention layers a block, Table 8
+    config.model.fit.patch_head_channels = 48  # Table 8
+    config.model.fit.latent_head_channels = 64  # Table 8
+    config.model.fit.table_std = 0.02  # of the initial position and latent tables; FIT's, open
+
+    config.model.unet = ConfigDict()
+    config.model.unet.channels = 192  # Table 7, U-Net 284M
+    config.model.unet.multipliers = (1, 2, 3, 4)  # of the channels, by level, Table 7
+    config.model.unet.residual_blocks = 2  # a level, Table 7
+    config.model.unet.attention_levels = (2, 4, 8)  # downsampling factors; "32, 16, 8" of Table 7
+    config.model.unet.head_channels = 64  # Table 7
+
+    # The text that the network reads: states of a T5 encoder.
     config.model.text_encoder = ConfigDict()
-    config.model.text_encoder.channels = 512
-    config.model.text_encoder.heads = 8
+    config.model.text_encoder.source = "trained"  # "trained" along, or "stored" in data.text_states
+    config.model.text_encoder.channels = 512  # width of the states; T5-11B's is 1024
+    config.model.text_encoder.heads = 8  # this and the rest: of the encoder that is trained along
     config.model.text_encoder.head_channels = 64
     config.model.text_encoder.hidden = 1024
     config.model.text_encoder.layers = 6
@@ -82,6 +97,7 @@ def get_config() -> ConfigDict:
     config.training.batch_size = 4096  # examples a step over all devices, Table 9
     config.training.ema_half_life = 6000.0  # steps, Table 9
     config.training.ema_ramp = 0.05  # half-life of at most this fraction of the steps done, EDM
+    config.training.start_from = ""  # run of a first stage whose EMA an upsampler starts from, 3.5
     config.training.max_skipped = 10  # steps in a row with a non-finite loss before giving up
 
     config.sampling = ConfigDict()
@@ -90,6 +106,7 @@ def get_config() -> ConfigDict:
     config.sampling.sigma_min = 0.002  # EDM's, 3.2
     config.sampling.sigma_max = 80.0  # likewise
     config.sampling.rho = 7.0  # likewise
+    config.sampling.augmentation = 0.3  # level of noise on an upsampler's low resolution; open
     config.sampling.frame_rate = 24.0  # frames per second of samples, 3.6
 
     # Devices along each axis; -1 takes all that are left.

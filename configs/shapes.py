@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
         speeds=(("slowly", 13.0), ("quickly", 19.5)),
         background=1.0,
     )
-    config.model.update(
+    config.model.fit.update(
         patch=16,
         group=(4, 1, 1),
         patch_channels=256,
@@ -43,10 +43,9 @@ def get_config() -> ConfigDict:
         global_layers=1,
         patch_head_channels=64,
         latent_head_channels=32,
-        conditioning_channels=128,
-        dropout=0.0,
         table_std=0.5,  # 0.02, 0.5, 1 and 2 made no difference that was seen
     )
+    config.model.update(conditioning_channels=128, dropout=0.0)
     config.model.text_encoder.update(channels=64, heads=2, head_channels=32, hidden=128, layers=1)
     # A frame of 768 numbers is one token of 256, which cannot carry a copy of its noise. With a
     # small sigma_in F is almost -x, which needs no copy: unlearned noise in D stays below

@@ -1,29 +1,25 @@
-"""The only reader of ConfigDict: config -> data, modules, optimizer, mesh, compiled step.
-
-A config that cannot work is refused here, before anything is compiled or written, by a
-ConfigError that names field, value and what would do.
-"""
+"""Config -> data, modules, optimizer, mesh, compiled step; with checks.py the reader of configs."""
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from snapvideo_jax.data import order, shapes, sources
+from snapvideo_jax.data import pipeline, shapes, sources
+from snapvideo_jax.data.embeddings import Embeddings
+from snapvideo_jax.data.text import Tokenizer
 from snapvideo_jax.denoiser import Denoiser
-from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.models.t5 import T5Encoder
+from snapvideo_jax.models.unet import UNet
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel import rules
 from snapvideo_jax.training import optim
@@ -34,68 +30,6 @@ from snapvideo_jax.training.state import TrainState, init_state
 Config = Any
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-OPTIMIZERS = ("lamb", "adam")
-SOURCES = ("shapes", "folder")
-# Fields that may be 0 (or negative, or any text); every other number must be above 0.
-MAY_BE_ZERO = (
-    "seed", "data.pad_rows", "data.image_fraction", "model.dropout", "diffusion.label_dropout",
-    "diffusion.self_conditioning", "optimizer.warmup_steps", "optimizer.weight_decay",
-    "sampling.guidance", "checkpoint.keep_every", "log.samples_every",
-    "model.global_layers", "optimizer.b1", "optimizer.b2",
-)  # fmt: skip
-SIGNED = ("diffusion.P_mean", "data.shapes.background", "mesh.")
-FRACTIONS = (
-    "data.image_fraction", "model.dropout", "diffusion.label_dropout",
-    "diffusion.self_conditioning", "optimizer.b1", "optimizer.b2",
-)  # fmt: skip
-
-
-def check(config: Config) -> None:
-    """ConfigError for a number out of range, an unknown name, or sizes that do not fit."""
-    for name, value in _leaves(config):
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not isinstance(number, bool):
-                _check_number(name, number)
-    _check_name("data.source", config.data.source, SOURCES)
-    _check_name("model.dtype", config.model.dtype, tuple(DTYPES))
-    _check_name("optimizer.name", config.optimizer.name, OPTIMIZERS)
-    if config.data.source == "folder" and not config.data.path:
-        raise ConfigError("data.source=folder needs --config.data.path=DIR, a folder of videos")
-    if config.optimizer.warmup_steps >= config.training.steps:
-        raise ConfigError(
-            f"optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
-            f"training.steps={config.training.steps}"
-        )
-    if config.sampling.sigma_min >= config.sampling.sigma_max:
-        raise ConfigError("sampling.sigma_min must be below sampling.sigma_max")
-    order.image_rows(config.training.batch_size, config.data.image_fraction)
-    network(config)
-    if config.data.source == "shapes":
-        world(config)
-
-
-def _leaves(config: Config, prefix: str = ""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _check_number(name: str, value: float) -> None:
-    low_ok = value >= 0 if name in MAY_BE_ZERO else value > 0 or name.startswith(SIGNED)
-    high_ok = value <= 1 or name not in FRACTIONS
-    if math.isfinite(value) and low_ok and high_ok:
-        return
-    least = "at least 0" if name in MAY_BE_ZERO else "above 0"
-    raise ConfigError(
-        f"{name}={value} must be {least}{' and at most 1' if name in FRACTIONS else ''}"
-    )
-
-
-def _check_name(field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{field}={value!r} is not known; choose one of {', '.join(known)}")
 
 
 def padded_video(config: Config) -> tuple[int, int, int]:
@@ -117,6 +51,7 @@ def world(config: Config) -> shapes.World:
         speeds=tuple((word, speed) for word, speed in drawn.speeds),
         frame_rates=tuple(config.data.frame_rates),
         background=drawn.background,
+        spread=drawn.spread,
     )
 
 
@@ -142,41 +77,86 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
     return Source(example, folder.captions, folder.fingerprint)
 
 
-def network(config: Config) -> FIT:
-    """The denoiser's network."""
+class Text(NamedTuple):
+    """How captions enter: encode(captions) -> what batches hold of them; ids there are, or 0."""
+
+    encode: pipeline.Encode
+    vocabulary_size: int
+
+
+def text(config: Config, vocabulary: Path) -> Text:
+    """The ids of the sentencepiece model `vocabulary`, or stored states. DataError if not there."""
+    length = config.data.text_length
+    if config.model.text_encoder.source == "stored":
+        stored = Embeddings(config.data.text_states)
+        stored.check(config.model.text_encoder.channels, length)
+        return Text(_named("text", stored), 0)
+    tokenizer = Tokenizer(vocabulary)
+    ids = _named("text_ids", lambda captions: tokenizer(captions, length))
+    return Text(ids, tokenizer.vocabulary_size)
+
+
+def _named(name: str, encode: Callable[[Sequence[str]], tuple]) -> pipeline.Encode:
+    """encode(captions) -> (values, mask), as a part of a batch."""
+    return lambda captions: dict(zip((name, "text_mask"), encode(captions), strict=True))
+
+
+def network(config: Config) -> FIT | UNet:
+    """The denoiser's network; ConfigError for sizes that do not fit each other."""
     model = config.model
+    common = {
+        "video": padded_video(config),
+        "conditioning_channels": model.conditioning_channels,
+        "dropout": model.dropout,
+        "remat": model.remat,
+        "dtype": DTYPES[model.dtype],
+    }
+    if model.name == "unet":
+        unet = model.unet
+        return UNet(
+            channels=unet.channels,
+            multipliers=tuple(unet.multipliers),
+            residual_blocks=unet.residual_blocks,
+            attention_levels=tuple(unet.attention_levels),
+            head_channels=unet.head_channels,
+            **common,
+        )
+    fit = model.fit
     return FIT(
-        video=padded_video(config),
-        cut=Grouping(model.patch, tuple(model.group)),
-        patch_channels=model.patch_channels,
-        latents=model.latents,
-        latent_channels=model.latent_channels,
-        blocks=model.blocks,
-        global_layers=model.global_layers,
-        patch_head_channels=model.patch_head_channels,
-        latent_head_channels=model.latent_head_channels,
-        conditioning_channels=model.conditioning_channels,
-        dropout=model.dropout,
-        table_std=model.table_std,
-        dtype=DTYPES[model.dtype],
+        cut=Grouping(fit.patch, tuple(fit.group)),
+        patch_channels=fit.patch_channels,
+        latents=fit.latents,
+        latent_channels=fit.latent_channels,
+        blocks=fit.blocks,
+        global_layers=fit.global_layers,
+        patch_head_channels=fit.patch_head_channels,
+        latent_head_channels=fit.latent_head_channels,
+        table_std=fit.table_std,
+        **common,
     )
 
 
 def denoiser(config: Config, vocabulary_size: int) -> Denoiser:
-    """Network, text encoder and coefficients."""
-    text = config.model.text_encoder
-    encoder = T5Encoder(
-        vocabulary_size=vocabulary_size,
-        channels=text.channels,
-        heads=text.heads,
-        head_channels=text.head_channels,
-        hidden=text.hidden,
-        layers=text.layers,
-        dtype=DTYPES[config.model.dtype],
-    )
-    diffusion = config.diffusion
+    """Network, text encoder (None where states are stored) and coefficients."""
+    text, diffusion = config.model.text_encoder, config.diffusion
+    encoder = None
+    if text.source == "trained":
+        encoder = T5Encoder(
+            vocabulary_size=vocabulary_size,
+            channels=text.channels,
+            heads=text.heads,
+            head_channels=text.head_channels,
+            hidden=text.hidden,
+            layers=text.layers,
+            dtype=DTYPES[config.model.dtype],
+        )
     return Denoiser(
-        network(config), encoder, diffusion.sigma_data, diffusion.sigma_in, config.data.pad_rows
+        network(config),
+        encoder,
+        diffusion.sigma_data,
+        diffusion.sigma_in,
+        config.data.pad_rows,
+        tuple(config.data.low_res) or None,
     )
 
 
@@ -211,23 +191,26 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a global training batch."""
     data, B = config.data, config.training.batch_size
     video = (B, data.num_frames, data.height, data.width, 3)
-    return {
+    text = {"text_ids": jax.ShapeDtypeStruct((B, data.text_length), np.int32)}
+    if config.model.text_encoder.source == "stored":
+        states = (B, data.text_length, config.model.text_encoder.channels)
+        text = {"text": jax.ShapeDtypeStruct(states, jnp.bfloat16)}
+    return text | {
         "video": jax.ShapeDtypeStruct(video, np.uint8),
         "frame_interval": jax.ShapeDtypeStruct((B,), np.float32),
         "source_size": jax.ShapeDtypeStruct((B, 2), np.int32),
-        "text_ids": jax.ShapeDtypeStruct((B, data.text_length), np.int32),
         "text_mask": jax.ShapeDtypeStruct((B, data.text_length), np.bool_),
     }
 
 
-def _blank_batch(config: Config) -> dict[str, jax.Array]:
+def blank_batch(config: Config) -> dict[str, jax.Array]:
     """One example of zeros, for initialization."""
     return jax.tree.map(lambda s: jnp.zeros((1,) + s.shape[1:], s.dtype), abstract_batch(config))
 
 
 def abstract_params(config: Config, made: Denoiser) -> Any:
     """Shapes, dtypes and shardings of the parameters alone, over all devices of the job."""
-    shapes_only = jax.eval_shape(lambda: made.init(jax.random.key(0), _blank_batch(config)))
+    shapes_only = jax.eval_shape(lambda: made.init(jax.random.key(0), blank_batch(config)))
     over = meshes.make_mesh(config.mesh.to_dict(), jax.devices())
     return jax.tree.map(_place, shapes_only, rules.shardings(shapes_only, over))
 
@@ -254,11 +237,11 @@ def program(
     chain = optimizer(config)
 
     def init() -> TrainState:
-        return init_state(made, chain, config.seed, _blank_batch(config))
+        return init_state(made, chain, config.seed, blank_batch(config))
 
     shapes_only = jax.eval_shape(init)
     placed = rules.shardings(shapes_only, made_mesh)
-    step = functools.partial(
+    update = functools.partial(
         training_step.train_step,
         denoiser=made,
         optimizer=chain,
@@ -267,6 +250,11 @@ def program(
         ema_ramp=config.training.ema_ramp,
         seed=config.seed,
     )
+
+    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        with rules.activations_on(made_mesh):
+            return update(state, batch)
+
     return Program(
         denoiser=made,
         mesh=made_mesh,

@@ -1,7 +1,8 @@
 """D from F: where the noise law and the network meet.
 
-Pixels -> model range and padding, text -> states, coefficients in float32 around the network,
-and latent self-conditioning (paper 3.4). Everything is a pure function of parameters.
+Pixels -> model range and padding, text -> states, an upsampler's low resolution, coefficients in
+float32 around the network, and latent self-conditioning (paper 3.4) for networks that carry
+latents. Everything is a pure function of parameters.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
-from snapvideo_jax.diffusion import edm
+from snapvideo_jax.diffusion import augmentation, edm
 from snapvideo_jax.models.conditioning import Conditions
 
 Params = Any
@@ -25,6 +26,7 @@ class Denoiser:
 
     text_encoder is None where batches carry stored states (`text`) instead of ids (`text_ids`).
     pad_rows: rows of value 0 under the picture that make its height fit the network.
+    low_res: (height, width) in pixels of the stage before; None for a first stage.
     """
 
     network: nn.Module
@@ -32,6 +34,7 @@ class Denoiser:
     sigma_data: float
     sigma_in: float
     pad_rows: int
+    low_res: tuple[int, int] | None = None
 
     def init(self, key: PRNGKeyArray, batch: dict[str, Array]) -> Params:
         """Parameters for batches shaped like `batch`."""
@@ -40,19 +43,36 @@ class Denoiser:
         if self.text_encoder is not None:
             text = self.text_encoder.init(text_key, batch["text_ids"], batch["text_mask"])
             params["text_encoder"] = text["params"]
-        given, x = self.conditions(params, batch), self.encode(batch["video"])
-        sigma, latents = jnp.ones(x.shape[0]), self.no_latents(x.shape[0])
-        variables = self.network.init(network_key, x, edm.c_noise(sigma), given, latents)
+        x, log_sigma, given, latents = self.inputs(params, batch)
+        variables = self.network.init(network_key, x, edm.c_noise(log_sigma), given, latents)
         return params | {"network": variables["params"]}
+
+    def inputs(
+        self, params: Params, batch: dict[str, Array]
+    ) -> tuple[Float[Array, "B T H W C"], Float[Array, " B"], Conditions, Latents]:
+        """`batch` as `F` takes it, without noise: for initialization, and to count its work."""
+        given, x = self.conditions(params, batch), self.encode(batch["video"])
+        log_sigma = jnp.zeros(x.shape[0])
+        if self.low_res is not None:
+            low_res = self.shrink(x)
+            given = self.with_low_res(given, low_res, log_sigma, low_res)
+        return x, log_sigma, given, self.no_latents(x.shape[0])
 
     def encode(self, video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T h W 3"]:
         """Pixels -> x in [-1, 1], with the padding rows below."""
-        rows = ((0, 0), (0, 0), (0, self.pad_rows), (0, 0), (0, 0))
-        return jnp.pad(edm.from_pixels(video), rows)
+        return self.pad(edm.from_pixels(video))
+
+    def pad(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B T h W 3"]:
+        """Adds the rows of value 0 below the picture."""
+        return jnp.pad(x, ((0, 0), (0, 0), (0, self.pad_rows), (0, 0), (0, 0)))
+
+    def crop(self, x: Float[Array, "B T h W 3"]) -> Float[Array, "B T H W 3"]:
+        """The inverse of `pad`."""
+        return x[:, :, : x.shape[2] - self.pad_rows]
 
     def decode(self, x: Float[Array, "B T h W 3"]) -> UInt8[Array, "B T H W 3"]:
         """The inverse of `encode`: crops the padding and clips to pixels."""
-        return edm.to_pixels(x[:, :, : x.shape[2] - self.pad_rows])
+        return edm.to_pixels(self.crop(x))
 
     def conditions(self, params: Params, batch: dict[str, Array]) -> Conditions:
         """What the network is told, with the text encoded by the encoder trained along or read."""
@@ -62,8 +82,27 @@ class Denoiser:
             text = self.text_encoder.apply(variables, batch["text_ids"], batch["text_mask"])
         return Conditions(batch["frame_interval"], batch["source_size"], text, batch["text_mask"])
 
-    def no_latents(self, batch_size: int) -> Float[Array, "B G m D"]:
-        """The latents before the first evaluation: zeros."""
+    def with_low_res(
+        self,
+        given: Conditions,
+        low_res: Float[Array, "B T h w 3"],
+        level: Float[Array, " B"],
+        eps: Float[Array, "B T h w 3"],
+    ) -> Conditions:
+        """An upsampler's conditions: the stage before, noised at `level`, then enlarged."""
+        _, H, W = self.network.video
+        noised = augmentation.corrupt(low_res, level, eps)
+        enlarged = self.pad(augmentation.resize(noised, (H - self.pad_rows, W)))
+        return dataclasses.replace(given, low_res=enlarged, augmentation=level)
+
+    def shrink(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B T h w 3"]:
+        """x (padded) at the low resolution, which an upsampler learns to invert."""
+        return augmentation.resize(self.crop(x), self.low_res)
+
+    def no_latents(self, batch_size: int) -> Latents:
+        """The latents before the first evaluation: zeros; nothing where the network has none."""
+        if self.network.latent_shape is None:
+            return ()
         return jnp.zeros((batch_size,) + self.network.latent_shape, jnp.float32)
 
     def F(
@@ -117,9 +156,10 @@ class Denoiser:
 
         The first pass starts from zero latents; its latents, cut from the gradient and zeroed
         where `keep_latents` is False, start the second. Each pass has its own text dropout
-        (`given`) and dropout key.
+        (`given`) and dropout key. A network without latents needs the second pass alone.
         """
-        zeros = self.no_latents(x_sigma.shape[0])
-        _, latents = self.F(params, x_sigma, log_sigma, given[0], zeros, dropout_keys[0])
-        latents = jnp.where(edm.expand(keep_latents, latents), jax.lax.stop_gradient(latents), 0)
+        latents = self.no_latents(x_sigma.shape[0])
+        if self.network.latent_shape is not None:
+            _, new = self.F(params, x_sigma, log_sigma, given[0], latents, dropout_keys[0])
+            latents = jnp.where(edm.expand(keep_latents, new), jax.lax.stop_gradient(new), 0)
         return self.F(params, x_sigma, log_sigma, given[1], latents, dropout_keys[1])[0]

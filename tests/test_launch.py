@@ -126,10 +126,10 @@ FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
 @pytest.mark.parametrize(
     ("code", "says", "command"),
     [
-        (2, "n_blocks", (*TRAIN, "--config.model.n_blocks=3")),
+        (2, "n_blocks", (*TRAIN, "--config.model.fit.n_blocks=3")),
         (2, "training.steps", (*TRAIN, "--config.training.steps=many")),
         (2, "training.steps", (*TRAIN, "--config.training.steps=1.5")),
-        (2, "model.group", (*TRAIN, "--config.model.group=(2,3,3)")),
+        (2, "model.fit.group", (*TRAIN, "--config.model.fit.group=(2,3,3)")),
         (2, "no/such.py", ("train", "--config=no/such.py")),
         (2, "'runs'", (*TRAIN, "runs")),
         (2, "workdri", (*TRAIN, "--workdri=x")),

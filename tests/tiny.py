@@ -16,7 +16,7 @@ def get_config():
         text_length=8,
     )
     config.data.shapes.update(radius=2.8, speeds=(("slowly", 4.0), ("quickly", 8.0)))
-    config.model.update(
+    config.model.fit.update(
         patch=8,
         group=(2, 1, 2),
         patch_channels=16,
@@ -26,9 +26,8 @@ def get_config():
         global_layers=1,
         patch_head_channels=8,
         latent_head_channels=8,
-        conditioning_channels=16,
-        dropout=0.1,
     )
+    config.model.update(conditioning_channels=16, dropout=0.1)
     config.model.text_encoder.update(channels=16, heads=2, head_channels=8, hidden=16, layers=1)
     config.diffusion.update(sigma_in=1.0)
     config.optimizer.update(warmup_steps=2, learning_rate=1e-2)

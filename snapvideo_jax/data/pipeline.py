@@ -8,15 +8,15 @@ file once, and any number of hosts yields the same global batches.
 import atexit
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-
-from snapvideo_jax.data.text import Tokenizer
 
 Batch = dict[str, np.ndarray]
 # (g, whether it is an image) -> (video uint8 [T, H, W, 3], caption, frame_interval seconds, (H, W))
 Example = Callable[[int, bool], tuple[np.ndarray, str, float, tuple[int, int]]]
+# captions -> what a batch holds of them: text_ids or text (states), and text_mask
+Encode = Callable[[Sequence[str]], Batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Plan:
     """
 
     example: Example
-    tokenizer: Tokenizer
-    text_length: int
+    encode: Encode
     shape: tuple[int, int, int]
     batch_size: int
     images: int
@@ -71,14 +70,8 @@ class Feed(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         video, captions, interval, size = (x.numpy() for x in next(self._iterator))
-        ids, mask = self._plan.tokenizer([c.decode() for c in captions], self._plan.text_length)
-        return {
-            "video": video,
-            "frame_interval": interval,
-            "source_size": size,
-            "text_ids": ids,
-            "text_mask": mask,
-        }
+        text = self._plan.encode([c.decode() for c in captions])
+        return {"video": video, "frame_interval": interval, "source_size": size} | text
 
     def close(self) -> None:
         """Stops the threads; safe to call twice."""

@@ -93,6 +93,7 @@ class World:
         speeds: (word, pixels per second) pairs, words from `SPEED_WORDS`.
         frame_rates: frames per second that videos are shown at.
         background: gray level in [-1, 1].
+        spread: share of the legal start positions that occur, in [0, 1]; 0 is the middle one only.
     """
 
     num_frames: int
@@ -105,6 +106,7 @@ class World:
     speeds: tuple[tuple[str, float], ...]
     frame_rates: tuple[float, ...]
     background: float = -0.8
+    spread: float = 1.0
 
     def __post_init__(self):
         _check_names("shapes", self.shapes, SHAPES)
@@ -138,8 +140,8 @@ def draw_scene(world: World, seed: int, g: int, image: bool, held_out: bool = Fa
         held_out: draw only triples that training never shows; else only those it shows.
 
     Returns:
-        A scene whose shape stays inside the frame. Compositions, frame rates and legal start
-        positions are uniform.
+        A scene whose shape stays inside the frame. Compositions, frame rates and start positions
+        (the world's `spread` of the legal ones, around their middle) are uniform.
 
     Raises:
         ValueError: `held_out` for an image, or for a world that holds nothing out.
@@ -151,7 +153,7 @@ def draw_scene(world: World, seed: int, g: int, image: bool, held_out: bool = Fa
     composition = legal[random.integers(len(legal))]
     frame_rate = 0.0 if image else float(world.frame_rates[random.integers(len(world.frame_rates))])
     low, high = _start_range(world, composition, frame_rate)
-    y, x = low + (high - low) * random.random(2)
+    y, x = low + (high - low) * (0.5 + world.spread * (random.random(2) - 0.5))
     return Scene(*composition, frame_rate, (float(y), float(x)))
 
 
@@ -320,6 +322,8 @@ def _check_numbers(world: World) -> None:
         raise ConfigError(f"World.num_frames is {world.num_frames}: motion needs at least 2")
     if not -1 <= world.background <= 1:
         raise ConfigError(f"World.background is {world.background}: give a level in [-1, 1]")
+    if not 0 <= world.spread <= 1:
+        raise ConfigError(f"World.spread is {world.spread}: give a share in [0, 1]")
     for color in world.colors:
         if math.dist(COLORS[color], (world.background,) * 3) < MIN_CONTRAST:
             raise ConfigError(f"World.background {world.background} hides {color}: leave one out")

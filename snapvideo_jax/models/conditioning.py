@@ -10,7 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 from snapvideo_jax.models.layers import ScalarEmbedding, dense
 
 # The factor that brings each scalar into the range that the sinusoid resolves.
-SCALE = {"c_noise": 1000.0, "frame_interval": 1000.0, "source_height": 1.0, "source_width": 1.0}
+SCALE = {
+    "c_noise": 1000.0,
+    "frame_interval": 1000.0,
+    "source_height": 1.0,
+    "source_width": 1.0,
+    "augmentation": 1000.0,
+}
 
 
 @flax.struct.dataclass
@@ -20,12 +26,16 @@ class Conditions:
     frame_interval: seconds between frames, 0 for an image ("infinite frame rate", paper 3.3).
     source_size: (height, width) in pixels before resizing; 0 where unknown.
     text: states of the text encoder; mask: True at real tokens, all False where text is dropped.
+    low_res, augmentation: of an upsampler alone: the stage before, noised and enlarged to x's size,
+        and the level of that noise in [0, 1] (conditioning augmentation, paper 3.5).
     """
 
     frame_interval: Float[Array, " B"]
     source_size: Int[Array, "B 2"]
     text: Float[Array, "B K E"]
     text_mask: Bool[Array, "B K"]
+    low_res: Float[Array, "B T H W C"] | None = None
+    augmentation: Float[Array, " B"] | None = None
 
     def drop_text(self, keep: Bool[Array, " B"] | bool) -> "Conditions":
         """The same without text where `keep` is False: zero states, nothing visible."""
@@ -47,13 +57,15 @@ class ConditioningTokens(nn.Module):
     def __call__(
         self, c_noise: Float[Array, " B"], given: Conditions
     ) -> tuple[Float[Array, "B K D"], Bool[Array, "B K"]]:
-        """K = 4 scalar tokens, always visible, then the text's."""
+        """K = 4 scalar tokens (5 for an upsampler), always visible, then the text's."""
         scalars = {
             "c_noise": c_noise,
             "frame_interval": given.frame_interval,
             "source_height": given.source_size[:, 0],
             "source_width": given.source_size[:, 1],
         }
+        if given.augmentation is not None:
+            scalars["augmentation"] = given.augmentation
         tokens = [
             ScalarEmbedding(self.channels, self.dtype, name=name)(SCALE[name] * value)
             for name, value in scalars.items()

@@ -2,6 +2,9 @@
 
 Patch tokens are many and stay in their groups; latent tokens are few and do the thinking. Shapes
 inside: patches [B, G, n, C], latents [B, G, m, D] in groups or [B, M, D] in a row (M = G m).
+
+The activations that a mesh may split carry logical names (flax's): batch, groups and latents. Which
+mesh axes they lie on is said in parallel/rules.py; without a mesh the names do nothing.
 """
 
 import flax.linen as nn
@@ -10,8 +13,22 @@ from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
-from snapvideo_jax.models.layers import AttentionBlock, FeedForward, dense, layer_norm
+from snapvideo_jax.models.layers import (
+    AttentionBlock,
+    FeedForward,
+    dense,
+    layer_norm,
+    rematerialized,
+)
 from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
+
+PATCHES = ("batch", "groups", None, None)
+LATENTS = ("batch", "latents", None)
+
+
+def named(x: Array, axes: tuple[str | None, ...]) -> Array:
+    """x with logical names on its axes, for the sharding that is in force where it is compiled."""
+    return nn.with_logical_constraint(x, axes)
 
 
 class FITBlock(nn.Module):
@@ -38,19 +55,19 @@ class FITBlock(nn.Module):
         patches, latents = tokens
         num_groups, between = patches.shape[1], self.between_widths(patches, latents)
         latents = AttentionBlock(*between, dtype=self.dtype, name="attend_conditioning")(
-            ungroup(latents), *conditioning
+            named(ungroup(latents), LATENTS), *conditioning
         )
         latents = AttentionBlock(*between, dtype=self.dtype, name="read")(
-            group(latents, num_groups), patches
+            named(group(latents, num_groups), PATCHES), named(patches, PATCHES)
         )
-        latents = ungroup(latents)
+        latents = named(ungroup(latents), LATENTS)
         for i in range(self.global_layers):
             latents = AttentionBlock(
                 self.heads[1], self.head_channels[1], self.dropout, self.dtype, name=f"global{i}"
             )(latents, train=train)
-        latents = group(latents, num_groups)
+        latents = named(group(latents, num_groups), PATCHES)
         patches = AttentionBlock(*between, dtype=self.dtype, name="write")(patches, latents)
-        return (patches, latents), None
+        return (named(patches, PATCHES), latents), None
 
     def between_widths(self, patches, latents) -> tuple[int, int]:
         """(heads, head channels) of the cross-attentions."""
@@ -73,6 +90,7 @@ class FIT(nn.Module):
     conditioning_channels: int
     dropout: float = 0.0
     table_std: float = 0.02  # of the initial position and latent tables
+    remat: str = "none"  # what the backward pass computes again: layers.REMAT
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self):
@@ -85,7 +103,9 @@ class FIT(nn.Module):
         ):
             if size % by:
                 nearest = max(1, round(size / by)) * by
-                raise ConfigError(f"model.{field}={size} must be a multiple of {by}: try {nearest}")
+                raise ConfigError(
+                    f"model.fit.{field}={size} must be a multiple of {by}: try {nearest}"
+                )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -102,13 +122,17 @@ class FIT(nn.Module):
         previous: Float[Array, "B G m D"],
         train: bool = False,
     ) -> tuple[Float[Array, "B T H W C"], Float[Array, "B G m D"]]:
-        """`previous` is zero where there is no previous evaluation (paper 3.4, RIN)."""
+        """`previous` is zero where there is no previous evaluation (paper 3.4, RIN).
+
+        An upsampler reads `given.low_res` as further channels of x.
+        """
         conditioning = ConditioningTokens(self.conditioning_channels, self.dtype, name="tokens")(
             c_noise, given
         )
-        tokens = self.stem(x), self.initial_latents(previous)
+        seen = x if given.low_res is None else jnp.concatenate([x, given.low_res], axis=-1)
+        tokens = self.stem(seen), self.initial_latents(previous)
         Blocks = nn.scan(
-            FITBlock,
+            rematerialized(FITBlock, self.remat, static_argnums=3, prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]

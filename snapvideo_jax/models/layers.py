@@ -13,6 +13,27 @@ from jaxtyping import Array, Bool, Float
 
 NORM_EPSILON = 1e-6
 
+# What the backward pass computes again instead of keeping, by name: nothing, everything but the
+# products with kernels, or all of a block from its inputs.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "block": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialized(
+    block: type[nn.Module], policy: str, static_argnums: int, prevent_cse: bool
+) -> type[nn.Module]:
+    """`block` under the policy of REMAT; `static_argnums` is its `train`, self counted as 0.
+
+    prevent_cse may be False inside a scan, where the compiler cannot undo it.
+    """
+    if REMAT[policy] is None:
+        return block
+    static = (static_argnums,)
+    return nn.remat(block, policy=REMAT[policy], static_argnums=static, prevent_cse=prevent_cse)
+
 
 def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
     """A projection with Glorot-uniform kernel (Keras' default, as in FIT) and zero bias."""

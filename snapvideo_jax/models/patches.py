@@ -26,9 +26,9 @@ class Grouping(NamedTuple):
         if any(size % step for size, step in zip(video, unit, strict=True)):
             nearest = tuple(max(1, round(s / u)) * u for s, u in zip(video, unit, strict=True))
             raise ConfigError(
-                f"model.patch={self.patch} and model.group={self.group} cover {unit} frames x "
-                f"pixels x pixels, which does not divide the padded video {video}; the nearest "
-                f"size that fits is {nearest}"
+                f"model.fit.patch={self.patch} and model.fit.group={self.group} cover {unit} "
+                f"frames x pixels x pixels, which does not divide the padded video {video}; the "
+                f"nearest size that fits is {nearest}"
             )
         return video[0] // unit[0], video[1] // unit[1], video[2] // unit[2]
 

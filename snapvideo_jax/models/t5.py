@@ -7,6 +7,7 @@ of relative position biases shared by all layers, bidirectional buckets.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
@@ -16,12 +17,16 @@ from snapvideo_jax.models.layers import NORM_EPSILON, dense
 def relative_position_bucket(
     distance: Int[Array, "n k"], num_buckets: int = 32, max_distance: int = 128
 ) -> Int[Array, "n k"]:
-    """Key minus query position -> bucket: half for each sign, exact near, log-spaced far."""
+    """Key minus query position -> bucket: half for each sign, exact near, log-spaced far.
+
+    Far distances are compared with whole numbers, so no device's logarithm decides a bucket.
+    """
     half = num_buckets // 2
     exact = half // 2
+    growth = (max_distance / exact) ** (np.arange(1, half - exact) / (half - exact))
+    first = np.ceil(exact * growth - 1e-9).astype(np.int32)  # shortest distance of each far bucket
     magnitude = jnp.abs(distance)
-    ratio = jnp.log(jnp.maximum(magnitude, 1) / exact) / jnp.log(max_distance / exact)
-    far = jnp.minimum(exact + (ratio * (half - exact)).astype(jnp.int32), half - 1)
+    far = exact + jnp.sum(magnitude[..., None] >= first, axis=-1)
     return jnp.where(distance > 0, half, 0) + jnp.where(magnitude < exact, magnitude, far)
 
 

@@ -1,8 +1,14 @@
-"""The table that says where every parameter lies: path -> mesh axes. Models know no mesh."""
+"""The tables that say where parameters (by path) and activations (by name of the axis) lie.
 
+Models know no mesh.
+"""
+
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -21,11 +27,27 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"network/(stem|tokens/text)/kernel", (None, "fsdp")),  # [patch pixels or E, C]
     (r"network/head/kernel", ("fsdp", None)),  # [C, patch pixels]
     (r"network/(stem|head|tokens/text)/bias", (None,)),
+    (r"input_conv/kernel", ("fsdp", "tensor")),  # U-Net: [3, 3, C, D]
+    (r"input_conv/bias", ("tensor",)),
+    (r"output_conv/kernel", ("tensor", "fsdp")),  # [3, 3, D, D]
+    (r"(skip|scale_shift)/kernel", ("fsdp", None)),  # [1, 1, C, D] and [E, 2 D]
+    (r"(output_conv|skip|scale_shift)/bias", (None,)),
     (r"network/positions", (None, "fsdp")),  # [n, C]
     (r"network/latent_table", ("group", None, "fsdp")),  # [G, m, D]
     (r"text_encoder/token_table/embedding", (None, "fsdp")),  # [vocabulary, E]
     (r"text_encoder/position_bias", (None, None)),  # [buckets, A]
 )
+
+# Logical names of activations' axes (models/fit.py) -> mesh axes. A group's patch tokens stay on
+# their chip; latents are split like the groups they belong to.
+ACTIVATIONS = (("batch", ("data", "fsdp")), ("groups", "group"), ("latents", "group"))
+
+
+@contextlib.contextmanager
+def activations_on(mesh: Mesh) -> Iterator[None]:
+    """Inside, what is traced puts its named activations on `mesh` as ACTIVATIONS say."""
+    with mesh, nn.logical_axis_rules(ACTIVATIONS):
+        yield
 
 
 def path_name(path: tuple) -> str:

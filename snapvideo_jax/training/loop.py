@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from snapvideo_jax import build, sample
+from snapvideo_jax import build, checks, sample
 from snapvideo_jax.build import Config
-from snapvideo_jax.data import order, pipeline, text
+from snapvideo_jax.data import order, pipeline
+from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
 from snapvideo_jax.parallel.mesh import batch_sharding
-from snapvideo_jax.training import checkpoint, telemetry
+from snapvideo_jax.training import checkpoint, graft, telemetry
 from snapvideo_jax.training.state import TrainState
 
 # Fields that may change between the runs of one folder; any other makes it another experiment.
@@ -37,26 +39,27 @@ Log = Callable[[str], None]
 
 def train(config: Config, workdir: Path, log: Log = print) -> TrainState:
     """Runs `config` in `workdir` to its last step, resuming what is there. Raises UserError."""
-    build.check(config)
+    checks.check(config)
     build.mesh(config)
     source = build.source(config, lambda path, why: _ledger(workdir, path, why))
     with _claimed(workdir):
-        tokenizer = _tokenizer(config, workdir, source)
-        program = build.program(config, tokenizer.vocabulary_size)
+        text = _text(config, workdir, source)
+        program = build.program(config, text.vocabulary_size)
         meta = {"config": json.loads(config.to_json()), "data": source.fingerprint}
         state = _start(config, workdir, program, meta, log)
         if int(state.step) >= config.training.steps:
             log(f"already at step {int(state.step)} of {config.training.steps}: {workdir}")
             return state
         (workdir / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
-        return _run(config, workdir, program, _plan(config, source, tokenizer), state, meta, log)
+        return _run(config, workdir, program, source, text, state, meta, log)
 
 
 def _run(
     config: Config,
     workdir: Path,
     program: build.Program,
-    plan: pipeline.Plan,
+    source: build.Source,
+    text: build.Text,
     state: TrainState,
     meta: dict,
     log: Log,
@@ -73,6 +76,7 @@ def _run(
         if start:
             saved.set_aside(start)
         signals = stack.enter_context(_Signals())
+        plan = _plan(config, source, text)
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(plan, start, steps)))
         log("compiling the training step")
         pending: tuple = ()
@@ -93,7 +97,7 @@ def _run(
             if stopping:
                 break
             if config.log.samples_every and step % config.log.samples_every == 0:
-                report.samples(step, sample.grid(config, program, plan.tokenizer, state.ema))
+                report.samples(step, sample.grid(config, program, text, state.ema))
         report.step(*pending)
     if stopping and int(state.step) < steps:
         raise Preempted(f"preempted: saved step {step}, resume with the same command")
@@ -114,9 +118,23 @@ def _start(
     log(parameter_table(program.abstract_state.params))
     if restored is None:
         log(f"starting at step 0 on {_devices(program)}")
-        return program.init()
+        fresh = program.init()
+        return _grafted(config, program, fresh, log) if config.training.start_from else fresh
     log(f"resuming at step {restored.step} on {_devices(program)}")
     return restored.state
+
+
+def _grafted(config: Config, program: build.Program, fresh: TrainState, log: Log) -> TrainState:
+    """`fresh` with the weights of the first stage's EMA, for parameters and EMA alike."""
+    stage1 = sample.load(Path(config.training.start_from), log=log)
+    networks = stage1.denoiser.network, program.denoiser.network
+    carry = jax.jit(
+        lambda old, new: graft.graft(old, new, *networks),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, fresh.params),
+    )
+    log(f"weights from step {stage1.step} of {config.training.start_from}")
+    params = carry(stage1.params, fresh.params)
+    return fresh.replace(params=params, ema=jax.tree.map(jnp.copy, params))
 
 
 def _devices(program: build.Program) -> str:
@@ -163,20 +181,20 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _tokenizer(config: Config, workdir: Path, source: build.Source) -> text.Tokenizer:
-    """The run's vocabulary; made from the captions where the config names none."""
+def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
+    """How captions enter; makes the run's vocabulary from them where the config names none."""
     path = build.vocabulary_path(config, workdir)
-    if not config.data.vocabulary and not path.exists() and jax.process_index() == 0:
-        text.train_vocabulary(source.captions(), path)
-    return text.Tokenizer(path)
+    trained = config.model.text_encoder.source == "trained"
+    if trained and not config.data.vocabulary and not path.exists() and jax.process_index() == 0:
+        train_vocabulary(source.captions(), path)
+    return build.text(config, path)
 
 
-def _plan(config: Config, source: build.Source, tokenizer: text.Tokenizer) -> pipeline.Plan:
+def _plan(config: Config, source: build.Source, text: build.Text) -> pipeline.Plan:
     data, B = config.data, config.training.batch_size
     return pipeline.Plan(
         example=source.example,
-        tokenizer=tokenizer,
-        text_length=data.text_length,
+        encode=text.encode,
         shape=(data.num_frames, data.height, data.width),
         batch_size=B,
         images=order.image_rows(B, data.image_fraction),

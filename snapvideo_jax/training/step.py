@@ -12,7 +12,10 @@ from snapvideo_jax.diffusion import edm, sigmas
 from snapvideo_jax.training import keys, optim
 from snapvideo_jax.training.state import TrainState
 
-STREAMS = ("sigma", "eps", "label1", "label2", "latents", "dropout1", "dropout2")
+STREAMS = (
+    "sigma", "eps", "label1", "label2", "latents", "dropout1", "dropout2",
+    "level", "low_res",
+)  # fmt: skip
 Metrics = dict[str, Array]
 
 
@@ -38,6 +41,10 @@ def loss_fn(
     x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, si)
 
     given = denoiser.conditions(params, batch)
+    if denoiser.low_res is not None:
+        low_res, level = denoiser.shrink(x), jax.random.uniform(streams["level"], (n,))
+        low_res_eps = jax.random.normal(streams["low_res"], low_res.shape)
+        given = denoiser.with_low_res(given, low_res, level, low_res_eps)
     keep_text = 1 - objective.label_dropout
     drop = lambda key: given.drop_text(jax.random.bernoulli(key, keep_text, (n,)))
     passes = drop(streams["label1"]), drop(streams["label2"])

@@ -27,10 +27,12 @@ B = 8
 def plan(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocabulary") / "v.model"
     text.train_vocabulary(shapes.all_captions(WORLD), path)
+    tokenizer = text.Tokenizer(path)
     return pipeline.Plan(
         example=lambda g, image: shapes.example(WORLD, 0, g, image),
-        tokenizer=text.Tokenizer(path),
-        text_length=8,
+        encode=lambda captions: dict(
+            zip(("text_ids", "text_mask"), tokenizer(captions, 8), strict=True)
+        ),
         shape=(2, 16, 16),
         batch_size=B,
         images=2,
@@ -107,7 +109,7 @@ import numpy as np
 from snapvideo_jax.data import pipeline
 plan = pipeline.Plan(
     example=lambda g, image: (np.zeros((2, 16, 16, 3), np.uint8), "", 0.0, (16, 16)),
-    tokenizer=lambda captions, length: (None, None), text_length=8, shape=(2, 16, 16),
+    encode=lambda captions: {}, shape=(2, 16, 16),
     batch_size=4, images=0, rows=range(4), workers=2, prefetch=2)
 feed = pipeline.Feed(plan, 0, 10**9)
 next(feed)

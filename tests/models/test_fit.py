@@ -197,5 +197,5 @@ def test_parameter_counts_are_exact(model, count):
 def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(field, value, of, nearest):
     with pytest.raises(ConfigError) as error:
         FIT(**TOY | {field: value})
-    expected = f"model.{field}={value} must be a multiple of {of}: try {nearest}"
+    expected = f"model.fit.{field}={value} must be a multiple of {of}: try {nearest}"
     assert str(error.value) == expected

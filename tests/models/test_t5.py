@@ -97,6 +97,12 @@ def test_padding_changes_nothing_at_real_tokens(encoder):
     np.testing.assert_array_equal(run(IDS, MASK)[MASK], run(other, MASK)[MASK])
 
 
+def test_states_of_a_text_do_not_depend_on_the_batch_around_it(encoder):
+    run, _ = encoder
+    around = np.stack([IDS[1], IDS[0] + 1]), np.stack([MASK[1], MASK[0]])
+    np.testing.assert_array_equal(run(*around)[0][MASK[1]], run(IDS, MASK)[1][MASK[1]])
+
+
 def test_order_matters(encoder):
     run, _ = encoder
     swapped = IDS.copy()

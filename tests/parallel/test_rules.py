@@ -1,4 +1,4 @@
-"""The sharding table against the real parameter tree of the 500M model and its encoder."""
+"""The sharding table against the real parameter trees: FIT 500M with an encoder, the U-Net."""
 
 import re
 
@@ -6,7 +6,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec
 
-from configs import base
+from configs import base, unet_284m
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.parallel import rules
@@ -29,22 +29,30 @@ def state():
     return build.program(config(data=1, fsdp=2, group=2, tensor=2), 32_000).abstract_state
 
 
+@pytest.fixture(scope="module")
+def unet():
+    """The U-Net's parameters, abstract, with a sharding at every leaf."""
+    made = unet_284m.get_config()
+    return build.abstract_params(made, build.denoiser(made, 0))
+
+
 def named(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {rules.path_name(path): leaf for path, leaf in leaves}
 
 
-def test_every_parameter_has_exactly_one_rule(state):
-    parameters = named(state.params)
-    assert len(parameters) > 100
-    for name in parameters:
+def test_every_parameter_has_exactly_one_rule(state, unet):
+    parameters = named(state.params), named(unet)
+    assert min(map(len, parameters)) > 100
+    for name in (*parameters[0], *parameters[1]):
         matching = [pattern for pattern, _ in rules.RULES if re.search(f"(^|/){pattern}$", name)]
         assert len(matching) == 1, (name, matching)
 
 
-def test_every_rule_is_used(state):
+def test_every_rule_is_used(state, unet):
+    names = [*named(state.params), *named(unet)]
     for pattern, _ in rules.RULES:
-        assert any(re.search(f"(^|/){pattern}$", name) for name in named(state.params)), pattern
+        assert any(re.search(f"(^|/){pattern}$", name) for name in names), pattern
 
 
 def test_moments_and_ema_lie_where_their_parameter_lies(state):

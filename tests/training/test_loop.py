@@ -153,8 +153,12 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 @pytest.mark.parametrize(
     ("error", "changes", "says"),
     [
-        (ConfigError, {"model__group": (2, 2, 3)}, "does not divide the padded video"),
-        (ConfigError, {"model__latents": 3}, "model.latents=3 must be a multiple of 2: try 4"),
+        (ConfigError, {"model__fit__group": (2, 2, 3)}, "does not divide the padded video"),
+        (
+            ConfigError,
+            {"model__fit__latents": 3},
+            "model.fit.latents=3 must be a multiple of 2: try 4",
+        ),
         (ConfigError, {"training__batch_size": 0}, "training.batch_size=0 must be above 0"),
         (ConfigError, {"data__image_fraction": 0.3}, "image_fraction"),
         (ConfigError, {"diffusion__sigma_in": float("nan")}, "diffusion.sigma_in=nan"),

@@ -175,6 +175,7 @@ def loss_with(answer, n=4096, si=4.0):
     denoiser = types.SimpleNamespace(
         encode=lambda video: x,
         conditions=lambda params, batch: given,
+        low_res=None,
         self_conditioned_F=self_conditioned_F,
         sigma_data=1.0,
         sigma_in=si,

@@ -1,0 +1,207 @@
+"""What the U-Net is made of: ADM's residual block, attention over space, text and time.
+
+Frames are folded into the batch: activations are [N, H, W, C] with N = B T, channels last.
+Parameters are float32; convolutions, projections and the residual stream run in `dtype`, group
+norms take their statistics and softmax its exponentials in float32. ADM is Dhariwal & Nichol 2021.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from jaxtyping import Array, Bool, Float
+
+from snapvideo_jax.models.conditioning import SCALE
+from snapvideo_jax.models.layers import dense, dot_product_attention, sinusoid
+
+NORM_GROUPS = 32
+NORM_EPSILON = 1e-5  # ADM's
+FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1 / sqrt(fan_in))
+ZERO = nn.initializers.zeros
+
+Frames = Float[Array, "N H W C"]
+Resample = Callable[[Frames], Frames]
+
+
+def group_norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:
+    """GroupNorm of 32 groups over a frame; statistics in float32, output in `dtype`."""
+    return nn.GroupNorm(NORM_GROUPS, epsilon=NORM_EPSILON, dtype=dtype, name=name)
+
+
+def conv(
+    features: int, size: int, dtype: jnp.dtype, name: str, kernel_init: Callable = FAN_IN
+) -> nn.Conv:
+    """A `size` x `size` convolution that keeps H and W; zero bias."""
+    return nn.Conv(features, (size, size), dtype=dtype, kernel_init=kernel_init, name=name)
+
+
+def keep(x: Frames) -> Frames:
+    """The same: a block that does not resample."""
+    return x
+
+
+def halve(x: Float[Array, "N H W C"]) -> Float[Array, "N H//2 W//2 C"]:
+    """The mean of each 2 x 2 pixels."""
+    return reduce(x, "N (H 2) (W 2) C -> N H W C", "mean")
+
+
+def double(x: Float[Array, "N H W C"]) -> Float[Array, "N 2*H 2*W C"]:
+    """Each pixel as 2 x 2 (nearest neighbor), the inverse of `halve` on its output."""
+    return repeat(x, "N H W C -> N (H 2) (W 2) C")
+
+
+class SigmaEmbedding(nn.Module):
+    """The noise level for the residual blocks: sinusoid, Dense, SiLU, Dense (ADM)."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, c_noise: Float[Array, " B"]) -> Float[Array, "B E"]:
+        """One embedding for each video, 4 x `channels` wide."""
+        features = sinusoid(SCALE["c_noise"] * c_noise, self.channels)
+        hidden = nn.silu(dense(4 * self.channels, self.dtype, "up")(features))
+        return dense(4 * self.channels, self.dtype, "down")(hidden)
+
+
+class ResidualBlock(nn.Module):
+    """skip(x) + conv(dropout(silu(GN(conv(silu(GN(x)))) (1 + scale) + shift))), ADM's.
+
+    scale and shift come from the noise level; `resample` acts on x and on its branch before the
+    first convolution. The second convolution starts at 0, so the block starts as its skip.
+    """
+
+    channels: int
+    resample: Resample = keep
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Frames, embedding: Float[Array, "B E"], train: bool = False) -> Frames:
+        """`embedding` is one for each video; dropout needs the rng stream "dropout" if `train`."""
+        h = nn.silu(group_norm(self.dtype, "input_norm")(x))
+        x, h = self.resample(x), self.resample(h)
+        h = conv(self.channels, 3, self.dtype, "input_conv")(h)
+        h = nn.silu(self.modulate(group_norm(self.dtype, "output_norm")(h), embedding))
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        if x.shape[-1] != self.channels:
+            x = conv(self.channels, 1, self.dtype, "skip")(x)
+        return x + conv(self.channels, 3, self.dtype, "output_conv", ZERO)(h)
+
+    def modulate(self, h: Frames, embedding: Float[Array, "B E"]) -> Frames:
+        """h (1 + scale) + shift, the same for all frames of a video."""
+        both = dense(2 * self.channels, self.dtype, "scale_shift")(nn.silu(embedding))
+        both = repeat(both, "B C -> (B T) 1 1 C", T=h.shape[0] // both.shape[0])
+        scale, shift = jnp.split(both, 2, axis=-1)
+        return h * (1 + scale) + shift
+
+
+class MultiHeadAttention(nn.Module):
+    """MHA(x, context) without norm and residual; its output projection starts at 0 (ADM)."""
+
+    head_channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n C"],
+        context: Float[Array, "b k E"],
+        mask: Bool[Array, "b k"] | None = None,
+    ) -> Float[Array, "b n C"]:
+        """`mask` is True where a context token may be seen; each row needs one at least."""
+        channels = x.shape[-1]
+        split = lambda t: rearrange(t, "b n (A d) -> b n A d", d=self.head_channels)
+        q = split(dense(channels, self.dtype, "q")(x))
+        k = split(dense(channels, self.dtype, "k")(context))
+        v = split(dense(channels, self.dtype, "v")(context))
+        out = rearrange(dot_product_attention(q, k, v, mask), "b n A d -> b n (A d)")
+        return nn.Dense(channels, dtype=self.dtype, kernel_init=ZERO, name="o")(out)
+
+
+class SpatialAttention(nn.Module):
+    """x + MHA over the pixels of a frame (ADM)."""
+
+    head_channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Frames) -> Frames:
+        """Same shape out."""
+        h = rearrange(group_norm(self.dtype, "norm")(x), "N H W C -> N (H W) C")
+        out = MultiHeadAttention(self.head_channels, self.dtype, name="attention")(h, h)
+        return x + out.reshape(x.shape)
+
+
+class TextAttention(nn.Module):
+    """x + MHA from the pixels of a video to its conditioning tokens.
+
+    All frames of a video query together, so keys and values are made once a video.
+    """
+
+    head_channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Frames, tokens: Float[Array, "B K E"], mask: Bool[Array, "B K"]
+    ) -> Frames:
+        """`mask` is True at the tokens that may be seen."""
+        h = group_norm(self.dtype, "norm")(x)
+        h = rearrange(h, "(B T) H W C -> B (T H W) C", B=tokens.shape[0])
+        attention = MultiHeadAttention(self.head_channels, self.dtype, name="attention")
+        return x + attention(h, tokens, mask).reshape(x.shape)
+
+
+class TemporalAttention(nn.Module):
+    """x + MHA over the frames at one place; the identity at initialization.
+
+    Attention alone cannot tell the order of frames. The paper names no remedy, and a learned table
+    would leave its parameter counts, so the normed input gets the fixed sinusoid of its frame's
+    index; seconds between frames are among the conditioning tokens.
+    """
+
+    num_frames: int
+    head_channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Frames) -> Frames:
+        """Same shape out."""
+        T, (_, H, W, C) = self.num_frames, x.shape
+        h = rearrange(group_norm(self.dtype, "norm")(x), "(B T) H W C -> (B H W) T C", T=T)
+        h = h + sinusoid(jnp.arange(T), C).astype(self.dtype)
+        out = MultiHeadAttention(self.head_channels, self.dtype, name="attention")(h, h)
+        return x + rearrange(out, "(B H W) T C -> (B T) H W C", H=H, W=W)
+
+
+class UNetBlock(nn.Module):
+    """A residual block and, where `attention`, attention over space, text and time after it."""
+
+    num_frames: int
+    channels: int
+    attention: bool
+    head_channels: int
+    resample: Resample = keep
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Frames,
+        embedding: Float[Array, "B E"],
+        conditioning: tuple[Float[Array, "B K E"], Bool[Array, "B K"]],
+        train: bool,
+    ) -> Frames:
+        """x, sigma embedding, (conditioning tokens, mask), train -> x of `channels`."""
+        x = ResidualBlock(self.channels, self.resample, self.dropout, self.dtype, name="residual")(
+            x, embedding, train
+        )
+        if not self.attention:
+            return x
+        sizes = self.head_channels, self.dtype
+        x = SpatialAttention(*sizes, name="space")(x)
+        x = TextAttention(*sizes, name="text")(x, *conditioning)
+        return TemporalAttention(self.num_frames, *sizes, name="time")(x)
