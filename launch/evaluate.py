@@ -34,7 +34,7 @@ GUIDANCE = flags.DEFINE_float("guidance", None, "Weight w; 0 is no guidance.", l
 
 def run() -> None:
     """Flags in, figures out."""
-    trained = sample.load(Path(CHECKPOINT.value), STEP.value, main.say)
+    trained = sample.load(Path(CHECKPOINT.value), STEP.value, log=main.say)
     if trained.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
     world = build.world(trained.config)

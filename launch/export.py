@@ -30,7 +30,7 @@ def run() -> None:
     """Flags in, a folder out."""
     export.check_free(OUT.value)
     workdir = Path(CHECKPOINT.value)
-    trained = sample.load(workdir, STEP.value, main.say)
+    trained = sample.load(workdir, STEP.value, log=main.say)
     encoder = trained.denoiser.text_encoder
     vocabulary = build.vocabulary_path(trained.config, workdir) if encoder else None
     config = json.loads(trained.config.to_json())

@@ -23,7 +23,10 @@ from snapvideo_jax import sample, storage, video_io
 from snapvideo_jax.errors import ConfigError
 
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Folder of a run (its --workdir).", required=True
+    "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
+)
+T5 = flags.DEFINE_string(
+    "t5", None, "Folder of the T5 encoder, for prompts of a model trained on stored states."
 )
 UPSAMPLER = flags.DEFINE_string("upsampler", None, "Folder of the run of an upsampler.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
@@ -50,7 +53,8 @@ def run() -> None:
     """Flags in, videos out."""
     if SEED.value + NUM.value > 2**31:
         raise ConfigError(f"--seed={SEED.value} is too large; the last seed must be below 2**31")
-    trained = sample.load(Path(CHECKPOINT.value), STEP.value, main.say)
+    t5 = Path(T5.value) if T5.value else None
+    trained = sample.load(Path(CHECKPOINT.value), STEP.value, t5, main.say)
     plan = sample.plan_from(
         trained.config, steps=STEPS.value, guidance=GUIDANCE.value, frame_rate=FRAME_RATE.value
     )
@@ -67,7 +71,8 @@ def run() -> None:
 
 def upsample(plan: sample.Plan, prompts, seeds, videos) -> tuple[np.ndarray, dict]:
     """The second stage's videos, and how they were made."""
-    trained = sample.load(Path(UPSAMPLER.value), log=main.say)
+    t5 = Path(T5.value) if T5.value else None
+    trained = sample.load(Path(UPSAMPLER.value), t5=t5, log=main.say)
     plan = sample.plan_from(
         trained.config,
         steps=UPSAMPLER_STEPS.value,

@@ -78,10 +78,15 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
 
 
 class Text(NamedTuple):
-    """How captions enter: encode(captions) -> what batches hold of them; ids there are, or 0."""
+    """How captions enter: encode(captions) -> what batches hold of them.
+
+    vocabulary_size: ids there are; 0 for states. encoder: fingerprint of the one whose states they
+    are; "" for ids.
+    """
 
     encode: pipeline.Encode
     vocabulary_size: int
+    encoder: str
 
 
 def text(config: Config, vocabulary: Path) -> Text:
@@ -90,13 +95,13 @@ def text(config: Config, vocabulary: Path) -> Text:
     if config.model.text_encoder.source == "stored":
         stored = Embeddings(config.data.text_states)
         stored.check(config.model.text_encoder.channels, length)
-        return Text(_named("text", stored), 0)
+        return Text(as_batch("text", stored), 0, stored.encoder)
     tokenizer = Tokenizer(vocabulary)
-    ids = _named("text_ids", lambda captions: tokenizer(captions, length))
-    return Text(ids, tokenizer.vocabulary_size)
+    ids = as_batch("text_ids", lambda captions: tokenizer(captions, length))
+    return Text(ids, tokenizer.vocabulary_size, "")
 
 
-def _named(name: str, encode: Callable[[Sequence[str]], tuple]) -> pipeline.Encode:
+def as_batch(name: str, encode: Callable[[Sequence[str]], tuple]) -> pipeline.Encode:
     """encode(captions) -> (values, mask), as a part of a batch."""
     return lambda captions: dict(zip((name, "text_mask"), encode(captions), strict=True))
 

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8
 from ml_collections import ConfigDict
 
-from snapvideo_jax import build, video_io
+from snapvideo_jax import build, embed, export, video_io
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import edm, guidance, sampler, sigmas
-from snapvideo_jax.errors import ConfigError, StorageError
+from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.models.conditioning import Conditions
 from snapvideo_jax.training import checkpoint
 
@@ -60,24 +60,45 @@ def plan_from(config: Config, **changes: float | None) -> Plan:
     return dataclasses.replace(Plan(**config.sampling.to_dict()), **given)
 
 
-def load(workdir: Path, step: int | None = None, log: Callable[[str], None] = print) -> Trained:
-    """The EMA of a run's newest checkpoint that verifies (or of `step`), and nothing else of it."""
+def load(
+    workdir: Path,
+    step: int | None = None,
+    t5: Path | None = None,
+    log: Callable[[str], None] = print,
+) -> Trained:
+    """The EMA of a run's newest checkpoint that verifies (or of `step`), or of an exported folder.
+
+    t5: the encoder's weights, for a model that was trained on stored states; without it only
+    captions whose states are stored can be prompts.
+    """
     found = {}
 
     def wanted(meta: dict) -> dict[str, Any]:
         config = found["config"] = ConfigDict(meta["config"])
-        text = found["text"] = build.text(config, build.vocabulary_path(config, workdir))
+        text = found["text"] = _text(config, workdir, t5, meta)
         made = found["denoiser"] = build.denoiser(config, text.vocabulary_size)
         return {"ema": build.abstract_params(config, made)}
 
     folder = workdir / "checkpoints"
-    if step is not None:
+    if export.is_export(workdir):
+        restored = export.load(workdir, wanted)
+    elif step is not None:
         restored = checkpoint.restore_step(folder, step, wanted)
     else:
         restored = checkpoint.restore_newest(folder, wanted, log)
     if restored is None:
         raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
     return Trained(step=restored.step, params=restored.state["ema"], **found)
+
+
+def _text(config: Config, workdir: Path, t5: Path | None, meta: dict) -> build.Text:
+    """How prompts enter; DataError if `t5` is not the encoder that the states are from."""
+    if config.model.text_encoder.source == "trained" or t5 is None:
+        return build.text(config, build.vocabulary_path(config, workdir))
+    encoder = embed.load(t5, None, config.data.text_length, config.model.dtype)
+    if meta.get("text", encoder.fingerprint) != encoder.fingerprint:
+        raise DataError(f"{t5} is not the encoder whose states {workdir} was trained on")
+    return build.Text(build.as_batch("text", encoder), 0, encoder.fingerprint)
 
 
 @functools.lru_cache(maxsize=8)

@@ -36,3 +36,14 @@ def get_config():
     config.checkpoint.update(every_steps=3, keep_last=2)
     config.log.update(every_seconds=0.01, metrics_every=1)
     return config
+
+
+def get_upsampler_config():
+    """From 16 x 16 to 32 x 32, in 4 groups where the first stage has 2."""
+    config = get_config()
+    config.data.update(height=32, width=32, low_res=(16, 16))
+    config.data.shapes.update(radius=5.6, speeds=(("slowly", 8.0), ("quickly", 16.0)))
+    config.model.fit.group = (2, 2, 2)
+    config.diffusion.sigma_in = 2.0
+    config.training.steps = 3
+    return config

@@ -45,7 +45,11 @@ def train(config: Config, workdir: Path, log: Log = print) -> TrainState:
     with _claimed(workdir):
         text = _text(config, workdir, source)
         program = build.program(config, text.vocabulary_size)
-        meta = {"config": json.loads(config.to_json()), "data": source.fingerprint}
+        meta = {
+            "config": json.loads(config.to_json()),
+            "data": source.fingerprint,
+            "text": text.encoder,
+        }
         state = _start(config, workdir, program, meta, log)
         if int(state.step) >= config.training.steps:
             log(f"already at step {int(state.step)} of {config.training.steps}: {workdir}")
@@ -162,7 +166,7 @@ def _same_experiment(workdir: Path, found: dict, meta: dict) -> None:
             f"{workdir} holds another experiment ({'; '.join(differ[:5])}); choose another "
             "--workdir or set the fields back"
         )
-    if found["data"] != meta["data"]:
+    if (found["data"], found["text"]) != (meta["data"], meta["text"]):
         raise DataError(
             f"the data of {workdir} have changed since step {found['step']}; put them back or "
             "choose another --workdir"

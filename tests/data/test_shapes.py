@@ -129,6 +129,21 @@ def test_starts_reach_all_legal_positions():
     assert low <= min(starts) < low + 0.5 and high - 0.5 < max(starts) <= high
 
 
+def test_the_spread_is_the_share_of_legal_starts_around_their_middle():
+    ends = {}
+    for spread in (0.0, 0.25, 1.0):
+        world = dataclasses.replace(WORLD, spread=spread)
+        drawn = (shapes.draw_scene(world, 2, g, False) for g in range(3000))
+        xs = [s.start[1] for s in drawn if s[0] == "circle" and s[2:5] == ("right", "quickly", 8.0)]
+        ends[spread] = min(xs), max(xs)
+    low, high = ends[1.0]
+    middle, width = (2.8 - 0.5 + 15.5 - 2.8 - 6) / 2, high - low
+    assert ends[0.0] == pytest.approx((middle, middle))
+    assert ends[0.25] == pytest.approx((middle - width / 8, middle + width / 8), abs=0.1)
+    with pytest.raises(ConfigError, match="World.spread is 1.5: give a share"):
+        dataclasses.replace(WORLD, spread=1.5)
+
+
 def test_pixels_are_exactly_background_outside_and_color_inside():
     scene = shapes.Scene("circle", "green", None, None, 0.0, (8.0, 8.0))
     video = shapes.render(WORLD, scene)
