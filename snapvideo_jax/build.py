@@ -17,11 +17,12 @@ from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
 from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.models.fit import FIT
+from snapvideo_jax.models.layers import Attend, dot_product_attention
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.models.t5 import T5Encoder
 from snapvideo_jax.models.unet import UNet
+from snapvideo_jax.parallel import attention, rules
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.parallel import rules
 from snapvideo_jax.training import optim
 from snapvideo_jax.training import step as training_step
 from snapvideo_jax.training.state import TrainState, init_state
@@ -106,7 +107,7 @@ def as_batch(name: str, encode: Callable[[Sequence[str]], tuple]) -> pipeline.En
     return lambda captions: dict(zip((name, "text_mask"), encode(captions), strict=True))
 
 
-def network(config: Config) -> FIT | UNet:
+def network(config: Config, attend: Attend = dot_product_attention) -> FIT | UNet:
     """The denoiser's network; ConfigError for sizes that do not fit each other."""
     model = config.model
     common = {
@@ -115,6 +116,7 @@ def network(config: Config) -> FIT | UNet:
         "dropout": model.dropout,
         "remat": model.remat,
         "dtype": DTYPES[model.dtype],
+        "attend": attend,
     }
     if model.name == "unet":
         unet = model.unet
@@ -141,7 +143,9 @@ def network(config: Config) -> FIT | UNet:
     )
 
 
-def denoiser(config: Config, vocabulary_size: int) -> Denoiser:
+def denoiser(
+    config: Config, vocabulary_size: int, attend: Attend = dot_product_attention
+) -> Denoiser:
     """Network, text encoder (None where states are stored) and coefficients."""
     text, diffusion = config.model.text_encoder, config.diffusion
     encoder = None
@@ -156,7 +160,7 @@ def denoiser(config: Config, vocabulary_size: int) -> Denoiser:
             dtype=DTYPES[config.model.dtype],
         )
     return Denoiser(
-        network(config),
+        network(config, attend),
         encoder,
         diffusion.sigma_data,
         diffusion.sigma_in,
@@ -238,7 +242,8 @@ def program(
     config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
 ) -> Program:
     """Shapes first, then shardings, then jitted functions, which compile when first called."""
-    made_mesh, made = mesh(config, devices), denoiser(config, vocabulary_size)
+    made_mesh = mesh(config, devices)
+    made = denoiser(config, vocabulary_size, attention.best(made_mesh))
     chain = optimizer(config)
 
     def init() -> TrainState:

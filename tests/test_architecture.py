@@ -28,17 +28,13 @@ MAY_IMPORT = {
     "build": {"data", "denoiser", "models", "parallel", "training"},
     "checks": {"build", "data"},
     "export": {"parallel", "training", "weights_file"},
+    "embed": {"build", "data", "models", "parallel", "training"},
     "sample": {
-        "build",
-        "data",
-        "denoiser",
-        "diffusion",
-        "export",
-        "models",
-        "training",
-        "video_io",
+        "build", "data", "denoiser", "diffusion", "embed", "export", "models", "parallel",
+        "training", "video_io",
     },
-}
+    "samples": {"build", "sample", "video_io"},
+}  # fmt: skip
 # The loop stands above build and sample: the only place of effects.
 EXCEPTIONS = {
     "parallel/plan.py": {"build", "parallel"},

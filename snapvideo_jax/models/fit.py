@@ -14,9 +14,11 @@ from jaxtyping import Array, Bool, Float
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
 from snapvideo_jax.models.layers import (
+    Attend,
     AttentionBlock,
     FeedForward,
     dense,
+    dot_product_attention,
     layer_norm,
     rematerialized,
 )
@@ -43,6 +45,7 @@ class FITBlock(nn.Module):
     global_layers: int
     dropout: float
     dtype: jnp.dtype
+    attend: Attend
 
     @nn.compact
     def __call__(
@@ -54,19 +57,20 @@ class FITBlock(nn.Module):
         """(patches, latents), (conditioning tokens, mask), train -> (patches, latents), None."""
         patches, latents = tokens
         num_groups, between = patches.shape[1], self.between_widths(patches, latents)
-        latents = AttentionBlock(*between, dtype=self.dtype, name="attend_conditioning")(
+        how = {"dtype": self.dtype, "attend": self.attend}
+        latents = AttentionBlock(*between, **how, name="attend_conditioning")(
             named(ungroup(latents), LATENTS), *conditioning
         )
-        latents = AttentionBlock(*between, dtype=self.dtype, name="read")(
+        latents = AttentionBlock(*between, **how, name="read")(
             named(group(latents, num_groups), PATCHES), named(patches, PATCHES)
         )
         latents = named(ungroup(latents), LATENTS)
         for i in range(self.global_layers):
             latents = AttentionBlock(
-                self.heads[1], self.head_channels[1], self.dropout, self.dtype, name=f"global{i}"
+                self.heads[1], self.head_channels[1], self.dropout, **how, name=f"global{i}"
             )(latents, train=train)
         latents = named(group(latents, num_groups), PATCHES)
-        patches = AttentionBlock(*between, dtype=self.dtype, name="write")(patches, latents)
+        patches = AttentionBlock(*between, **how, name="write")(patches, latents)
         return (named(patches, PATCHES), latents), None
 
     def between_widths(self, patches, latents) -> tuple[int, int]:
@@ -92,6 +96,7 @@ class FIT(nn.Module):
     table_std: float = 0.02  # of the initial position and latent tables
     remat: str = "none"  # what the backward pass computes again: layers.REMAT
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -147,6 +152,7 @@ class FIT(nn.Module):
             global_layers=self.global_layers,
             dropout=self.dropout,
             dtype=self.dtype,
+            attend=self.attend,
             name="blocks",
         )(tokens, conditioning, train)
         pixels = self.cut.patch**2 * x.shape[-1]

@@ -5,6 +5,8 @@ softmax its exponentials and the residual stream its sums in float32. Every laye
 adds its own residual.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,10 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 NORM_EPSILON = 1e-6
+
+# (q [*b n A d], k [*b k A d], v, mask [*b k] or None) -> [*b n A d]: `dot_product_attention`, or a
+# kernel of the devices in its place.
+Attend = Callable[[Array, Array, Array, Array | None], Array]
 
 # What the backward pass computes again instead of keeping, by name: nothing, everything but the
 # products with kernels, or all of a block from its inputs.
@@ -63,6 +69,19 @@ class FeedForward(nn.Module):
         return x + dense(x.shape[-1], self.dtype, "down")(hidden)
 
 
+def dot_product_attention(
+    q: Float[Array, "*b n A d"],
+    k: Float[Array, "*b k A d"],
+    v: Float[Array, "*b k A d"],
+    mask: Bool[Array, "*b k"] | None = None,
+) -> Float[Array, "*b n A d"]:
+    """Softmax attention over k, scaled by 1 / sqrt(d), for any number of batch axes."""
+    *batch, n, A, d = q.shape
+    flat = lambda t: t.reshape((-1,) + t.shape[len(batch) :])
+    allowed = None if mask is None else flat(mask)[:, None, None, :]
+    return jax.nn.dot_product_attention(flat(q), flat(k), flat(v), mask=allowed).reshape(q.shape)
+
+
 class Attention(nn.Module):
     """x + MHA(LN(x), LN(context)): cross-attention, or self-attention where context is None.
 
@@ -72,6 +91,7 @@ class Attention(nn.Module):
     heads: int
     head_channels: int
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     @nn.compact
     def __call__(
@@ -88,21 +108,8 @@ class Attention(nn.Module):
         q = split(dense(width, self.dtype, "q")(queries))
         k = split(dense(width, self.dtype, "k")(keys))
         v = split(dense(width, self.dtype, "v")(keys))
-        out = rearrange(dot_product_attention(q, k, v, mask), "... n A d -> ... n (A d)")
+        out = rearrange(self.attend(q, k, v, mask), "... n A d -> ... n (A d)")
         return x + dense(x.shape[-1], self.dtype, "o")(out)
-
-
-def dot_product_attention(
-    q: Float[Array, "*b n A d"],
-    k: Float[Array, "*b k A d"],
-    v: Float[Array, "*b k A d"],
-    mask: Bool[Array, "*b k"] | None = None,
-) -> Float[Array, "*b n A d"]:
-    """Softmax attention over k, scaled by 1 / sqrt(d), for any number of batch axes."""
-    *batch, n, A, d = q.shape
-    flat = lambda t: t.reshape((-1,) + t.shape[len(batch) :])
-    allowed = None if mask is None else flat(mask)[:, None, None, :]
-    return jax.nn.dot_product_attention(flat(q), flat(k), flat(v), mask=allowed).reshape(q.shape)
 
 
 class AttentionBlock(nn.Module):
@@ -112,13 +119,13 @@ class AttentionBlock(nn.Module):
     head_channels: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     @nn.compact
     def __call__(self, x, context=None, mask=None, *, train: bool = False):
         """Shapes as `Attention`."""
-        x = Attention(self.heads, self.head_channels, self.dtype, name="attention")(
-            x, context, mask
-        )
+        sizes = self.heads, self.head_channels, self.dtype, self.attend
+        x = Attention(*sizes, name="attention")(x, context, mask)
         return FeedForward(self.dropout, dtype=self.dtype, name="feed_forward")(x, train)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
-from snapvideo_jax.models.layers import rematerialized
+from snapvideo_jax.models.layers import Attend, dot_product_attention, rematerialized
 from snapvideo_jax.models.unet_layers import (
     NORM_GROUPS,
     ZERO,
@@ -48,6 +48,7 @@ class UNet(nn.Module):
     dropout: float = 0.0  # in the residual blocks
     remat: str = "none"  # what the backward pass computes again: layers.REMAT
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -129,7 +130,8 @@ class UNet(nn.Module):
             name: str, h: Frames, level: int, attention: bool, resample: Resample = keep
         ) -> Frames:
             sizes = x.shape[1], self.widths[level], attention, self.head_channels
-            layer = Block(*sizes, resample, self.dropout, self.dtype, name=name)
+            how = resample, self.dropout, self.dtype, self.attend
+            layer = Block(*sizes, *how, name=name)
             return layer(h, embedding, conditioning, train)
 
         last = len(self.widths) - 1

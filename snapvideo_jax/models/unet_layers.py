@@ -13,7 +13,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.conditioning import SCALE
-from snapvideo_jax.models.layers import dense, dot_product_attention, sinusoid
+from snapvideo_jax.models.layers import Attend, dense, dot_product_attention, sinusoid
 
 NORM_GROUPS = 32
 NORM_EPSILON = 1e-5  # ADM's
@@ -102,6 +102,7 @@ class MultiHeadAttention(nn.Module):
 
     head_channels: int
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     @nn.compact
     def __call__(
@@ -116,7 +117,7 @@ class MultiHeadAttention(nn.Module):
         q = split(dense(channels, self.dtype, "q")(x))
         k = split(dense(channels, self.dtype, "k")(context))
         v = split(dense(channels, self.dtype, "v")(context))
-        out = rearrange(dot_product_attention(q, k, v, mask), "b n A d -> b n (A d)")
+        out = rearrange(self.attend(q, k, v, mask), "b n A d -> b n (A d)")
         return nn.Dense(channels, dtype=self.dtype, kernel_init=ZERO, name="o")(out)
 
 
@@ -125,12 +126,15 @@ class SpatialAttention(nn.Module):
 
     head_channels: int
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     @nn.compact
     def __call__(self, x: Frames) -> Frames:
         """Same shape out."""
         h = rearrange(group_norm(self.dtype, "norm")(x), "N H W C -> N (H W) C")
-        out = MultiHeadAttention(self.head_channels, self.dtype, name="attention")(h, h)
+        out = MultiHeadAttention(self.head_channels, self.dtype, self.attend, name="attention")(
+            h, h
+        )
         return x + out.reshape(x.shape)
 
 
@@ -142,6 +146,7 @@ class TextAttention(nn.Module):
 
     head_channels: int
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     @nn.compact
     def __call__(
@@ -150,7 +155,9 @@ class TextAttention(nn.Module):
         """`mask` is True at the tokens that may be seen."""
         h = group_norm(self.dtype, "norm")(x)
         h = rearrange(h, "(B T) H W C -> B (T H W) C", B=tokens.shape[0])
-        attention = MultiHeadAttention(self.head_channels, self.dtype, name="attention")
+        attention = MultiHeadAttention(
+            self.head_channels, self.dtype, self.attend, name="attention"
+        )
         return x + attention(h, tokens, mask).reshape(x.shape)
 
 
@@ -165,6 +172,7 @@ class TemporalAttention(nn.Module):
     num_frames: int
     head_channels: int
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     @nn.compact
     def __call__(self, x: Frames) -> Frames:
@@ -172,7 +180,9 @@ class TemporalAttention(nn.Module):
         T, (_, H, W, C) = self.num_frames, x.shape
         h = rearrange(group_norm(self.dtype, "norm")(x), "(B T) H W C -> (B H W) T C", T=T)
         h = h + sinusoid(jnp.arange(T), C).astype(self.dtype)
-        out = MultiHeadAttention(self.head_channels, self.dtype, name="attention")(h, h)
+        out = MultiHeadAttention(self.head_channels, self.dtype, self.attend, name="attention")(
+            h, h
+        )
         return x + rearrange(out, "(B H W) T C -> (B T) H W C", H=H, W=W)
 
 
@@ -186,6 +196,7 @@ class UNetBlock(nn.Module):
     resample: Resample = keep
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    attend: Attend = dot_product_attention
 
     @nn.compact
     def __call__(
@@ -201,7 +212,7 @@ class UNetBlock(nn.Module):
         )
         if not self.attention:
             return x
-        sizes = self.head_channels, self.dtype
+        sizes = self.head_channels, self.dtype, self.attend
         x = SpatialAttention(*sizes, name="space")(x)
         x = TextAttention(*sizes, name="text")(x, *conditioning)
         return TemporalAttention(self.num_frames, *sizes, name="time")(x)

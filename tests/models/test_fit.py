@@ -199,3 +199,20 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(field, va
         FIT(**TOY | {field: value})
     expected = f"model.fit.{field}={value} must be a multiple of {of}: try {nearest}"
     assert str(error.value) == expected
+
+
+def test_what_is_computed_again_in_the_backward_pass_changes_no_value(toy):
+    _, params, given = toy
+
+    def program(remat):
+        model = FIT(**TOY, remat=remat)
+        return jax.value_and_grad(lambda p: jnp.sum(model.apply({"params": p}, *given)[0] ** 2))
+
+    expected = None
+    for remat in ("none", "dots", "block"):
+        again = str(jax.make_jaxpr(program(remat))(params)).count("remat")
+        assert (again > 0) == (remat != "none")
+        found = jax.jit(program(remat), compiler_options=QUICKLY)(params)
+        expected = found if expected is None else expected
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

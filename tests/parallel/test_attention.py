@@ -1,0 +1,91 @@
+"""The kernel of the devices gives what the plain dot product gives, on every mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from snapvideo_jax.models.layers import dot_product_attention
+from snapvideo_jax.parallel import attention
+from snapvideo_jax.parallel.mesh import make_mesh
+
+
+def mesh_of(**sizes):
+    return make_mesh(dict(data=1, fsdp=1, group=1, tensor=1) | sizes, jax.devices())
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def qkv(*batch, n=8, k=256, heads=2, width=4):
+    sizes = ((n, 0), (k, 1), (k, 2))
+    return tuple(normal(seed, *batch, rows, heads, width) for rows, seed in sizes)
+
+
+@pytest.mark.parametrize("batch", [(4,), (4, 2)], ids=["in a row", "in groups"])
+@pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2, group=2), dict(fsdp=2, group=2, tensor=2)])
+def test_split_over_devices_it_is_the_same_attention(batch, sizes):
+    seen = []
+
+    def kernel(q, k, v):
+        seen.append((q.shape, k.shape))
+        return dot_product_attention(q, k, v)
+
+    split = jax.jit(functools.partial(attention.attend, kernel, mesh_of(**sizes)))
+    q, k, v = qkv(*batch)
+    np.testing.assert_allclose(split(q, k, v), dot_product_attention(q, k, v), atol=1e-6)
+    (queries, keys), heads = seen[0], 2 // sizes.get("tensor", 1)
+    examples = 4 // (sizes.get("data", 1) * sizes["fsdp"])
+    if batch == (4,):  # queries are split over the groups' devices; every one has all keys
+        assert queries == (examples, 4, heads, 4) and keys == (examples, 256, heads, 4)
+    else:
+        assert queries == (examples, 1, 8, heads, 4) and keys == (examples, 1, 256, heads, 4)
+
+
+@pytest.mark.parametrize(
+    ("why", "shape", "keys"),
+    [
+        ("few keys", (4, 8, 2, 4), 128),
+        ("keys that are no multiple of the lanes", (4, 8, 2, 4), 320),
+        ("examples that do not split", (3, 8, 2, 4), 256),
+        ("queries that do not split", (4, 7, 2, 4), 256),
+    ],
+)
+def test_where_the_kernel_does_not_fit_the_plain_product_is_used(why, shape, keys):
+    def kernel(q, k, v):
+        raise AssertionError(why)
+
+    q, k = jnp.zeros(shape), jnp.zeros((shape[0], keys, 2, 4))
+    attention.attend(kernel, mesh_of(data=2, group=4), q, k, k)
+
+
+def test_a_mask_is_for_the_plain_product():
+    q, k, v = qkv(1)
+    mask = jnp.arange(256)[None] < 100
+    refused = lambda q, k, v: pytest.fail("the kernel knows no mask")
+    masked = attention.attend(refused, make_mesh_of_one(), q, k, v, mask)
+    np.testing.assert_array_equal(masked, dot_product_attention(q, k, v, mask))
+
+
+def make_mesh_of_one():
+    return make_mesh(dict(data=1, fsdp=1, group=1, tensor=1), jax.devices()[:1])
+
+
+def test_without_a_tpu_it_is_the_plain_product():
+    assert attention.best(make_mesh_of_one()) is dot_product_attention
+
+
+def test_the_flash_kernel_and_its_gradient_are_those_of_the_plain_product():
+    q, k, v = qkv(1, 2, n=16, k=384, heads=1, width=8)
+    total = lambda f: lambda *x: jnp.sum(jnp.sin(f(*x)))
+    with pltpu.force_tpu_interpret_mode():
+        found = attention.flash(q, k, v)
+        slopes = jax.grad(total(attention.flash), (0, 1, 2))(q, k, v)
+    np.testing.assert_allclose(found, dot_product_attention(q, k, v), atol=2e-3)
+    expected = jax.grad(total(dot_product_attention), (0, 1, 2))(q, k, v)
+    for a, b in zip(slopes, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
