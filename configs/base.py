@@ -101,8 +101,17 @@ def get_config() -> ConfigDict:
     config.training.max_skipped = 10  # steps in a row with a non-finite loss before giving up
 
     config.sampling = ConfigDict()
-    config.sampling.steps = 256  # 3.6; 2 N - 1 evaluations
+    config.sampling.steps = 256  # N, 3.6
+    config.sampling.heun = True  # second order, 2 N - 1 evaluations; False: Euler's steps, N
     config.sampling.guidance = 7.5  # w in D = D_c + w (D_c - D_u); 0 is none; open
+    config.sampling.guidance_low = 1.0  # w at every other step, where it oscillates; open
+    config.sampling.oscillate = True  # 3.6: from a tenth of the steps on
+    config.sampling.threshold = 0.995  # percentile of dynamic thresholding, 3.6; 0 is none; open
+    config.sampling.reconstruction = 1.0  # weight of known frames, App. C.5; open
+    config.sampling.S_churn = 0.0  # noise added on the way, EDM's names; 0: deterministic, 3.6
+    config.sampling.S_min = 0.0
+    config.sampling.S_max = 1e6
+    config.sampling.S_noise = 1.0
     config.sampling.sigma_min = 0.002  # EDM's, 3.2
     config.sampling.sigma_max = 80.0  # likewise
     config.sampling.rho = 7.0  # likewise

@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     config.model.fit.group = (16, 18, 16)
     config.diffusion.sigma_in = 32.0  # 8 times the side of 64 pixels, times sqrt(16 frames), 3.2
     config.training.update(steps=370_000, batch_size=320)
-    config.sampling.update(steps=40, guidance=1.0)  # 40 steps, 3.6; the weight is open
+    config.sampling.update(steps=40, guidance=1.0, oscillate=False)  # 40 steps, 3.6; the rest open
     return config

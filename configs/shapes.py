@@ -54,7 +54,8 @@ def get_config() -> ConfigDict:
     # small sigma_in F is almost -x, which needs no copy: unlearned noise in D stays below
     # sqrt(sigma_in) / 2. P_mean, sigma_min and sigma_max are in units of 1 / sigma_in.
     config.diffusion.update(sigma_in=0.05, P_mean=4.5, P_std=1.0)
-    config.sampling.update(steps=10, guidance=1.0, sigma_min=2.0, sigma_max=1000.0, frame_rate=8.0)
+    config.sampling.update(steps=10, sigma_min=2.0, sigma_max=1000.0, frame_rate=8.0)
+    config.sampling.update(guidance=1.0, oscillate=False, threshold=0.0)
     config.optimizer.update(name="adam", learning_rate=3e-3, warmup_steps=200, b2=0.99, eps=1e-8)
     config.training.update(steps=3000, batch_size=32, ema_half_life=100.0)
     config.checkpoint.update(every_steps=500, keep_every=500)

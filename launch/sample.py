@@ -2,24 +2,56 @@
 
   python -m launch.sample --checkpoint=runs/shapes --prompt="a red circle moves left" --out=samples
 
+Eight samples of each line of a file, as GIF, led away from another text:
+
+  python -m launch.sample --checkpoint=runs/shapes --prompts=prompts.txt --num=8 --out=samples \\
+      --format=gif --guidance=3 --negative_prompt="a blue circle"
+
+Of another frame rate, and as if cut down from a large source:
+
+  python -m launch.sample --checkpoint=W --prompt="a red fox in snow" --out=samples \\
+      --frame_rate=6 --source_height=1080 --source_width=1920
+
+Exact pixels, for a program that reads them (arrays `video` and `frame_rate`; png: frames):
+
+  python -m launch.sample --checkpoint=W --prompts=prompts.txt --out=samples --format=npz
+
+From a picture, which becomes the first frame (or --init_video=FILE --known_frames=0,1,2):
+
+  python -m launch.sample --checkpoint=runs/shapes --prompt="a red circle moves left" \\
+      --init_image=first.png --out=samples
+
+Longer and faster than the model's frames, made first at 6, then at 12, then at 24 per second:
+
+  python -m launch.sample --checkpoint=W --prompt="a red fox in snow" --out=samples \\
+      --duration=10 --frame_rates=6,12,24
+
 Two stages, the second of which enlarges what the first one makes:
 
   python -m launch.sample --checkpoint=W1 --upsampler=W2 --prompt="a red fox in snow" --out=samples
 
-Writes 00000.mp4, 00001.mp4, ... (one for each --prompt and seed), a contact sheet sheet.png and
-samples.json into --out. The same seed gives the same pixels; --num=4 draws seeds seed .. seed + 3
-for each prompt. Steps, guidance and frame rate default to those of the run's config.
+Writes 00000.mp4, 00001.mp4, ... (one for each prompt and seed), a contact sheet of the first 32,
+sheet.png, and samples.json, which says how to make each again. --num=4 draws seeds seed .. seed + 3
+for each prompt; a seed gives the same pixels whatever the batch size. Batches split over all
+devices. A command that was stopped goes on where it was when it is given again; other settings
+need another --out. Steps, guidance and frame rate default to those of the run's config.
 Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out cannot be written.
 """
 
-import json
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 
 from launch import main
-from snapvideo_jax import sample, storage, video_io
+from snapvideo_jax import long_video, sample, samples, storage, video_io
+from snapvideo_jax.data import video
 from snapvideo_jax.errors import ConfigError
 
 CHECKPOINT = flags.DEFINE_string(
@@ -30,15 +62,19 @@ T5 = flags.DEFINE_string(
 )
 UPSAMPLER = flags.DEFINE_string("upsampler", None, "Folder of the run of an upsampler.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
-PROMPTS = flags.DEFINE_multi_string(
-    "prompt", None, "What to show; may be given several times.", required=True
-)
+UPSAMPLER_STEP = flags.DEFINE_integer("upsampler_step", None, "As --step.")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
+PROMPTS = flags.DEFINE_string("prompts", None, "Text file of more prompts, one a line.")
+NEGATIVE = flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
 OUT = flags.DEFINE_string(
     "out", None, "Folder for the videos; made where there is none.", required=True
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the first sample.", lower_bound=0)
+FORMAT = flags.DEFINE_enum("format", "mp4", list(samples.FORMATS), "Of the videos.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the first sample of each prompt.", lower_bound=0)
 NUM = flags.DEFINE_integer("num", 1, "Samples of each prompt.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch_size", 16, "Videos made at a time.", lower_bound=1)
+BATCH = flags.DEFINE_integer(
+    "batch_size", 16, "Videos a host makes at a time; rounded up to split.", lower_bound=1
+)
 STEPS = flags.DEFINE_integer("steps", None, "Steps of the sampler.", lower_bound=1)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Weight w; 0 is no guidance.", lower_bound=0)
 UPSAMPLER_STEPS = flags.DEFINE_integer("upsampler_steps", None, "As --steps.", lower_bound=1)
@@ -47,56 +83,223 @@ AUGMENTATION = flags.DEFINE_float(
     "augmentation", None, "Level of noise on what the upsampler enlarges.", 0, 1
 )
 FRAME_RATE = flags.DEFINE_float("frame_rate", None, "Frames per second; 0: still.", lower_bound=0)
+THRESHOLD = flags.DEFINE_float("threshold", None, "Percentile; 0: no thresholding.", 0, 1)
+OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.")
+HEUN = flags.DEFINE_bool("heun", None, "Second order (2 N - 1 evaluations), or Euler's (N).")
+CHURN = flags.DEFINE_float("S_churn", None, "Noise added on the way, as EDM's.", lower_bound=0)
+DURATION = flags.DEFINE_float("duration", None, "Seconds of a long video.", lower_bound=0)
+FRAME_RATES = flags.DEFINE_list("frame_rates", None, "Of its levels, rising; the last is its own.")
+INIT_IMAGE = flags.DEFINE_string("init_image", None, "Picture that frame 0 shows.")
+INIT_VIDEO = flags.DEFINE_string("init_video", None, "Video whose frames are known.")
+KNOWN = flags.DEFINE_list(
+    "known_frames", None, "Which frames of --init_video are known; default: the first half."
+)
+HEIGHT = flags.DEFINE_integer(
+    "source_height", None, "Pixels of the source as the model is told; 0: unknown.", lower_bound=0
+)
+WIDTH = flags.DEFINE_integer("source_width", None, "As --source_height.", lower_bound=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A checkpoint and how to sample it; source_size is (height, width) in pixels."""
+
+    folder: str
+    trained: sample.Trained
+    plan: sample.Plan
+    source_size: tuple[int, int]
+    span: long_video.Span | None = None  # of a long video
+    known: sample.Given | None = None  # one video, for all samples
+
+    def make(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        batch_size: int,
+        low_res: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """One video a prompt, of those in `low_res` if this is an upsampler."""
+        told: dict[str, Any] = {"negative": NEGATIVE.value, "source_size": self.source_size}
+        if self.known is not None:
+            told["given"] = self.known._replace(
+                video=np.repeat(self.known.video, len(prompts), axis=0)
+            )
+        asked = prompts, seeds, batch_size
+        if self.span is not None:
+            return long_video.make(self.trained, self.plan, self.span, *asked, **told)
+        return sample.generate(self.trained, self.plan, *asked, low_res=low_res, **told)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the pixels, beside prompt and seed."""
+        T, H, W = (getattr(self.trained.config.data, n) for n in ("num_frames", "height", "width"))
+        return {
+            "checkpoint": str(Path(self.folder).absolute()),
+            "checkpoint_step": self.trained.step,
+            "text_encoder": self.trained.text.encoder,
+            **vars(self.plan),
+            "source_size": self.source_size,
+            "span": self.span and vars(self.span),
+            "known_frames": self.known and np.flatnonzero(self.known.mask).tolist(),
+            "known": self.known and hashlib.sha256(self.known.video.tobytes()).hexdigest(),
+            "video": (T, H, W),
+        }
 
 
 def run() -> None:
     """Flags in, videos out."""
+    work = samples.work_list(prompts(), SEED.value, NUM.value)
+    stages = load()
+    process = samples.Process(jax.process_index(), jax.process_count())
+    out = storage.make_folder(OUT.value)
+    results = samples.Results(out, settings(stages), work, process)
+    if results.done:
+        say(f"{len(results.done)} of {len(work)} videos are in {out} already")
+    batch = min(BATCH.value, -(-len(work) // process.count))
+
+    rounds = most(-(-len(results.missing()) // batch))
+    progress = main.progress("videos") if process.index == 0 else lambda done, of: None
+    samples.complete(results, lambda s: make(stages, s, batch), batch, rounds, progress)
+    if process.count > 1:
+        multihost_utils.sync_global_devices("all samples are written")
+    if process.index == 0:
+        results.finish()
+    say(f"{len(work)} videos, sheet.png and samples.json in {out}")
+
+
+def make(
+    stages: Sequence[Stage], chunk: Sequence[samples.Sample], batch_size: int
+) -> Iterable[video_io.Video]:
+    """The last stage's videos."""
+    asked = [s.prompt for s in chunk], [s.seed for s in chunk]
+    first, *more = stages
+    videos = first.make(*asked, batch_size)
+    for stage in more:
+        videos = stage.make(*asked, batch_size, videos)
+    return videos
+
+
+def prompts() -> list[str]:
+    """Those of --prompt, then those of the file; ConfigError for flags that do not fit."""
     if SEED.value + NUM.value > 2**31:
         raise ConfigError(f"--seed={SEED.value} is too large; the last seed must be below 2**31")
-    t5 = Path(T5.value) if T5.value else None
-    trained = sample.load(Path(CHECKPOINT.value), STEP.value, t5, main.say)
-    plan = sample.plan_from(
-        trained.config, steps=STEPS.value, guidance=GUIDANCE.value, frame_rate=FRAME_RATE.value
+    from_file = samples.read_prompts(PROMPTS.value) if PROMPTS.value else []
+    if not PROMPT.value and not from_file:
+        raise ConfigError("there is nothing to show; give --prompt=TEXT or --prompts=FILE")
+    return [*PROMPT.value, *from_file]
+
+
+def load() -> list[Stage]:
+    """The first stage, and the upsampler where one is asked for."""
+    span = spanned()
+    first = stage(
+        CHECKPOINT.value,
+        STEP.value,
+        steps=STEPS.value,
+        guidance=GUIDANCE.value,
+        frame_rate=span.frame_rates[-1] if span else FRAME_RATE.value,
+        threshold=THRESHOLD.value,
+        oscillate=OSCILLATE.value,
+        heun=HEUN.value,
+        S_churn=CHURN.value,
     )
-    prompts = [prompt for prompt in PROMPTS.value for _ in range(NUM.value)]
-    seeds = [SEED.value + i for _ in PROMPTS.value for i in range(NUM.value)]
-    out = storage.make_folder(OUT.value)
-    batch = min(BATCH.value, len(prompts))
-    videos = sample.generate(trained, plan, prompts, seeds, batch, main.progress("videos"))
-    how = {"checkpoint_step": trained.step, **vars(plan)}
-    if UPSAMPLER.value:
-        videos, how["upsampler"] = upsample(plan, prompts, seeds, videos)
-    write(out, plan.frame_rate, how, prompts, seeds, videos)
-
-
-def upsample(plan: sample.Plan, prompts, seeds, videos) -> tuple[np.ndarray, dict]:
-    """The second stage's videos, and how they were made."""
-    t5 = Path(T5.value) if T5.value else None
-    trained = sample.load(Path(UPSAMPLER.value), t5=t5, log=main.say)
-    plan = sample.plan_from(
-        trained.config,
+    first = dataclasses.replace(first, span=span, known=given(first, span))
+    if UPSAMPLER.value and span:
+        raise ConfigError("--upsampler enlarges videos of the model's length; leave out --duration")
+    if NEGATIVE.value is not None and not first.plan.guidance:
+        raise ConfigError("--negative_prompt acts by guidance, which is 0; give --guidance=W too")
+    if not UPSAMPLER.value:
+        return [first]
+    second = stage(
+        UPSAMPLER.value,
+        UPSAMPLER_STEP.value,
         steps=UPSAMPLER_STEPS.value,
         guidance=UPSAMPLER_GUIDANCE.value,
         augmentation=AUGMENTATION.value,
-        frame_rate=plan.frame_rate,
+        frame_rate=first.plan.frame_rate,
     )
-    progress = main.progress("videos upsampled")
-    batch = min(BATCH.value, len(prompts))
-    videos = sample.generate(trained, plan, prompts, seeds, batch, progress, low_res=videos)
-    return videos, {"checkpoint_step": trained.step, **vars(plan)}
+    return [first, second]
 
 
-def write(out: Path, frame_rate: float, how: dict, prompts, seeds, videos) -> None:
-    """One mp4 a sample, the contact sheet, and how each can be made again."""
-    rows = []
-    for i, (prompt, seed, video) in enumerate(zip(prompts, seeds, videos, strict=True)):
-        name = f"{i:05d}.mp4"
-        video_io.write_mp4(out / name, video, frame_rate or 1)
-        rows.append({"file": name, "prompt": prompt, "seed": seed})
-    video_io.write_png(out / "sheet.png", video_io.contact_sheet(videos, prompts))
-    how = how | {"samples": rows}
-    storage.write(out / "samples.json", json.dumps(how, indent=2).encode() + b"\n")
-    main.say(f"{len(rows)} videos, sheet.png and samples.json in {out}")
+def stage(folder: str, step: int | None, **changes: Any) -> Stage:
+    """The checkpoint of `folder`, and its config's way to sample with those `changes`."""
+    trained = sample.load(Path(folder), step, Path(T5.value) if T5.value else None, say)
+    height, width = HEIGHT.value, WIDTH.value
+    size = (
+        trained.config.data.height if height is None else height,
+        trained.config.data.width if width is None else width,
+    )
+    return Stage(folder, trained, sample.plan_from(trained.config, **changes), size)
+
+
+def spanned() -> long_video.Span | None:
+    """Of a long video, if one is asked for."""
+    duration, rates = DURATION.value, FRAME_RATES.value
+    if duration is None and rates is None:
+        return None
+    if duration is None or rates is None:
+        raise ConfigError(
+            "a long video needs both --duration=SECONDS and --frame_rates=LOW,..,HIGH"
+        )
+    return long_video.Span(duration, tuple(numbers("frame_rates", rates, float)))
+
+
+def given(first: Stage, span: long_video.Span | None) -> sample.Given | None:
+    """The frames of --init_image or --init_video, of as many as a sample has."""
+    image, clip = INIT_IMAGE.value, INIT_VIDEO.value
+    if image and clip:
+        raise ConfigError("give --init_image or --init_video, not both")
+    if not image and not clip:
+        return None
+    data = first.trained.config.data
+    frames, size = span.frames if span else data.num_frames, (data.height, data.width)
+    mask = np.zeros(frames, bool)
+    if image:
+        mask[0] = True
+        picture = video.load_image(image, *size)
+        return sample.Given(np.broadcast_to(picture, (1, frames, *picture.shape)).copy(), mask)
+    known = range((frames + 1) // 2)
+    if KNOWN.value:
+        known = numbers("known_frames", KNOWN.value, int)
+    if min(known) < 0 or max(known) >= frames:
+        raise ConfigError(f"--known_frames={list(known)} must be within 0 .. {frames - 1}")
+    mask[list(known)] = True
+    pixels, shown = np.zeros((1, frames, *size, 3), np.uint8), max(known) + 1
+    rate = first.plan.frame_rate
+    pixels[0, :shown] = video.decode_clip(str(clip), 0.0, rate, shown, *size)
+    return sample.Given(pixels, mask)
+
+
+def numbers(flag: str, values: Sequence[str], kind: type) -> list:
+    """The flag's values as numbers; ConfigError if one is none."""
+    try:
+        return [kind(value) for value in values]
+    except ValueError as error:
+        raise ConfigError(f"--{flag}={','.join(values)}: {error}") from error
+
+
+def settings(stages: Sequence[Stage]) -> dict[str, Any]:
+    """What samples.json says beside prompts and seeds."""
+    first, *more = stages
+    return {
+        **first.settings(),
+        "negative_prompt": NEGATIVE.value,
+        "format": FORMAT.value,
+        "upsampler": more[0].settings() if more else None,
+        "versions": samples.versions(),
+    }
+
+
+def most(number: int) -> int:
+    """The largest of all processes' numbers."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.array(number))))
+
+
+def say(text: str) -> None:
+    """One line to the screen, of the job's first process alone."""
+    if jax.process_index() == 0:
+        main.say(text)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,15 @@ MAY_BE_ZERO = (
     "seed", "data.pad_rows", "data.image_fraction", "data.shapes.spread", "model.dropout",
     "model.fit.global_layers", "diffusion.label_dropout", "diffusion.self_conditioning",
     "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.b1", "optimizer.b2",
-    "sampling.guidance", "sampling.augmentation", "checkpoint.keep_every", "log.samples_every",
+    "sampling.guidance", "sampling.guidance_low", "sampling.threshold", "sampling.reconstruction",
+    "sampling.S_churn", "sampling.S_min", "sampling.augmentation", "checkpoint.keep_every",
+    "log.samples_every",
 )  # fmt: skip
 SIGNED = ("diffusion.P_mean", "data.shapes.background", "mesh.")
 FRACTIONS = (
     "data.image_fraction", "data.shapes.spread", "model.dropout", "diffusion.label_dropout",
     "diffusion.self_conditioning", "optimizer.b1", "optimizer.b2", "sampling.augmentation",
+    "sampling.threshold",
 )  # fmt: skip
 
 

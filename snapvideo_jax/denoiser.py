@@ -97,6 +97,7 @@ class Denoiser:
 
     def shrink(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B T h w 3"]:
         """x (padded) at the low resolution, which an upsampler learns to invert."""
+        assert self.low_res is not None, "a first stage has no low resolution"
         return augmentation.resize(self.crop(x), self.low_res)
 
     def no_latents(self, batch_size: int) -> Latents:

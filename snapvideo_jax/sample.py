@@ -2,22 +2,24 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 from ml_collections import ConfigDict
 
 from snapvideo_jax import build, embed, export, video_io
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
-from snapvideo_jax.diffusion import edm, guidance, sampler, sigmas
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
-from snapvideo_jax.models.conditioning import Conditions
+from snapvideo_jax.generator import Given, Plan, compiled
+from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.parallel import rules
 from snapvideo_jax.training import checkpoint
 
 
@@ -30,28 +32,6 @@ class Trained:
     denoiser: Denoiser
     text: build.Text
     params: Params  # the EMA
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How to sample: steps of Heun's method, guidance weight (0: none), the grid's ends.
-
-    augmentation: level of noise on the low resolution; read by upsamplers alone.
-    frame_rate: frames per second that the network is told; 0 asks for a still image.
-    """
-
-    steps: int
-    guidance: float
-    sigma_min: float
-    sigma_max: float
-    rho: float
-    augmentation: float
-    frame_rate: float
-
-    @property
-    def frame_interval(self) -> float:
-        """Seconds between frames; 0 for an image."""
-        return 1 / self.frame_rate if self.frame_rate else 0.0
 
 
 def plan_from(config: Config, **changes: float | None) -> Plan:
@@ -101,53 +81,27 @@ def _text(config: Config, workdir: Path, t5: Path | None, meta: dict) -> build.T
     return build.Text(build.as_batch("text", encoder), 0, encoder.fingerprint)
 
 
-@functools.lru_cache(maxsize=8)
-def compiled(denoiser: Denoiser, plan: Plan) -> Callable[..., UInt8[Array, "B T H W 3"]]:
-    """A jitted (params, request, seeds) -> videos. One loop, 2 * plan.steps - 1 evaluations.
-
-    `request` holds what a batch holds beside the video; for an upsampler also low_res, uint8
-    [B, T, h, w, 3]. Each sample's noise is a function of its own seed, so the batch around it does
-    not change it.
-    """
-    grid = sigmas.sampling_grid(plan.steps, plan.sigma_min, plan.sigma_max, plan.rho)
-    shape = (*denoiser.network.video, 3)
-
-    @jax.jit
-    def generate(params: Params, request: dict[str, Array], seeds: Int[Array, " B"]):
-        given = denoiser.conditions(params, request)
-        if denoiser.low_res is not None:
-            given = _noised(denoiser, given, request["low_res"], seeds, plan.augmentation)
-        noise = jax.vmap(lambda s: sigmas.initial_noise(jax.random.key(s), shape, plan.sigma_max))
-        denoise = guidance.classifier_free(
-            functools.partial(denoiser.D, params), given, given.drop_text(False), plan.guidance
-        )
-        latents = denoiser.no_latents(len(seeds))
-        return denoiser.decode(
-            sampler.heun(denoise, noise(seeds), grid, denoiser.sigma_in, latents)
-        )
-
-    return generate
-
-
-def _noised(
-    denoiser: Denoiser, given: Conditions, low_res: Array, seeds: Array, level: float
-) -> Conditions:
-    """An upsampler's conditions; the noise on the low resolution is the seed's second stream."""
-    x = edm.from_pixels(low_res)
-    draw = lambda s: jax.random.normal(jax.random.fold_in(jax.random.key(s), 1), x.shape[1:])
-    levels = jnp.full(len(seeds), level)
-    return denoiser.with_low_res(given, x, levels, jax.vmap(draw)(seeds))
-
-
 def request(
-    prompts: Sequence[str], text: build.Text, config: Config, frame_interval: float
-) -> dict[str, np.ndarray]:
-    """What the network is told for each prompt, as the batches of training say it."""
-    size = (config.data.height, config.data.width)
-    return text.encode(list(prompts)) | {
+    prompts: Sequence[str],
+    text: build.Text,
+    config: Config,
+    frame_interval: float,
+    negative: str | None = None,
+    source_size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """What the network is told for each prompt, as the batches of training say it.
+
+    negative: a text to be led away from. source_size: (height, width) in pixels, 0 where unknown;
+    None: the size of the config's videos.
+    """
+    size = source_size or (config.data.height, config.data.width)
+    asked = text.encode(list(prompts)) | {
         "frame_interval": np.full(len(prompts), frame_interval, np.float32),
         "source_size": np.tile(np.array(size, np.int32), (len(prompts), 1)),
     }
+    if negative is not None:
+        asked["negative"] = text.encode([negative] * len(prompts))
+    return asked
 
 
 def generate(
@@ -158,28 +112,78 @@ def generate(
     batch_size: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
     low_res: UInt8[np.ndarray, "N T h w 3"] | None = None,
+    negative: str | None = None,
+    source_size: tuple[int, int] | None = None,
+    given: Given | None = None,
+    stream: int = 0,
 ) -> UInt8[np.ndarray, "N T H W 3"]:
     """One video a prompt, `batch_size` at a time; `progress(videos done, of how many)`.
 
+    Batches split over the mesh's batch axes; a `batch_size` that does not is rounded up to one that
+    does. In a job of many processes each gives its own prompts, as many as every other, and gets
+    their videos.
+
     `low_res` is what an upsampler enlarges: the videos of the stage before, one a prompt.
-    ConfigError if they are missing, not wanted, or not of the size it was trained on.
+    `negative` and `source_size` are as for `request`. `given`: frames that are known, which come
+    out as they went in. `stream`: of each seed, for further videos of the same seeds.
+    ConfigError if the low resolution is missing, not wanted, or not of the size it was trained on.
     """
     _check_low_res(trained, low_res)
-    run = compiled(trained.denoiser, plan)
+    mesh = meshes.make_mesh(trained.config.mesh.to_dict(), jax.devices())
+    batch_size = _splittable(batch_size, mesh)
+    frameless = dataclasses.replace(plan, frame_rate=0.0)  # one program for all frame rates
+    run, split = _on_mesh(trained.denoiser, frameless, mesh), meshes.batch_sharding(mesh)
     videos = []
     for start in range(0, len(prompts), batch_size):
-        chunk = slice(start, start + batch_size)
-        missing = batch_size - len(prompts[chunk])
-        padded = [*prompts[chunk], *[""] * missing]
-        asked = request(padded, trained.text, trained.config, plan.frame_interval)
+        rows = [min(start + i, len(prompts) - 1) for i in range(batch_size)]
+        asked = request(
+            [prompts[row] for row in rows],
+            trained.text,
+            trained.config,
+            plan.frame_interval,
+            negative,
+            source_size,
+        )
+        asked["stream"] = np.full(batch_size, stream, np.int32)
         if low_res is not None:
-            rows = ((0, missing), (0, 0), (0, 0), (0, 0), (0, 0))
-            asked["low_res"] = np.pad(low_res[chunk], rows)
-        numbers = jnp.asarray([*seeds[chunk], *[0] * missing], jnp.int32)
-        made = np.asarray(run(trained.params, asked, numbers))
-        videos.append(made[: batch_size - missing])
+            asked["low_res"] = low_res[rows]
+        if given is not None:
+            asked["known"] = given.video[rows]
+            asked["known_mask"] = np.tile(given.mask, (batch_size, 1))
+        numbers = np.array([seeds[row] for row in rows], np.int32)
+        asked, numbers = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(split, x), (asked, numbers)
+        )
+        made = _rows_here(run(trained.params, asked, numbers))
+        videos.append(made[: len(prompts) - start])
         progress(min(start + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)
+
+
+def _splittable(batch_size: int, mesh: Mesh) -> int:
+    """The least number of a process's videos, `batch_size` or more, that splits over `mesh`."""
+    ways = math.prod(mesh.shape[axis] for axis in meshes.BATCH_AXES)
+    ways = max(1, ways // jax.process_count())
+    return -(-batch_size // ways) * ways
+
+
+@functools.lru_cache(maxsize=8)
+def _on_mesh(
+    denoiser: Denoiser, plan: Plan, mesh: Mesh
+) -> Callable[..., UInt8[Array, "B T H W 3"]]:
+    """`compiled`, its batch split over `mesh`."""
+
+    def run(params: Params, request: dict[str, Any], seeds: Int[Array, " B"]):
+        with rules.activations_on(mesh):
+            return compiled(denoiser, plan)(params, request, seeds)
+
+    return jax.jit(run, out_shardings=meshes.batch_sharding(mesh))
+
+
+def _rows_here(batch: UInt8[Array, "B ..."]) -> UInt8[np.ndarray, "b ..."]:
+    """This process's part of a batch, in order; a part that several devices hold counts once."""
+    parts = {shard.index[0].start or 0: shard.data for shard in batch.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
 def _check_low_res(trained: Trained, low_res: np.ndarray | None) -> None:

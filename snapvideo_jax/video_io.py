@@ -1,7 +1,8 @@
-"""uint8 [T, H, W, 3] <-> mp4 and GIF files, and contact sheets that show motion on paper."""
+"""uint8 [T, H, W, 3] <-> mp4, GIF, PNG frames and npz, and contact sheets: motion on paper."""
 
 import io
 import textwrap
+import zipfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -97,6 +98,46 @@ def write_gif(path: str | Path, video: Video, frame_rate: float, scale: int | No
     storage.write(path, content.getvalue())
 
 
+def write_frames(path: str | Path, video: Video, frame_rate: float) -> None:
+    """Writes the folder `path` of 0000.png, 0001.png, ..., exact, whatever the `frame_rate`.
+
+    Raises:
+      StorageError: the folder cannot be written.
+    """
+    folder = storage.make_folder(path)
+    for number, pixels in enumerate(video):
+        write_png(folder / f"{number:04d}.png", Image.fromarray(pixels))
+
+
+def read_frames(path: str | Path) -> Video:
+    """The frames that `write_frames` wrote; DataError if that is not what the folder holds."""
+    try:
+        frames = [np.asarray(Image.open(file)) for file in sorted(Path(path).glob("*.png"))]
+        return np.stack(frames)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: is no folder of PNG frames of one size") from error
+
+
+def write_npz(path: str | Path, video: Video, frame_rate: float) -> None:
+    """Writes NumPy's npz with the arrays `video`, exact, and `frame_rate`.
+
+    Raises:
+      StorageError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    np.savez_compressed(content, video=video, frame_rate=np.float64(frame_rate))
+    storage.write(path, content.getvalue())
+
+
+def read_npz(path: str | Path) -> Video:
+    """The video that `write_npz` wrote; DataError if that is not what the file holds."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["video"]
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: is no npz of a video") from error
+
+
 def read_video(path: str | Path) -> Video:
     """All frames of a video or GIF file at its own size, upright.
 
@@ -123,6 +164,12 @@ def read_video(path: str | Path) -> Video:
     if not frames:
         raise DataError(f"{path}: holds no frame")
     return np.stack(frames)
+
+
+def thumbnail(video: Video) -> Video:
+    """The video with a short side of 128 to 255 pixels: pixels are repeated or left out."""
+    skip = max(1, min(video.shape[1:3]) // MIN_SIDE)
+    return _enlarge(video[:, ::skip, ::skip], None)
 
 
 def contact_sheet(

@@ -114,10 +114,18 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
     assert bad and all("broken.mp4" in row["path"] for row in bad)
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "export", "plan", "prepare embed"])
 def test_help_teaches(name):
-    done = launch(name, "--help")
+    done = launch(*name.split(), "--help")
     assert f"python -m launch.{name} --" in done.stdout + done.stderr
+
+
+def test_plan_counts_parameters_and_flops():
+    done = launch("plan", "--config=configs/fit_500m.py", "--count")
+    counted = json.loads(done.stdout)
+    assert counted["parameters"] == 495_828_016
+    # Forward FLOPs of a video: 713 G by the compiler's count, which has element-wise work too.
+    assert counted["forward_flops_per_video"] == pytest.approx(713e9, rel=0.02)
 
 
 FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
@@ -135,6 +143,8 @@ FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
         (2, "workdri", (*TRAIN, "--workdri=x")),
         (3, "no/such/folder", (*TRAIN, *FOLDER)),
         (5, "no checkpoint", ("sample", "--checkpoint=no/such", "--prompt=a", "--out=o")),
+        (2, "nothing to show", ("sample", "--checkpoint=c", "--out=o")),
+        (2, "say what to plan", ("plan",)),
         (2, "--steps", ("sample", "--checkpoint=c", "--prompt=a", "--out=o", "--steps=0")),
     ],
 )  # fmt: skip

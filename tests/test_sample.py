@@ -1,9 +1,11 @@
 """Sampling from a run's folder: same seed, same pixels, whatever is beside it in the batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from snapvideo_jax import sample
+from snapvideo_jax import long_video, sample
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.training import loop
 from tests import tiny
@@ -55,6 +57,57 @@ def test_the_prompt_matters_where_there_is_guidance(trained, videos):
     plan = sample.plan_from(trained.config)
     other = sample.generate(trained, plan, ["a yellow square", *PROMPTS[1:]], [5, 6, 7, 8], 4)
     assert not np.array_equal(other[0], videos[0])
+
+
+def test_every_technique_of_the_plan_changes_the_sample_and_repeats(trained, videos):
+    changes = dict(heun=False), dict(S_churn=5.0), dict(guidance_low=0.0), dict(threshold=0.5)
+    for change in changes:
+        plan = dataclasses.replace(sample.plan_from(trained.config), **change)
+        other = sample.generate(trained, plan, PROMPTS, [5, 6, 7, 8], 4)
+        assert not np.array_equal(other, videos), change
+    again = sample.generate(trained, plan, PROMPTS[::-1], [8, 7, 6, 5], 4)
+    assert np.array_equal(again[::-1], other)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
+
+
+def test_known_frames_come_out_as_they_went_in_and_lead_the_others(trained, videos, picture):
+    plan, mask = sample.plan_from(trained.config), np.array([True, False])
+    given = sample.Given(np.repeat(np.stack([picture, 0 * picture], 1), 4, 0), mask)
+    led = sample.generate(trained, plan, PROMPTS, [5, 6, 7, 8], 4, given=given)
+    assert np.array_equal(led[:, 0], given.video[:, 0])
+    assert not np.array_equal(led[:, 1], videos[:, 1])
+    hidden = given._replace(video=np.repeat(np.stack([picture, picture], 1), 4, 0))
+    same = sample.generate(trained, plan, PROMPTS, [5, 6, 7, 8], 4, given=hidden)
+    assert np.array_equal(same, led)  # what is not known is not read
+
+
+def test_a_long_video_has_every_frame_and_keeps_those_that_are_known(trained, picture):
+    plan, span = sample.plan_from(trained.config), long_video.Span(1.0, (4.0, 8.0))
+    mask = np.arange(8) == 3
+    given = sample.Given(np.repeat(picture[None], 8, axis=1).repeat(2, axis=0), mask)
+    windows = []
+    make = lambda *batch: long_video.make(
+        trained, plan, span, *batch, given, lambda done, of: windows.append((done, of))
+    )
+    long = make(PROMPTS[:2], [5, 6], 4)
+    assert long.shape == (2, 8, 16, 16, 3) and windows[-1] == (len(windows), len(windows))
+    assert np.array_equal(long[:, 3], given.video[:, 3])
+    assert all(long[0, i].std() > 0 for i in range(8))
+    assert not np.array_equal(long[0, 0], long[0, 2])  # each window draws its own noise
+    assert np.array_equal(make(PROMPTS[1::-1], [6, 5], 4)[::-1], long)
+
+
+def test_frame_rates_share_one_program(trained):
+    plan = sample.plan_from(trained.config)
+    before = sample.compiled.cache_info().currsize
+    for rate in (4.0, 8.0):
+        at_rate = dataclasses.replace(plan, frame_rate=rate)
+        sample.generate(trained, at_rate, PROMPTS, [5, 6, 7, 8], 4)
+    assert sample.compiled.cache_info().currsize == before
 
 
 def test_flags_replace_single_fields_of_the_plan(trained):

@@ -80,6 +80,42 @@ def test_a_gif_keeps_frames_and_colors(tmp_path):
         assert image.info["duration"] == 120  # 125 ms in whole hundredths
 
 
+def test_png_frames_and_npz_are_exact(tmp_path):
+    frames = blobs(11, 15, 13)
+    video_io.write_frames(tmp_path / "a", frames, 8.0)
+    video_io.write_npz(tmp_path / "a.npz", frames, 8.0)
+    assert [p.name for p in sorted((tmp_path / "a").iterdir())][::10] == ["0000.png", "0010.png"]
+    np.testing.assert_array_equal(video_io.read_frames(tmp_path / "a"), frames)
+    np.testing.assert_array_equal(video_io.read_npz(tmp_path / "a.npz"), frames)
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays["frame_rate"] == 8.0
+
+
+def test_the_same_video_is_the_same_npz(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        video_io.write_npz(tmp_path / name, blobs(), 8.0)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage" * 99])
+def test_what_is_neither_frames_nor_npz_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "0000.png").write_bytes(content)
+    with pytest.raises(DataError, match="is no folder of PNG frames"):
+        video_io.read_frames(tmp_path)
+    with pytest.raises(DataError, match="is no npz of a video"):
+        video_io.read_npz(tmp_path / "0000.png")
+
+
+@pytest.mark.parametrize(
+    "size, shown",
+    [((16, 16), (128, 128)), ((127, 60), (381, 180)), ((200, 300), (200, 300)),
+     ((288, 512), (144, 256))],
+)  # fmt: skip
+def test_a_thumbnail_has_a_short_side_of_128_to_255_pixels(size, shown):
+    assert video_io.thumbnail(np.zeros((2, *size, 3), np.uint8)).shape == (2, *shown, 3)
+
+
 def test_writing_leaves_one_whole_file(tmp_path):
     for _ in range(2):
         video_io.write_mp4(tmp_path / "a.mp4", blobs(), 8.0)
@@ -87,7 +123,7 @@ def test_writing_leaves_one_whole_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gif", "a.mp4"]
 
 
-@pytest.mark.parametrize("write", [video_io.write_mp4, video_io.write_gif])
+@pytest.mark.parametrize("write", [video_io.write_mp4, video_io.write_gif, video_io.write_npz])
 def test_an_unwritable_place_is_a_storage_error(tmp_path, write):
     (tmp_path / "file").touch()
     for folder in ("missing", "file"):

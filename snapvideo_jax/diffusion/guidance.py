@@ -1,15 +1,33 @@
-"""Guidance: functions from denoiser to denoiser."""
+"""Guidance by the text: functions from a model's denoiser to the sampler's.
+
+A model's denoiser is (x_sigma, sigma, conditions, carry) -> (D, carry); the sampler's has a control
+of the step in place of the conditions, here the weight w.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
-def extrapolate(D_cond: Array, D_uncond: Array, weight: float) -> Array:
+def extrapolate(D_cond: Array, D_uncond: Array, weight: Array | float) -> Array:
     """D = D_cond + w (D_cond - D_uncond) (Ho and Salimans 2022); w = 0 is no guidance."""
     return D_cond + weight * (D_cond - D_uncond)
+
+
+def oscillation(
+    num_steps: int, high: float, low: float, fraction: float = 0.1
+) -> Float[np.ndarray, " N"]:
+    """The weight of each step: high for the first `fraction`, then low at even steps, high at odd.
+
+    Oscillating guidance (Imagen Video 2.6.2) keeps the text's hold and loses the saturation of a
+    weight that is always high. low = high is constant guidance.
+    """
+    i = np.arange(num_steps)
+    falls = (i / num_steps >= fraction) & (i % 2 == 0)
+    return np.where(falls, low, high).astype(np.float32)
 
 
 def interleave(cond, uncond):
@@ -24,18 +42,20 @@ def interleave(cond, uncond):
     return jax.tree.map(pair, cond, uncond)
 
 
-def classifier_free(denoise: Callable, cond, uncond, weight: float) -> Callable:
-    """(x, sigma, carry) -> (guided D, carry), from denoise(x, sigma, conditions, carry).
+def conditional(denoise: Callable, cond) -> Callable:
+    """(x, sigma, control, carry) -> (D, carry), without guidance and at half its cost."""
+    return lambda x, sigma, control, carry: denoise(x, sigma, cond, carry)
 
-    `cond` and `uncond` are trees of [B, ...]; sigma is one level for all. Both halves run as one
-    doubled batch, and both receive the carry of the conditional half, which alone is kept (as RIN
-    and FIT sample).
+
+def classifier_free(denoise: Callable, cond, uncond) -> Callable:
+    """(x, sigma, weight, carry) -> (guided D, carry); `cond` and `uncond` are trees of [B, ...].
+
+    Both halves run as one doubled batch, and both receive the carry of the conditional half, which
+    alone is kept (as RIN and FIT sample). The weight is traced: it may change by step.
     """
-    if weight == 0:
-        return lambda x, sigma, carry: denoise(x, sigma, cond, carry)
     both = interleave(cond, uncond)
 
-    def guided(x: Float[Array, "B ..."], sigma: Array, carry):
+    def guided(x: Float[Array, "B ..."], sigma: Array, weight: Float[Array, ""], carry):
         D, carry = denoise(interleave(x, x), sigma, both, interleave(carry, carry))
         carry = jax.tree.map(lambda latents: latents[0::2], carry)
         return extrapolate(D[0::2], D[1::2], weight), carry

@@ -1,57 +1,129 @@
-"""EDM's deterministic sampler with scaled inputs (Karras et al. 2022, algorithm 1; paper 3.6).
+"""EDM's samplers with scaled inputs (Karras et al. 2022, algorithms 1 and 2; paper 3.6).
 
 This is EDM's own sampler on y = x / sigma_in with the denoiser D / sigma_in, times sigma_in at
-the end. A denoiser is any function (x_sigma, sigma, carry) -> (D, carry); the carry is opaque
-here (Snap Video carries the latents of the previous evaluation in it).
+the end. A denoiser is any function (x_sigma, sigma, control, carry) -> (D, carry). Both of the last
+are opaque here: the control belongs to the step (Snap Video: its guidance weight), the carry goes
+from each evaluation to the next (Snap Video: the latents).
 """
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from snapvideo_jax.diffusion.edm import ode_slope
 
-Carry = TypeVar("Carry")
-Denoise = Callable[[Array, Array, Carry], tuple[Array, Carry]]
+Denoise = Callable[[Array, Array, Any, Any], tuple[Array, Any]]
 
 
-def euler(denoise: Denoise, x: Array, t: Array, t_next: Array, sigma_in: float, carry: Carry):
-    """One first-order step from t to t_next. Returns (x, the slope at t, carry)."""
-    D, carry = denoise(x, t, carry)
-    d = ode_slope(x, D, t, sigma_in)
-    return x + (t_next - t) * d, d, carry
+class Churn(NamedTuple):
+    """Noise that each step adds before it walks down (EDM algorithm 2, its names and defaults).
+
+    eps: step -> unit noise of the shape of x, the same whenever asked for the same step. A batch
+    whose samples shall not depend on each other draws each sample's from that sample's seed.
+    """
+
+    eps: Callable[[Int[Array, ""]], Float[Array, "B ..."]]
+    S_churn: float
+    S_min: float = 0.0
+    S_max: float = math.inf
+    S_noise: float = 1.0
 
 
-def heun_step(denoise: Denoise, x: Array, t: Array, t_next: Array, sigma_in: float, carry: Carry):
-    """One second-order step: Euler, then the mean of the slopes at both ends. t_next > 0."""
-    predicted, d, carry = euler(denoise, x, t, t_next, sigma_in, carry)
-    D, carry = denoise(predicted, t_next, carry)
-    d_next = ode_slope(predicted, D, t_next, sigma_in)
-    return x + (t_next - t) * (d + d_next) / 2, carry
-
-
-def heun(
+def walk(
     denoise: Denoise,
     x: Float[Array, "B ..."],
     grid: Float[np.ndarray | Array, " N+1"],
     sigma_in: float,
-    carry: Carry,
+    carry: Any,
+    controls: Any = None,
+    heun: bool = True,
+    churn: Churn | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> Float[Array, "B ..."]:
-    """Walks x from sigma = grid[0] down to 0 and returns the sample in the range of the data.
+    """Walks x from sigma = grid[0] down to grid[N] = 0; returns the sample in the data's range.
 
-    One compiled loop with 2N - 1 evaluations of `denoise`: the last step, to 0, is Euler's and
-    returns exactly D(x_{N-1}, grid[N-1]).
+    2N - 1 evaluations of `denoise`, in one loop that compiles it once: each step is Euler's and
+    then takes the mean of the slopes at both its ends (Heun). The last step, to 0, stays Euler's
+    and so returns exactly D at the level that it starts from. x and the estimates are float32.
+    controls: tree of [N, ...]; every evaluation of step i receives its entries i.
+    heun: False leaves the correction out: N evaluations, first order.
+    churn: None is the deterministic sampler, algorithm 1.
+    tell: called on the host with the number of each step that is done. No device waits for it, and
+        on several of them the order of the calls is the usual one but not assured.
     """
     grid = jnp.asarray(grid)
+    gamma = _gamma(grid[:-1], churn)
 
-    def step(state, ts):
-        (x, carry), (t, t_next) = state, ts
-        return heun_step(denoise, x, t, t_next, sigma_in, carry), None
+    def evaluate(state: _State, this):
+        i, correcting, finishing = this
+        t, t_next = grid[i] * (1 + gamma[i]), grid[i + 1]
+        if churn is not None:
+            state = _churned(state, churn, i, grid[i], gamma[i], correcting)
+        control = jax.tree.map(lambda c: jnp.asarray(c)[i], controls)
+        level = jnp.where(correcting, t_next, t)
+        D_point, carry = denoise(state.point, level, control, state.carry)
+        D = jnp.where(correcting, state.D, D_point)
+        # Before the correction the two slopes are one, and this is Euler's step.
+        slope = ode_slope(state.x, D, t, sigma_in)
+        slope_at_point = ode_slope(state.point, D_point, level, sigma_in)
+        point = state.x + (t_next - t) * (slope + slope_at_point) / 2
+        if tell is not None:
+            _tell(tell, i, finishing)
+        return _State(jnp.where(finishing, point, state.x), point, D, carry), None
 
-    (x, carry), _ = jax.lax.scan(step, (x, carry), (grid[:-2], grid[1:-1]))
-    D, _ = denoise(x, grid[-2], carry)
-    return D
+    start = _State(x, x, jnp.zeros_like(x), carry)
+    return jax.lax.scan(evaluate, start, _evaluations(len(grid) - 1, heun))[0].D
+
+
+class _State(NamedTuple):
+    """Between two evaluations. Within a step `point` is ahead of `x`; at its end they are one."""
+
+    x: Array  # where the step started
+    point: Array  # where the next slope is wanted
+    D: Array  # the estimate at x
+    carry: Any
+
+
+def _evaluations(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each evaluation: its step, whether it corrects the step, whether it finishes it."""
+    if heun:
+        step = np.repeat(np.arange(num_steps), 2)[:-1]
+    else:
+        step = np.arange(num_steps)
+    changes = step[1:] != step[:-1]
+    return step, np.append(False, ~changes), np.append(changes, True)
+
+
+def _tell(tell: Callable[[int], None], i: Array, finishing: Array) -> None:
+    def call() -> None:
+        jax.debug.callback(lambda i: tell(int(i)), i)
+
+    jax.lax.cond(finishing, call, lambda: None)
+
+
+def _gamma(t: Float[Array, " N"], churn: Churn | None) -> Float[Array, " N"]:
+    """By which part of itself the level rises before each step (EDM algorithm 2, line 4)."""
+    if churn is None:
+        return jnp.zeros_like(t)
+    inside = (churn.S_min <= t) & (t <= churn.S_max)
+    return jnp.where(inside, min(churn.S_churn / len(t), math.sqrt(2) - 1), 0.0)
+
+
+def _churned(
+    state: _State, churn: Churn, i: Array, t: Array, gamma: Array, correcting: Array
+) -> _State:
+    """At the start of a step: noise that lifts the level from t to t (1 + gamma)."""
+
+    def noised() -> Array:
+        # sqrt(t_hat^2 - t^2), without its cancellation
+        deviation = t * jnp.sqrt(gamma * (2 + gamma))
+        return state.x + deviation * churn.S_noise * churn.eps(i)
+
+    rises = ~correcting & (gamma > 0)
+    x = jax.lax.cond(rises, noised, lambda: state.x)
+    return state._replace(x=x, point=jnp.where(correcting, state.point, x))

@@ -4,7 +4,6 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -42,8 +41,3 @@ def sampling_grid(
     top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     grid = (top + fraction * (bottom - top)) ** rho
     return np.append(grid, 0.0).astype(np.float32)
-
-
-def initial_noise(key: PRNGKeyArray, shape: tuple[int, ...], sigma_max: float) -> Array:
-    """The state that sampling starts from: N(0, sigma_max^2), float32."""
-    return sigma_max * jax.random.normal(key, shape, jnp.float32)

@@ -9,6 +9,7 @@ mesh axes they lie on is said in parallel/rules.py; without a mesh the names do 
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.errors import ConfigError
@@ -30,7 +31,7 @@ LATENTS = ("batch", "latents", None)
 
 def named(x: Array, axes: tuple[str | None, ...]) -> Array:
     """x with logical names on its axes, for the sharding that is in force where it is compiled."""
-    return nn.with_logical_constraint(x, axes)
+    return with_logical_constraint(x, axes)
 
 
 class FITBlock(nn.Module):

@@ -8,6 +8,7 @@ checkpoint that verifies. What is in the folder of a run:
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,14 +133,14 @@ def _start(
 def _grafted(config: Config, program: build.Program, fresh: TrainState, log: Log) -> TrainState:
     """`fresh` with the weights of the first stage's EMA, for parameters and EMA alike."""
     stage1 = sample.load(Path(config.training.start_from), log=log)
-    networks = stage1.denoiser.network, program.denoiser.network
+    networks: Any = stage1.denoiser.network, program.denoiser.network
     carry = jax.jit(
         lambda old, new: graft.graft(old, new, *networks),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, fresh.params),
     )
     log(f"weights from step {stage1.step} of {config.training.start_from}")
     params = carry(stage1.params, fresh.params)
-    return fresh.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+    return dataclasses.replace(fresh, params=params, ema=jax.tree.map(jnp.copy, params))
 
 
 def _devices(program: build.Program) -> str:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax.diffusion import edm, guidance
+from snapvideo_jax.diffusion import edm, guidance, sampler
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3, 5)).astype(np.float32)
@@ -29,23 +29,26 @@ def test_interleaved_examples_stand_beside_their_twins():
     np.testing.assert_array_equal(both["a"], [[1], [-1], [2], [-2]])
 
 
-def test_weight_zero_is_the_conditional_denoiser_on_the_batch_alone():
-    sizes = []
-
-    def counted(x, *rest):
+def counted(sizes):
+    def denoise_counted(x, *rest):
         sizes.append(len(x))
         return denoise(x, *rest)
 
-    D, carry = guidance.classifier_free(counted, COND, UNCOND, 0.0)(X, 0.5, CARRY)
+    return denoise_counted
+
+
+def test_without_guidance_the_conditional_denoiser_runs_on_the_batch_alone():
+    sizes = []
+    D, carry = guidance.conditional(counted(sizes), COND)(X, 0.5, None, CARRY)
     expected = denoise(X, 0.5, COND, CARRY)
     np.testing.assert_array_equal(D, expected[0])
     np.testing.assert_array_equal(carry, expected[1])
     assert sizes == [3]
 
 
-@pytest.mark.parametrize("w", [1.0, 7.5])
+@pytest.mark.parametrize("w", [0.0, 1.0, 7.5])
 def test_one_doubled_batch_equals_two_evaluations_with_the_conditional_carry(w):
-    D, carry = guidance.classifier_free(denoise, COND, UNCOND, w)(X, 0.5, CARRY)
+    D, carry = guidance.classifier_free(denoise, COND, UNCOND)(X, 0.5, w, CARRY)
     D_cond, carry_cond = denoise(X, 0.5, COND, CARRY)
     D_uncond, _ = denoise(X, 0.5, UNCOND, CARRY)
     np.testing.assert_allclose(D, D_cond + w * (D_cond - D_uncond), rtol=1e-5, atol=1e-5)
@@ -54,19 +57,43 @@ def test_one_doubled_batch_equals_two_evaluations_with_the_conditional_carry(w):
 
 def test_the_doubled_batch_is_evaluated_once():
     sizes = []
-
-    def counted(x, *rest):
-        sizes.append(len(x))
-        return denoise(x, *rest)
-
-    guidance.classifier_free(counted, COND, UNCOND, 2.0)(X, 0.5, CARRY)
+    guidance.classifier_free(counted(sizes), COND, UNCOND)(X, 0.5, 2.0, CARRY)
     assert sizes == [6]
 
 
 @pytest.mark.parametrize("w", [0.5, 16.0])
 def test_where_the_condition_says_nothing_no_weight_changes_anything(w):
-    D, _ = guidance.classifier_free(denoise, COND, COND, w)(X, 0.5, CARRY)
+    D, _ = guidance.classifier_free(denoise, COND, COND)(X, 0.5, w, CARRY)
     np.testing.assert_array_equal(D, denoise(X, 0.5, COND, CARRY)[0])
+
+
+def test_after_its_first_part_an_oscillation_is_low_at_even_steps():
+    h, l = 7.5, 1.0
+    expected = np.float32([h, h, h, h, l, h, l, h, l, h])
+    got = guidance.oscillation(10, h, l, 0.3)
+    np.testing.assert_array_equal(got, expected)
+    assert got.dtype == np.float32
+
+
+@pytest.mark.parametrize(("N", "first"), [(256, 26), (40, 4), (100, 10), (1, 0)])
+def test_the_first_tenth_of_the_steps_is_high_by_default(N, first):
+    weights = guidance.oscillation(N, 2.0, 1.0)
+    low = np.flatnonzero(weights == 1)
+    np.testing.assert_array_equal(low, np.arange(first, N, 2) if N > 1 else [])
+
+
+def test_the_sampler_guides_each_step_by_its_own_weight():
+    """Each estimate is its weight, and the carry adds them up: two a step, one in the last."""
+    says = lambda x, sigma, text, carry: (jnp.broadcast_to(text, x.shape), carry)
+    guided = guidance.classifier_free(says, jnp.ones((2, 1)), jnp.zeros((2, 1)))
+
+    def summing(x, sigma, weight, total):
+        D, total = guided(x, sigma, weight, total)
+        return total + D, total + D
+
+    start, grid = jnp.zeros((2, 1)), np.float32([4, 2, 1, 0])
+    got = sampler.walk(summing, start, grid, 1.0, start, jnp.arange(3.0))
+    np.testing.assert_allclose(got, np.full((2, 1), 1 + 1 + 2 + 2 + 3))
 
 
 @pytest.mark.parametrize("si", [1.0, 4.0, 32.0])

@@ -1,4 +1,4 @@
-"""The sampler against closed forms and against EDM's algorithm 1, written again in float64."""
+"""The sampler against closed forms and against EDM's algorithm 2, written again in float64."""
 
 import functools
 
@@ -6,37 +6,65 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from snapvideo_jax.diffusion import sampler, sigmas
+from tests.diffusion import closed_forms
 
 grid_of = functools.partial(sigmas.sampling_grid, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+every_scale = pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
 
 
-def edm_algorithm_1(D, y, grid):
-    """Heun's deterministic sampler (Karras et al. 2022, algorithm 1, without churn)."""
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
-        d = (y - D(y, t)) / t
-        y_next = y + (t_next - t) * d
-        if t_next > 0:
-            d_next = (y_next - D(y_next, t_next)) / t_next
-            y_next = y + (t_next - t) * (d + d_next) / 2
-        y = y_next
-    return y
+def bend(np_, si):
+    """A denoiser that is not linear: white data's, and a wave."""
+    return lambda x, sigma: si / (1 + si**2 * sigma**2) * x + 0.3 * np_.tanh(x)
+
+
+def without_carry(D):
+    return lambda x, sigma, control, carry: (D(x, sigma), carry)
+
+
+def noted(D, size):
+    """The denoiser whose carry lists the points, levels and controls that it was asked for."""
+
+    def denoise(x, sigma, control, carry):
+        points, levels, controls, n = carry
+        note = lambda notes, value: notes.at[n].set(value)
+        notes = note(points, x), note(levels, sigma), note(controls, control)
+        return D(x, sigma), (*notes, n + 1)
+
+    return denoise, lambda x: (jnp.zeros((size, *x.shape)), -jnp.ones(size), -jnp.ones(size), 0)
+
+
+def notes_of(D, x, grid, **options):
+    """(points, levels, controls) of all evaluations; the sampler's answer is the last carry's."""
+    N, kept = len(grid) - 1, []
+    denoise, blank = noted(D, 2 * N + 1)
+
+    def keeping(x, sigma, control, carry):
+        D, carry = denoise(x, sigma, control, carry)
+        jax.debug.callback(lambda *c: kept.append(c), *carry)
+        return D, carry
+
+    got = sampler.walk(keeping, x, grid, 1.0, blank(x), jnp.arange(N) * 10.0, **options)
+    jax.effects_barrier()
+    points, levels, controls, n = max(kept, key=lambda carry: int(carry[-1]))
+    return got, *(np.asarray(a)[: int(n)] for a in (points, levels, controls))
 
 
 def white(si):
     """The ideal denoiser of N(0, 1) data."""
-    return lambda x, sigma, carry: (si / (1 + si**2 * sigma**2) * x, carry)
+    return without_carry(lambda x, sigma: si / (1 + si**2 * sigma**2) * x)
 
 
-def white_errors(si, N, n=2000):
+def white_errors(si, N, n=2000, heun=True):
     """(sampled, exact) from n starting points at sigma_max.
 
     The exact flow scales x with its deviation sqrt(1 / si^2 + sigma^2) down to sigma_min, where
     the sampler answers with the ideal estimate.
     """
     start = 80 * np.random.default_rng(0).standard_normal(n).astype(np.float32)
-    sampled = sampler.heun(white(si), start, grid_of(N), si, None)
+    sampled = sampler.walk(white(si), start, grid_of(N), si, None, heun=heun)
     deviation = lambda sigma: np.sqrt(1 / si**2 + sigma**2)
     arrived = start * deviation(0.002) / deviation(80.0)
     return np.asarray(sampled), si / (1 + (si * 0.002) ** 2) * arrived
@@ -44,51 +72,105 @@ def white_errors(si, N, n=2000):
 
 @pytest.mark.parametrize("N", [1, 2, 5])
 def test_n_steps_take_2n_minus_1_evaluations_at_the_levels_of_the_grid(N):
-    """The denoiser notes each level in its carry and answers with its notes."""
-
-    def denoise(x, sigma, carry):
-        notes, count = carry
-        notes = notes.at[count].set(sigma)
-        return notes, (notes, count + 1)
-
     grid = grid_of(N)
-    blank = jnp.full(2 * N + 3, -1.0)
-    notes = sampler.heun(denoise, jnp.ones_like(blank), grid, 1.0, (blank, 0))
-    expected = np.concatenate([grid[:1], np.repeat(grid[1:-1], 2)])
-    np.testing.assert_array_equal(notes[: 2 * N - 1], expected)
-    np.testing.assert_array_equal(notes[2 * N - 1 :], -1)
+    _, _, levels, controls = notes_of(bend(jnp, 1.0), jnp.ones(3), grid)
+    np.testing.assert_array_equal(levels, np.concatenate([grid[:1], np.repeat(grid[1:-1], 2)]))
+    np.testing.assert_array_equal(controls, np.repeat(10 * np.arange(N), 2)[: 2 * N - 1])
 
 
-@pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
-def test_the_sample_is_the_last_estimate_bit_for_bit(si):
+@pytest.mark.parametrize("N", [1, 5])
+def test_euler_takes_n_evaluations_with_the_control_of_each_step(N):
+    grid = grid_of(N)
+    _, _, levels, controls = notes_of(bend(jnp, 1.0), jnp.ones(3), grid, heun=False)
+    np.testing.assert_array_equal(levels, grid[:-1])
+    np.testing.assert_array_equal(controls, 10 * np.arange(N))
+
+
+@every_scale
+@pytest.mark.parametrize("heun", [True, False])
+def test_the_sample_is_the_last_estimate_bit_for_bit(si, heun):
     grid = grid_of(3)
     estimate = np.float32([0.1, -0.7, 1 / 3])
-    last = lambda x, sigma, carry: (jnp.where(sigma == grid[2], estimate, x), carry)
-    got = sampler.heun(last, jnp.ones(3), grid, si, None)
+    last = without_carry(lambda x, sigma: jnp.where(sigma == grid[2], estimate, x))
+    got = sampler.walk(last, jnp.ones(3), grid, si, None, heun=heun)
     np.testing.assert_array_equal(got, estimate)
 
 
-@pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
+@every_scale
 @pytest.mark.parametrize("N", [1, 8])
 def test_it_is_edms_sampler_on_the_scaled_data(si, N):
-    bend = lambda np_, x, s: si / (1 + si**2 * s**2) * x + 0.3 * np_.tanh(x)
-    start = 80 * np.random.default_rng(1).standard_normal(64)
-    grid = grid_of(N).astype(np.float64)
-    expected = si * edm_algorithm_1(lambda y, t: bend(np, y, t) / si, start, grid)
-    got = sampler.heun(
-        lambda x, s, carry: (bend(jnp, x, s), carry), start.astype(np.float32), grid_of(N), si, None
+    start, grid = 80 * np.random.default_rng(1).standard_normal(64), grid_of(N)
+    D = lambda y, t: bend(np, si)(y, t) / si
+    expected, _ = closed_forms.edm_algorithm_2(
+        D, start, grid.astype(np.float64), 0, 0, 0, 1, lambda i: 0
     )
+    denoise = without_carry(bend(jnp, si))
+    got = sampler.walk(denoise, start.astype(np.float32), grid, si, None)
+    np.testing.assert_allclose(got, si * expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("S_churn", [0.0, 3.0, 80.0])
+def test_without_scaling_it_is_edms_algorithm_2_step_for_step(S_churn):
+    """Every point and level at which the denoiser is asked, with churn in a part of the levels."""
+    N, grid = 10, grid_of(10)
+    start, eps = (np.random.default_rng(s).standard_normal((n, 16)) for s, n in ((1, 1), (2, N)))
+    start = 80 * start[0]
+    expected, calls = closed_forms.edm_algorithm_2(
+        bend(np, 1.0), start, grid.astype(np.float64), S_churn, 0.05, 50.0, 1.007, eps.__getitem__
+    )
+    noise = jnp.asarray(eps, jnp.float32)
+    churn = sampler.Churn(lambda i: noise[i], S_churn, 0.05, 50.0, 1.007)
+    start = start.astype(np.float32)
+    got, points, levels, _ = notes_of(bend(jnp, 1.0), start, grid, churn=churn)
+    assert len(points) == len(calls) == 2 * N - 1
+    for point, level, (point_64, level_64) in zip(points, levels, calls, strict=True):
+        assert level == pytest.approx(level_64, rel=1e-6)
+        np.testing.assert_allclose(point, point_64, rtol=0, atol=1e-5 * max(1, level_64))
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
-def test_it_is_of_second_order(si):
+def test_churn_of_nothing_is_the_deterministic_sampler_bit_for_bit():
+    unasked = sampler.Churn(lambda i: jnp.full(64, jnp.nan), S_churn=0.0)
+    run = lambda churn: sampler.walk(
+        without_carry(bend(jnp, 4.0)), jnp.linspace(-90, 90, 64), grid_of(6), 4.0, None, churn=churn
+    )
+    np.testing.assert_array_equal(run(unasked), run(None))
+
+
+def test_no_noise_is_asked_for_outside_the_interval_of_churn():
+    grid = grid_of(6)
+    outside = (grid[:-1] < grid[3]) | (grid[:-1] > grid[1])
+    noise = jnp.where(jnp.asarray(outside)[:, None], jnp.nan, jnp.ones((6, 3)))
+    run = lambda low: sampler.walk(
+        white(1.0), jnp.ones(3), grid, 1.0, None,
+        churn=sampler.Churn(lambda i: noise[i], 20.0, float(low), float(grid[1])),
+    )  # fmt: skip
+    assert np.isfinite(run(grid[3])).all()
+    assert not np.isfinite(run(grid[4])).any()
+
+
+def test_a_sample_with_its_own_noise_does_not_depend_on_its_batch():
+    @jax.jit
+    def run(seeds):
+        keys = jax.vmap(jax.random.key)(seeds)
+        noise = lambda i: jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), (5,)))
+        churn = sampler.Churn(lambda i: noise(i)(keys), 30.0)
+        return sampler.walk(
+            without_carry(bend(jnp, 4.0)), 80 * noise(99)(keys), grid_of(5), 4.0, None, churn=churn
+        )
+
+    np.testing.assert_allclose(run(np.arange(7, 10))[1:], run(np.arange(8, 10)), rtol=0, atol=1e-5)
+
+
+@every_scale
+def test_it_is_of_second_order_and_euler_of_first(si):
     error = {}
-    for N in (20, 40, 80):
-        sampled, exact = white_errors(si, N)
-        error[N] = np.abs(sampled - exact).max()
-    assert 3.8 < error[20] / error[40] < 5.5
-    assert 3.8 < error[40] / error[80] < 5.5
+    for heun, N in [(True, 20), (True, 40), (True, 80), (False, 40), (False, 80)]:
+        sampled, exact = white_errors(si, N, heun=heun)
+        error[heun, N] = np.abs(sampled - exact).max()
+    assert 3.8 < error[True, 20] / error[True, 40] < 5.5
+    assert 3.8 < error[True, 40] / error[True, 80] < 5.5
+    assert 1.7 < error[False, 40] / error[False, 80] < 2.3
 
 
 @pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
@@ -100,22 +182,58 @@ def test_256_steps_sample_white_data_to_three_thousandths(si):
 
 def test_a_heun_step_is_exact_where_the_slope_is_linear_in_the_level():
     """D = x - 2 sigma^2 at sigma_in = 1 means dx/dsigma = 2 sigma, so x moves by its integral."""
-    denoise = lambda x, sigma, carry: (x - 2 * sigma**2, carry)
-    x, _ = sampler.heun_step(denoise, jnp.float32(5.0), 3.0, 1.0, 1.0, None)
-    assert x == pytest.approx(5.0 - (3.0**2 - 1.0**2))
+    denoise = without_carry(lambda x, sigma: x - 2 * sigma**2)
+    got = sampler.walk(denoise, jnp.float32([5.0]), np.float32([3, 1, 0]), 1.0, None)
+    assert got[0] == pytest.approx(5.0 - (3.0**2 - 1.0**2) - 2)
 
 
 def test_an_euler_step_follows_the_slope_at_its_start():
-    denoise = lambda x, sigma, carry: (0.25 * x, carry + 1)
-    x, slope, carry = sampler.euler(denoise, jnp.float32(2.0), 4.0, 1.0, 2.0, 0)
-    assert slope == pytest.approx((2.0 - 0.5 / 2) / 4)
-    assert x == pytest.approx(2.0 - 3 * float(slope))
-    assert carry == 1
+    denoise = without_carry(lambda x, sigma: jnp.where(sigma == 4, 0.25 * x, x))
+    got = sampler.walk(denoise, jnp.float32([2.0]), np.float32([4, 1, 0]), 2.0, None, heun=False)
+    assert got[0] == pytest.approx(2.0 - 3 * (2.0 - 0.5 / 2) / 4)
 
 
-def test_the_program_is_the_same_whatever_the_number_of_steps():
+def test_the_program_is_the_same_whatever_the_number_of_steps_and_holds_one_denoiser():
     def size(N):
-        run = lambda x: sampler.heun(white(4.0), x, grid_of(N), 4.0, None)
-        return len(jax.make_jaxpr(run)(jnp.ones(3)).eqns)
+        asked = []
+
+        def denoise(*args):
+            asked.append(N)
+            return white(4.0)(*args)
+
+        run = lambda x: sampler.walk(denoise, x, grid_of(N), 4.0, None)
+        return str(jax.make_jaxpr(run)(jnp.ones(3))).count("\n"), len(asked)
 
     assert size(4) == size(64)
+    assert size(4)[1] == 1
+
+
+@pytest.mark.parametrize("heun", [True, False])
+def test_steps_are_told_once_each_as_they_are_done_and_change_nothing(heun):
+    told = []
+    run = lambda **tell: sampler.walk(
+        white(4.0), jnp.ones((8, 3)), grid_of(5), 4.0, None, heun=heun, **tell
+    )
+    got = run(tell=told.append)
+    jax.effects_barrier()
+    assert told == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(got, run())
+
+
+def test_a_batch_over_eight_devices_is_sampled_alike_and_told_once():
+    told = []
+    mesh = jax.make_mesh((8,), ("data",))
+    start = 80 * np.random.default_rng(3).standard_normal((8, 4)).astype(np.float32)
+    noise = np.random.default_rng(4).standard_normal((4, 8, 4)).astype(np.float32)
+    churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
+    run = lambda x: sampler.walk(
+        without_carry(bend(jnp, 4.0)), x, grid_of(4), 4.0, None, churn=churn, tell=told.append
+    )
+    expected = run(start)
+    jax.effects_barrier()
+    told.clear()
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    got = jax.jit(run, in_shardings=split, out_shardings=split)(start)
+    jax.effects_barrier()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    assert sorted(told) == [0, 1, 2, 3]

@@ -58,10 +58,3 @@ def test_a_grid_of_one_step_is_one_jump_from_the_top():
 def test_a_grid_without_steps_is_refused(N):
     with pytest.raises(ValueError, match=f"at least 1 step, got {N}"):
         sigmas.sampling_grid(N, **EDM)
-
-
-def test_sampling_starts_from_noise_of_the_highest_level():
-    noise = sigmas.initial_noise(jax.random.key(0), (64, 1024), 80.0)
-    assert noise.dtype == np.float32
-    assert np.std(noise) == pytest.approx(80, rel=0.01)
-    assert abs(np.mean(noise)) < 1

@@ -1,0 +1,68 @@
+"""Dynamic thresholding: estimates that guidance drove out of range come back into [-1, 1].
+
+Per video, as Imagen does it (Saharia et al. 2022, 2.3; paper 3.6 names it). The percentile is found
+by counting, not by sorting: 31 passes that each halve the interval of bit patterns that may hold
+it. Counts are integers, so the result is exact and bit for bit the same however the batch, the
+rows and the columns are sharded, and no device ever gathers a video.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from snapvideo_jax.diffusion.edm import expand
+
+
+def dynamic(denoise: Callable, percentile: float = 0.995) -> Callable:
+    """The denoiser with `rescale` on its estimates; it goes around all guidance."""
+
+    def thresholded(x, sigma, control, carry):
+        D, carry = denoise(x, sigma, control, carry)
+        return rescale(D, percentile), carry
+
+    return thresholded
+
+
+def rescale(D: Float[Array, "B ..."], percentile: float) -> Float[Array, "B ..."]:
+    """clip(D, -s, s) / s, with s the percentile of a video's |D|, at least 1."""
+    s = expand(jnp.maximum(quantile(jnp.abs(D), percentile), 1), D)
+    return jnp.clip(D, -s, s) / s
+
+
+def quantile(a: Float[Array, "B ..."], q: float) -> Float[Array, " B"]:
+    """NumPy's quantile (linear) of each example; float32, a >= 0, at most 2^31 - 1 numbers each.
+
+    Both neighbors are exact; the line between them is rounded to float32.
+    """
+    size = math.prod(a.shape[1:])
+    position = q * (size - 1)
+    rank = math.floor(position)
+    bits = jax.lax.bitcast_convert_type(a, jnp.int32)
+    low_bits = _order_statistic(bits, rank)
+    low = jax.lax.bitcast_convert_type(low_bits, jnp.float32)
+    above = bits > expand(low_bits, bits)
+    smallest_above = jnp.min(jnp.where(above, a, jnp.inf), axis=range(1, a.ndim))
+    # The next in order is `low` again where that occurs often enough, or is the largest.
+    again = _count(~above) >= min(rank + 2, size)
+    high = jnp.where(again, low, smallest_above)
+    return low + (position - rank) * (high - low)
+
+
+def _order_statistic(bits: Int[Array, "B ..."], rank: int) -> Int[Array, " B"]:
+    """The bits of the number with `rank` numbers before it: the most that has no more below it.
+
+    Numbers that are not negative are ordered as their bits are.
+    """
+
+    def settle(k: Array, found: Array) -> Array:
+        candidate = found | (1 << (30 - k))
+        return jnp.where(_count(bits < expand(candidate, bits)) <= rank, candidate, found)
+
+    return jax.lax.fori_loop(0, 31, settle, jnp.zeros(bits.shape[0], jnp.int32))
+
+
+def _count(true: Array) -> Int[Array, " B"]:
+    return jnp.sum(true, axis=range(1, true.ndim), dtype=jnp.int32)
