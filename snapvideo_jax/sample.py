@@ -54,7 +54,7 @@ def load(
     found = {}
 
     def wanted(meta: dict) -> dict[str, Any]:
-        config = found["config"] = ConfigDict(meta["config"])
+        config = found["config"] = on_devices_here(ConfigDict(meta["config"]))
         text = found["text"] = _text(config, workdir, t5, meta)
         made = found["denoiser"] = build.denoiser(config, text.vocabulary_size)
         return {"ema": build.abstract_params(config, made)}
@@ -69,6 +69,15 @@ def load(
     if restored is None:
         raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
     return Trained(step=restored.step, params=restored.state["ema"], **found)
+
+
+def on_devices_here(config: Config) -> Config:
+    """With the run's mesh if it fits the devices at hand; else all of them are one fsdp axis."""
+    try:
+        meshes.resolve([config.mesh[axis] for axis in meshes.AXES], jax.device_count())
+    except ConfigError:
+        config.mesh.update(data=1, fsdp=-1, group=1, tensor=1)
+    return config
 
 
 def _text(config: Config, workdir: Path, t5: Path | None, meta: dict) -> build.Text:

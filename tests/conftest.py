@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, and a compilation cache outside the tree, for all tests."""
+"""Eight virtual CPU devices, a compilation cache outside the tree, and a toy run, for all tests."""
 
 import os
 import tempfile
@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 CACHE = Path(tempfile.gettempdir()) / f"snapvideo_jax-tests-{os.getuid()}"
 
@@ -17,3 +18,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory):
+    """The folder of a toy run of three steps; read it only."""
+    from snapvideo_jax.training import loop
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny.get_config()
+    config.training.steps = 3
+    loop.train(config, folder, lambda line: None)
+    return folder

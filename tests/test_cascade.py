@@ -18,16 +18,13 @@ PROMPTS, SEEDS = ["a red circle moves left", "a blue square"], [5, 6]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(trained_folder, tmp_path_factory):
     """Folders of a first stage and of an upsampler that started from it, and the latter's lines."""
-    stage1, upsampler, lines = *(tmp_path_factory.mktemp(n) for n in ("stage1", "upsampler")), []
-    config = tiny.get_config()
-    config.training.steps = 3
-    loop.train(config, stage1, lambda line: None)
+    upsampler, lines = tmp_path_factory.mktemp("upsampler"), []
     config = tiny.get_upsampler_config()
-    config.training.start_from = str(stage1)
+    config.training.start_from = str(trained_folder)
     loop.train(config, upsampler, lines.append)
-    return stage1, upsampler, lines
+    return trained_folder, upsampler, lines
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ import pytest
 
 from snapvideo_jax import sample, samples
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
-from snapvideo_jax.training import loop
-from tests import tiny
 from tests.test_launch import ENVIRONMENT, ROOT
 
 SETTINGS = {"steps": 3, "frame_rate": 4.0, "format": "npz", "upsampler": {"steps": 2}}
@@ -215,17 +213,8 @@ def test_another_number_of_processes_goes_on(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    config = tiny.get_config()
-    config.training.steps = 3
-    loop.train(config, folder, lambda line: None)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(run):
-    return sample.load(run)
+def trained(trained_folder):
+    return sample.load(trained_folder)
 
 
 def generate(trained, batch_size, num=10, **controls):
@@ -282,17 +271,19 @@ def command(run, out, prompts):
     ]
 
 
-def test_a_killed_command_of_32_samples_ends_with_the_same_files(run, tmp_path):
+def test_a_killed_command_of_32_samples_ends_with_the_same_files(trained_folder, tmp_path):
     prompts, whole, broken = (tmp_path / name for name in ("p.txt", "whole", "broken"))
     prompts.write_text("\n".join(f"a red circle moves left {i}" for i in range(8)))
     options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
-    with subprocess.Popen(command(run, broken, prompts), **options) as process:
+    with subprocess.Popen(command(trained_folder, broken, prompts), **options) as process:
         while process.poll() is None and not (broken / "00003.npz").exists():
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL and not (broken / "samples.json").exists()
     for out in (whole, broken):
-        done = subprocess.run(command(run, out, prompts), stdout=subprocess.PIPE, **options)
+        done = subprocess.run(
+            command(trained_folder, out, prompts), stdout=subprocess.PIPE, **options
+        )
         assert done.returncode == 0, done.stderr
         assert ("videos are in" in done.stdout) == (out == broken)
     assert len(contents(whole)) == 34

@@ -7,19 +7,9 @@ import pytest
 
 from snapvideo_jax import long_video, sample
 from snapvideo_jax.errors import StorageError
-from snapvideo_jax.training import loop
 from tests import tiny
 
 PROMPTS = ["a red circle moves left", "a blue square", "", "a green triangle moves up"]
-
-
-@pytest.fixture(scope="module")
-def trained_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    config = tiny.get_config()
-    config.training.steps = 3
-    loop.train(config, folder, lambda line: None)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +103,14 @@ def test_frame_rates_share_one_program(trained):
 def test_flags_replace_single_fields_of_the_plan(trained):
     plan = sample.plan_from(trained.config, steps=7, guidance=None, frame_rate=0.0)
     assert (plan.steps, plan.guidance, plan.frame_interval) == (7, 1.0, 0.0)
+
+
+def test_a_run_of_a_larger_mesh_is_sampled_on_the_devices_at_hand(trained):
+    config = tiny.get_config()
+    config.mesh.update(data=4, fsdp=64)
+    assert sample.on_devices_here(config).mesh.to_dict() == dict(data=1, fsdp=-1, group=1, tensor=1)
+    config.mesh.update(data=4, fsdp=2)
+    assert sample.on_devices_here(config).mesh.to_dict() == dict(data=4, fsdp=2, group=1, tensor=1)
 
 
 def test_only_the_ema_is_restored(trained):
