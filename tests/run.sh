@@ -9,5 +9,6 @@ if [ $# -eq 0 ]; then
   "$python" -m ruff check .
   "$python" -m ruff format --check .
   "$python" -m basedpyright --level error
+  set -- -n 2 --dist loadfile  # compiling is most of the work, and each file compiles by itself
 fi
 exec "$python" -m pytest "$@"
