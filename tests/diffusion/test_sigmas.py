@@ -58,3 +58,12 @@ def test_a_grid_of_one_step_is_one_jump_from_the_top():
 def test_a_grid_without_steps_is_refused(N):
     with pytest.raises(ValueError, match=f"at least 1 step, got {N}"):
         sigmas.sampling_grid(N, **EDM)
+
+
+def test_images_and_videos_of_a_batch_see_the_same_noise_levels():
+    """The images are the first rows of a batch (paper 3.3); the draw knows no rows."""
+    drawn = np.asarray(sigmas.draw_log_sigma(jax.random.key(0), 2**15, -1.2, 1.2))
+    images, videos = drawn[: 2**14], drawn[2**14 :]
+    assert abs(images.mean() - videos.mean()) < 0.05
+    assert images.std() == pytest.approx(videos.std(), rel=0.03)
+    assert abs(np.corrcoef(images, videos)[0, 1]) < 0.03
