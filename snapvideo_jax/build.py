@@ -16,6 +16,7 @@ from snapvideo_jax.data import pipeline, shapes, sources
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
 from snapvideo_jax.denoiser import Denoiser
+from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.layers import Attend, dot_product_attention
 from snapvideo_jax.models.patches import Grouping
@@ -193,6 +194,8 @@ def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices`, all of the job by default; the batch must split over it."""
     made = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
     meshes.check_batch(made, "training.batch_size", config.training.batch_size)
+    if config.model.name == "unet" and made.shape["group"] > 1:
+        raise ConfigError(f"mesh.group={made.shape['group']}: only FIT has patch groups to split")
     return made
 
 
@@ -210,6 +213,19 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
         "source_size": jax.ShapeDtypeStruct((B, 2), np.int32),
         "text_mask": jax.ShapeDtypeStruct((B, data.text_length), np.bool_),
     }
+
+
+def batch_shardings(config: Config, mesh: Mesh) -> dict[str, jax.sharding.NamedSharding]:
+    """Where a batch lies on `mesh`: examples split, and videos cut as FIT's groups are."""
+    split = meshes.batch_sharding(mesh)
+    return dict.fromkeys(abstract_batch(config), split) | {"video": video_sharding(config, mesh)}
+
+
+def video_sharding(config: Config, mesh: Mesh) -> jax.sharding.NamedSharding:
+    """Where videos lie; whole where rows are padded, since pixels then do not end with a group."""
+    made, padded = network(config), config.data.pad_rows
+    grid = made.cut.grid(made.video) if isinstance(made, FIT) and not padded else None
+    return meshes.video_sharding(mesh, grid)
 
 
 def blank_batch(config: Config) -> dict[str, jax.Array]:
@@ -272,7 +288,7 @@ def program(
         init=jax.jit(init, out_shardings=placed),
         step=jax.jit(
             step,
-            in_shardings=(placed, meshes.batch_sharding(made_mesh)),
+            in_shardings=(placed, batch_shardings(config, made_mesh)),
             out_shardings=(placed, meshes.replicated(made_mesh)),
             donate_argnums=0,
         ),

@@ -165,7 +165,7 @@ class FIT(nn.Module):
         init = nn.initializers.truncated_normal(self.table_std)
         table = self.param("positions", init, (self.cut.tokens, self.patch_channels))
         patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))
-        return layer_norm(jnp.float32, "stem_norm")(patches) + table
+        return named(layer_norm(jnp.float32, "stem_norm")(patches) + table, PATCHES)
 
     def initial_latents(self, previous: Float[Array, "B G m D"]) -> Float[Array, "B G m D"]:
         """table + LN(h + FF(LN(h))) with h the previous latents; LN's scale starts at 0 (RIN).
@@ -176,4 +176,5 @@ class FIT(nn.Module):
         table = self.param("latent_table", init, self.latent_shape)
         h = FeedForward(dtype=self.dtype, name="self_conditioning")(previous)
         zero = nn.initializers.zeros
-        return table + layer_norm(jnp.float32, "self_conditioning_norm", scale_init=zero)(h)
+        h = layer_norm(jnp.float32, "self_conditioning_norm", scale_init=zero)(h)
+        return named(table + h, PATCHES)

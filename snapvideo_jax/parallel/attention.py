@@ -1,12 +1,18 @@
-"""Attention by the best kernel that the devices of a mesh have, where it fits.
+"""Attention on a mesh: each device attends for its own examples, groups, heads and latents.
 
-On a TPU that is the flash kernel, which keeps the scores on the chip instead of writing them to
-memory. The compiler cannot split a kernel over devices, so it runs in a shard_map: each device has
-its own examples, groups and heads, and of ungrouped queries its own part.
+Left alone, the compiler gathers patch tokens to attend within groups, since it merges the axes of
+examples and groups. So attention runs in a shard_map, which sends nothing but ungrouped tokens: the
+latents of the global layers, the only thing that FIT's groups exchange. For a layer a device gives
+its latents' queries, keys and values away by heads, attends with all latents for its share of the
+heads, and gives the result back (Ulysses); where heads do not divide, keys and values are gathered.
+
+Inside it a TPU uses the flash kernel wherever that fits, which keeps the scores on the chip instead
+of writing them to memory.
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from einops import rearrange
@@ -15,61 +21,125 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.layers import Attend, dot_product_attention
+from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel.mesh import BATCH_AXES
 
 LANES = 128  # the gradient's kernels take keys by multiples of this
 FEWEST_KEYS = 2 * LANES  # scores of fewer keys are small beside the tokens
 LARGEST_BLOCK = 512
 
+Kernel = Callable[[Array, Array, Array], Array]
+
 
 def best(mesh: Mesh) -> Attend:
-    """The plain dot product, or on TPUs the flash kernel wherever it fits."""
-    if mesh.devices.flat[0].platform != "tpu":
+    """The attention of a mesh: split over its devices, with the best kernel that they have."""
+    kernel = flash if mesh.devices.flat[0].platform == "tpu" else dot_product_attention
+    if mesh.size == 1 and kernel is dot_product_attention:
         return dot_product_attention
-    return functools.partial(attend, flash, mesh)
+    return functools.partial(attend, kernel, mesh)
 
 
 def attend(
-    kernel: Callable[[Array, Array, Array], Array],
+    kernel: Kernel,
     mesh: Mesh,
     q: Float[Array, "*b n A d"],
     k: Float[Array, "*b k A d"],
     v: Float[Array, "*b k A d"],
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b n A d"]:
-    """`kernel` on each device's part, or the plain dot product where that does not fit."""
-    queries, keys = specs(mesh, q.ndim)
-    if mask is not None or not fits(mesh, queries, q, k):
+    """Attention with each device's part by `kernel`, or by the plain dot product where the keys
+    are masked or do not fit the kernel.
+
+    Sizes that do not split evenly are left to the compiler.
+    """
+    spec = specs(q.ndim, mask is not None)
+    if not _splits(mesh, spec.q, q) or not _splits(mesh, spec.keys, k):
         return dot_product_attention(q, k, v, mask)
-    split = jax.shard_map(
-        kernel, mesh=mesh, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False
-    )
-    return split(q, k, v)
+    given = () if mask is None else (mask,)
+    return jax.shard_map(
+        functools.partial(exchange(mesh, spec, heads=q.shape[-2]), kernel),
+        mesh=mesh,
+        in_specs=(spec.q, spec.keys, spec.keys, *[spec.mask] * len(given)),
+        out_specs=spec.q,
+        check_vma=False,
+    )(q, k, v, *given)
 
 
-def specs(mesh: Mesh, ndim: int) -> tuple[PartitionSpec, PartitionSpec]:
-    """Where queries and keys lie: [B, G, n, A, d], or [B, n, A, d] with all keys everywhere."""
+class Specs(NamedTuple):
+    """Where queries, keys (and values) and the mask of the keys lie."""
+
+    q: PartitionSpec
+    keys: PartitionSpec
+    mask: PartitionSpec
+    split_keys: bool  # whether the keys that a query sees lie on several devices
+
+
+def specs(ndim: int, masked: bool) -> Specs:
+    """For [B, G, n, A, d], within groups; for [B, n, A, d], latents, whose keys are latents too, or
+    conditions, which have a mask and are on every device.
+    """
     if ndim == 5:
-        spec = PartitionSpec(BATCH_AXES, "group", None, "tensor", None)
-        return spec, spec
-    keys = PartitionSpec(BATCH_AXES, None, "tensor", None)
-    return PartitionSpec(BATCH_AXES, "group", "tensor", None), keys
+        grouped = PartitionSpec(BATCH_AXES, "group", None, "tensor", None)
+        return Specs(grouped, grouped, PartitionSpec(BATCH_AXES, "group", None), False)
+    latents = PartitionSpec(BATCH_AXES, "group", "tensor", None)
+    everywhere = PartitionSpec(BATCH_AXES, None, "tensor", None)
+    return Specs(latents, everywhere if masked else latents, PartitionSpec(BATCH_AXES), not masked)
 
 
-def fits(mesh: Mesh, spec: PartitionSpec, q: Array, k: Array) -> bool:
-    """Whether the parts are even, and the keys many and a multiple of the kernel's lanes."""
-    if q.ndim not in (4, 5) or k.shape[-3] < FEWEST_KEYS or k.shape[-3] % LANES:
-        return False
-    ways = [_ways(mesh, axes) for axes in spec]
-    return all(size % n == 0 for size, n in zip(q.shape, ways, strict=True))
+def exchange(mesh: Mesh, spec: Specs, heads: int) -> Callable[..., Array]:
+    """What a device does: (kernel, q, k, v, and a mask if there is one) -> attention."""
+    if not spec.split_keys or mesh.shape["group"] == 1:
+        return local
+    return by_heads if heads % meshes.ways(mesh, ("group", "tensor")) == 0 else by_keys
 
 
-def _ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
-    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
-    size = 1
-    for name in names:
-        size *= mesh.shape[name]
-    return size
+def local(
+    kernel: Kernel,
+    q: Float[Array, "*b n A d"],
+    k: Float[Array, "*b k A d"],
+    v: Float[Array, "*b k A d"],
+    *mask: Bool[Array, "*b k"],
+) -> Float[Array, "*b n A d"]:
+    """Sends nothing. Keys that are masked, or do not fit the kernel, are for the plain product."""
+    if mask or not fits(k.shape[-3]):
+        return dot_product_attention(q, k, v, *mask)
+    return kernel(q, k, v)
+
+
+def by_heads(
+    kernel: Kernel,
+    q: Float[Array, "b n A d"],
+    k: Float[Array, "b n A d"],
+    v: Float[Array, "b n A d"],
+) -> Float[Array, "b n A d"]:
+    """Some latents with all heads -> all latents with some heads, and back: four exchanges."""
+    swap = functools.partial(jax.lax.all_to_all, axis_name="group", tiled=True)
+    out = local(kernel, *(swap(x, split_axis=2, concat_axis=1) for x in (q, k, v)))
+    return swap(out, split_axis=1, concat_axis=2)
+
+
+def by_keys(
+    kernel: Kernel,
+    q: Float[Array, "b n A d"],
+    k: Float[Array, "b n A d"],
+    v: Float[Array, "b n A d"],
+) -> Float[Array, "b n A d"]:
+    """Gathers all latents' keys and values."""
+    k, v = (jax.lax.all_gather(x, "group", axis=1, tiled=True) for x in (k, v))
+    return local(kernel, q, k, v)
+
+
+def _splits(mesh: Mesh, spec: PartitionSpec, x: Array) -> bool:
+    """Whether every device gets the same share of x."""
+    shares = [meshes.ways(mesh, axes) for axes in spec]
+    return x.ndim == len(spec) and all(
+        size % share == 0 for size, share in zip(x.shape, shares, strict=True)
+    )
+
+
+def fits(keys: int) -> bool:
+    """Whether the kernel takes so many keys, and gains by it."""
+    return keys >= FEWEST_KEYS and keys % LANES == 0
 
 
 def flash(

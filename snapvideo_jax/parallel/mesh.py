@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
@@ -16,10 +16,30 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh over `devices` in their given order; one size may be -1 and takes the rest."""
+    """A mesh over `devices`; one size may be -1 and takes the rest.
+
+    TPUs are laid out so that neighbors on an axis are neighbors on the chips' own network; slices
+    that only the network of the data center joins are replicas, so nothing but gradients crosses
+    it. Other devices keep their order.
+    """
     shape = resolve([sizes[axis] for axis in AXES], len(devices))
-    kinds = (AxisType.Auto,) * len(AXES)
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=kinds)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if shape[0] % slices:
+        raise ConfigError(f"mesh.data={shape[0]} must be a multiple of the {slices} slices")
+    within = (shape[0] // slices, *shape[1:])
+    if slices == 1:
+        laid = mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
+    else:
+        laid = mesh_utils.create_hybrid_device_mesh(
+            within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+        )
+    return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+    """Into how many parts a dimension is split that lies on `axes`."""
+    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def resolve(sizes: list[int], num_devices: int) -> list[int]:
@@ -41,6 +61,36 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def video_sharding(mesh: Mesh, grid: tuple[int, int, int] | None) -> NamedSharding:
+    """Examples over (data, fsdp), and T, rows and columns over group, as FIT's groups are split.
+
+    grid: groups along (T, rows, columns) of the pixels; None, or a number of devices that does not
+    cut them into boxes, leaves each video whole.
+    """
+    cut = None if grid is None else tiles(mesh.shape["group"], grid)
+    if cut is None:
+        return batch_sharding(mesh)
+    data, fsdp, _, tensor = mesh.devices.shape
+    axes = ("data", "fsdp", "T", "rows", "columns", "tensor")
+    tiled = Mesh(mesh.devices.reshape(data, fsdp, *cut, tensor), axes)
+    return NamedSharding(tiled, PartitionSpec(BATCH_AXES, "T", "rows", "columns"))
+
+
+def tiles(parts: int, grid: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    """Parts along each axis of `grid`, such that each is a box and a run of cells, row-major.
+
+    None where there is no such cut.
+    """
+    cut, left = [], parts
+    for cells in grid:
+        along = math.gcd(left, cells)
+        left //= along
+        cut.append(along)
+        if along < cells and left > 1:
+            return None
+    return None if left > 1 else (cut[0], cut[1], cut[2])
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -48,10 +98,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def check_batch(mesh: Mesh, field: str, batch_size: int) -> None:
     """ConfigError unless `batch_size` (the value of `field`) splits evenly over the batch axes."""
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if batch_size % ways:
-        nearest = max(1, round(batch_size / ways)) * ways
+    parts = ways(mesh, BATCH_AXES)
+    if batch_size % parts:
+        nearest = max(1, round(batch_size / parts)) * parts
         raise ConfigError(
-            f"{field}={batch_size} does not split over mesh.data x mesh.fsdp = {ways} devices; "
+            f"{field}={batch_size} does not split over mesh.data x mesh.fsdp = {parts} devices; "
             f"the nearest that does is {nearest}"
         )

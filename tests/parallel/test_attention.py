@@ -1,6 +1,7 @@
 """The kernel of the devices gives what the plain dot product gives, on every mesh."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,11 @@ def qkv(*batch, n=8, k=256, heads=2, width=4):
     return tuple(normal(seed, *batch, rows, heads, width) for rows, seed in sizes)
 
 
-@pytest.mark.parametrize("batch", [(4,), (4, 2)], ids=["in a row", "in groups"])
-@pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2, group=2), dict(fsdp=2, group=2, tensor=2)])
+@pytest.mark.parametrize("batch", [(4,), (4, 2)], ids=["latents", "in groups"])
+@pytest.mark.parametrize(
+    "sizes",
+    [dict(data=2, fsdp=2, group=2), dict(fsdp=2, group=2, tensor=2), dict(data=4, tensor=2)],
+)
 def test_split_over_devices_it_is_the_same_attention(batch, sizes):
     seen = []
 
@@ -36,14 +40,42 @@ def test_split_over_devices_it_is_the_same_attention(batch, sizes):
         return dot_product_attention(q, k, v)
 
     split = jax.jit(functools.partial(attention.attend, kernel, mesh_of(**sizes)))
-    q, k, v = qkv(*batch)
+    q, k, v = qkv(*batch, n=256, heads=4)
     np.testing.assert_allclose(split(q, k, v), dot_product_attention(q, k, v), atol=1e-6)
-    (queries, keys), heads = seen[0], 2 // sizes.get("tensor", 1)
-    examples = 4 // (sizes.get("data", 1) * sizes["fsdp"])
-    if batch == (4,):  # queries are split over the groups' devices; every one has all keys
-        assert queries == (examples, 4, heads, 4) and keys == (examples, 256, heads, 4)
-    else:
-        assert queries == (examples, 1, 8, heads, 4) and keys == (examples, 1, 256, heads, 4)
+    examples = 4 // (sizes.get("data", 1) * sizes.get("fsdp", 1))
+    groups, heads = sizes.get("group", 1), 4 // sizes.get("tensor", 1)
+    mine = (examples, 256, heads // groups, 4)  # all latents, some heads
+    if len(batch) == 2:
+        mine = (examples, 2 // groups, 256, heads, 4)  # all of some groups
+    assert seen == [(mine, mine)]
+
+
+def sent(split, *args):
+    """Names of the collectives in the compiled program."""
+    text = split.lower(*args).compile().as_text()
+    names = r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\("
+    return sorted(re.findall(names, text))
+
+
+def test_within_groups_nothing_is_sent():
+    mesh = mesh_of(group=8)
+    spec = attention.specs(5, False).q
+    args = jax.device_put(qkv(2, 8, k=8), jax.sharding.NamedSharding(mesh, spec))
+    assert sent(jax.jit(functools.partial(attention.attend, None, mesh)), *args) == []
+    assert sent(jax.jit(dot_product_attention), *args) != []  # as the compiler does it alone
+
+
+def test_heads_that_do_not_divide_over_the_groups_get_all_keys():
+    seen = []
+
+    def kernel(q, k, v):
+        seen.append((q.shape, k.shape))
+        return dot_product_attention(q, k, v)
+
+    split = jax.jit(functools.partial(attention.attend, kernel, mesh_of(data=4, group=2)))
+    q, k, v = qkv(4, n=256, heads=3)
+    np.testing.assert_allclose(split(q, k, v), dot_product_attention(q, k, v), atol=1e-6)
+    assert seen == [((1, 128, 3, 4), (1, 256, 3, 4))]
 
 
 @pytest.mark.parametrize(
@@ -59,23 +91,24 @@ def test_where_the_kernel_does_not_fit_the_plain_product_is_used(why, shape, key
     def kernel(q, k, v):
         raise AssertionError(why)
 
-    q, k = jnp.zeros(shape), jnp.zeros((shape[0], keys, 2, 4))
-    attention.attend(kernel, mesh_of(data=2, group=4), q, k, k)
+    q, (k, v) = normal(0, *shape), (normal(i, shape[0], keys, 2, 4) for i in (1, 2))
+    found = attention.attend(kernel, mesh_of(data=2, group=4), q, k, v)
+    np.testing.assert_allclose(found, dot_product_attention(q, k, v), atol=1e-6)
 
 
 def test_a_mask_is_for_the_plain_product():
-    q, k, v = qkv(1)
-    mask = jnp.arange(256)[None] < 100
+    q, k, v = qkv(4, n=256)
+    mask = jnp.arange(256)[None] < jnp.arange(1, 5)[:, None] * 50
     refused = lambda q, k, v: pytest.fail("the kernel knows no mask")
-    masked = attention.attend(refused, make_mesh_of_one(), q, k, v, mask)
-    np.testing.assert_array_equal(masked, dot_product_attention(q, k, v, mask))
+    masked = attention.attend(refused, mesh_of(data=2, group=4), q, k, v, mask)
+    np.testing.assert_allclose(masked, dot_product_attention(q, k, v, mask), atol=1e-6)
 
 
 def make_mesh_of_one():
     return make_mesh(dict(data=1, fsdp=1, group=1, tensor=1), jax.devices()[:1])
 
 
-def test_without_a_tpu_it_is_the_plain_product():
+def test_on_one_device_that_is_no_tpu_it_is_the_plain_product():
     assert attention.best(make_mesh_of_one()) is dot_product_attention
 
 

@@ -77,3 +77,59 @@ def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_does(batch
     assert f"training.batch_size={batch} " in str(error.value)
     assert str(error.value).endswith(f"the nearest that does is {nearest}")
     assert meshes.check_batch(mesh, "training.batch_size", nearest) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "grid", "expected"),
+    [
+        (1, (1, 4, 8), (1, 1, 1)),
+        (2, (1, 4, 8), (1, 2, 1)),
+        (8, (1, 4, 8), (1, 4, 2)),
+        (32, (1, 4, 8), (1, 4, 8)),
+        (6, (1, 3, 4), (1, 3, 2)),
+        (2, (2, 3, 4), (2, 1, 1)),
+        (2, (1, 3, 4), None),  # half of twelve groups in rows of four is no box
+        (64, (1, 4, 8), None),
+        (5, (1, 4, 8), None),
+    ],
+)
+def test_groups_are_split_into_boxes_of_pixels(parts, grid, expected):
+    assert meshes.tiles(parts, grid) == expected
+
+
+def test_a_video_lies_where_its_groups_do():
+    mesh = meshes.make_mesh(sizes(group=8), jax.devices())
+    video = (1, 1, 16, 32, 1)  # 4 x 8 groups of 4 x 4 pixels
+    group = np.arange(32).reshape(4, 8)
+    pixels = np.kron(group, np.ones((4, 4), int)).reshape(video)
+    placed = jax.device_put(pixels, meshes.video_sharding(mesh, (1, 4, 8)))
+    groups = jax.device_put(np.arange(32), jax.sharding.NamedSharding(mesh, PartitionSpec("group")))
+    owns = {
+        shard.device: set(np.asarray(shard.data).tolist()) for shard in groups.addressable_shards
+    }
+    for shard in placed.addressable_shards:
+        assert set(np.asarray(shard.data).ravel().tolist()) == owns[shard.device]
+
+
+class Chip:
+    """What mesh_utils looks at of a device of a job with several slices."""
+
+    platform = device_kind = "cpu"
+    process_index = 0
+
+    def __init__(self, number, slice_index):
+        self.id, self.slice_index = number, slice_index
+
+
+def test_slices_are_replicas():
+    chips = [Chip(i, i % 2) for i in range(8)]
+    mesh = meshes.make_mesh(sizes(data=-1, fsdp=2), chips)
+    assert mesh.devices.shape == (4, 2, 1, 1)
+    slice_of = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)[:, :, 0, 0]
+    assert slice_of.tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+
+
+def test_slices_that_replicas_do_not_divide_are_refused():
+    chips = [Chip(i, i % 2) for i in range(8)]
+    with pytest.raises(ConfigError, match="mesh.data=1 must be a multiple of the 2 slices"):
+        meshes.make_mesh(sizes(data=1, fsdp=8), chips)
