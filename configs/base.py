@@ -7,9 +7,23 @@ refused. Any field can be set on the command line: --config.training.steps=1000.
 
 from ml_collections import ConfigDict
 
+# Meshes by name: --config=configs/fit_3b9_upsampler.py:groups lays that model over groups. Sizes
+# can still be set one by one (--config.mesh.group=4). When to use which: docs/sharding.md.
+MESHES = {
+    "replicas": dict(data=-1, fsdp=1, group=1, tensor=1),
+    "fsdp": dict(data=1, fsdp=-1, group=1, tensor=1),
+    "tensor": dict(data=1, fsdp=-1, group=1, tensor=4),
+    "groups": dict(data=1, fsdp=-1, group=8, tensor=1),
+}
 
-def get_config() -> ConfigDict:
-    """The defaults: stage 1 at 16 x 36 x 64 pixels; a variant names its model and optimizer."""
+
+def get_config(mesh: str = "replicas") -> ConfigDict:
+    """The defaults: stage 1 at 16 x 36 x 64 pixels; a variant names its model and optimizer.
+
+    mesh: a name of MESHES.
+    """
+    if mesh not in MESHES:
+        raise ValueError(f"there is no mesh {mesh!r}; after the colon choose {', '.join(MESHES)}")
     config = ConfigDict()
     config.seed = 0  # of everything random: initialization, noise, order of the data
 
@@ -95,6 +109,7 @@ def get_config() -> ConfigDict:
     config.training = ConfigDict()
     config.training.steps = 550_000  # Table 9
     config.training.batch_size = 4096  # examples a step over all devices, Table 9
+    config.training.accumulate = 1  # micro-batches a step, for memory; gradients add in float32
     config.training.ema_half_life = 6000.0  # steps, Table 9
     config.training.ema_ramp = 0.05  # half-life of at most this fraction of the steps done, EDM
     config.training.start_from = ""  # run of a first stage whose EMA an upsampler starts from, 3.5
@@ -118,12 +133,10 @@ def get_config() -> ConfigDict:
     config.sampling.augmentation = 0.3  # level of noise on an upsampler's low resolution; open
     config.sampling.frame_rate = 24.0  # frames per second of samples, 3.6
 
-    # Devices along each axis; -1 takes all that are left.
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # replicas
-    config.mesh.fsdp = 1  # parameters, optimizer state and EMA are split over these
-    config.mesh.group = 1  # FIT's patch groups are split over these
-    config.mesh.tensor = 1  # heads and feed-forward width are split over these
+    # Devices along each axis; -1 takes all that are left. data: replicas. fsdp: parameters,
+    # optimizer state and EMA are split. group: FIT's patch groups are split. tensor: heads and
+    # feed-forward width are split.
+    config.mesh = ConfigDict(MESHES[mesh])
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from configs import fit_500m
 
 
-def get_config() -> ConfigDict:
+def get_config(mesh: str = "replicas") -> ConfigDict:
     """FIT 500M with the widths of the second column of Table 8."""
-    config = fit_500m.get_config()
+    config = fit_500m.get_config(mesh)
     config.model.conditioning_channels = 1024
     config.model.remat = "block"
     config.model.fit.update(

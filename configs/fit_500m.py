@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config(mesh: str = "replicas") -> ConfigDict:
     """The defaults of base.py are this model's; text is T5-11B's stored states."""
-    config = base.get_config().lock()
+    config = base.get_config(mesh).lock()
     config.model.text_encoder.update(source="stored", channels=1024)
+    config.model.dtype = "bfloat16"
     return config

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config(mesh: str = "replicas") -> ConfigDict:
     """A small FIT on 4 frames of 16 x 16 pixels, one patch a frame."""
-    config = base.get_config().lock()
+    config = base.get_config(mesh).lock()
     config.data.update(
         source="shapes",
         num_frames=4,

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from configs import unet_284m
 
 
-def get_config() -> ConfigDict:
+def get_config(mesh: str = "replicas") -> ConfigDict:
     """U-Net 284M with the widths of the first column of Table 7."""
-    config = unet_284m.get_config()
+    config = unet_284m.get_config(mesh)
     config.model.unet.update(channels=128, multipliers=(1, 2, 2, 3))
     return config

@@ -1,10 +1,14 @@
-"""What all entry points share: flags, quiet logs, one-line errors and exit codes."""
+"""What all entry points share: flags, joining the job, quiet logs, one-line errors, exit codes."""
 
 import os
+import re
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before tensorflow is first imported
 
@@ -13,7 +17,19 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_flags
 
 from snapvideo_jax.errors import ConfigError, UserError
+from snapvideo_jax.parallel import hosts
 from snapvideo_jax.training.telemetry import duration
+
+# How this process finds the others of its job, where no cluster says so (docs/pods.md).
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0 in a job of many processes."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "In the job.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this process, from 0.", lower_bound=0)
+JOIN = 300  # seconds until the processes of a job must have found each other
+LEAVE = 10  # seconds for the others to end with this one
+SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")  # what JAX reads
+LOST = re.compile("Connection (closed|reset)|Broken pipe|Socket closed")  # in JAX's errors
 
 CONFIG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
 
@@ -39,9 +55,88 @@ def run(main: Callable[[], None]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
+def join() -> None:
+    """Joins the other processes of the job, where flags or the cluster say that there are any.
+
+    Before anything uses a device. Raises ConfigError if that cannot work; ends the process with a
+    line if the others are not found in JOIN seconds.
+    """
+    clustered = _clustered(os.environ, jax.config.values["jax_platforms"] or "")
+    asked = _given(clustered)
+    if asked is None and not clustered:
+        return
+    # Its handler swallows SIGTERM, and misses one that comes before a resumed run's first step:
+    # the training loop agrees on a step by itself, and other commands just end.
+    jax.config.update("jax_enable_preemption_service", False)
+    late = threading.Timer(JOIN, _give_up)
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(**asked or {}, initialization_timeout=JOIN + 60)
+        jax.devices()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"cannot join the job: {_one_line(error)}") from error
+    finally:
+        late.cancel()
+
+
+def _given(clustered: bool) -> dict[str, Any] | None:
+    """The job as flags and JAX_COORDINATOR_ADDRESS have it; None where they leave it to others."""
+    address = COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    count, index = NUM_PROCESSES.value, PROCESS_ID.value
+    if (COORDINATOR.value if clustered else address, count, index) == (None, None, None):
+        return None
+    if address is None or count is None or index is None:
+        raise ConfigError(
+            "a job of many processes needs all of --coordinator=HOST:PORT (of process 0; or "
+            "$JAX_COORDINATOR_ADDRESS), --num_processes=N and --process_id=I"
+        )
+    if index >= count:
+        raise ConfigError(f"--process_id={index} must be below --num_processes={count}")
+    port = re.fullmatch(r".+:(\d{1,5})", address)
+    if not port or not 0 < int(port[1]) < 2**16:
+        raise ConfigError(f"--coordinator={address} must be HOST:PORT")
+    given = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    return given | {"cluster_detection_method": "deactivate"}
+
+
+def _clustered(environment: Mapping[str, str], platforms: str) -> bool:
+    """Whether a cluster that JAX knows started this process; asks no network.
+
+    platforms: the setting jax_platforms, in which JAX writes "tpu" where it finds one.
+    """
+    if all(f"SLURM_{name}" in environment for name in SLURM):
+        return int(environment["SLURM_NTASKS"]) > 1
+    if "OMPI_MCA_orte_hnp_uri" in environment:
+        return int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+    if "tpu" not in platforms:
+        return False
+    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    return "," in workers if workers else "TPU_SKIP_MDS_QUERY" not in environment
+
+
+def _give_up() -> None:
+    """Ends the process while JAX waits: its own way is an abort with a stack trace."""
+    others = f"the {NUM_PROCESSES.value} processes" if NUM_PROCESSES.value else "all processes"
+    _print_error(
+        ConfigError(
+            f"waited {JOIN} s for {others} of the job to meet at "
+            f"{COORDINATOR.value or 'the coordinator'}; start them all, and let its port be "
+            "reached from every host (JAX_PLATFORMS=cpu for a command on one host of a TPU pod)"
+        )
+    )
+    os._exit(ConfigError.exit_code)
+
+
+def speaks() -> bool:
+    """Whether this process speaks for the job: the only one, or the first."""
+    return not jax.distributed.is_initialized() or hosts.first()
+
+
 def say(text: str) -> None:
-    """One line to the screen, at once."""
-    print(text, flush=True)
+    """One line to the screen, at once; of many processes, from the first."""
+    if speaks():
+        print(text, flush=True)
 
 
 def progress(things: str) -> Callable[[int, int], None]:
@@ -75,15 +170,39 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _guarded(main: Callable[[], None]) -> None:
     try:
+        join()
         main()
     except UserError as error:
         _exit(error)
+    except (Exception, KeyboardInterrupt) as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
+            _exit(UserError("another process of the job has ended; see what it said last"))
+        traceback.print_exc()
+        _leave(1)
 
 
-def _exit(error: UserError) -> None:
-    print(f"{'' if error.exit_code == 143 else 'error: '}{_one_line(error)}", file=sys.stderr)
+def _exit(error: UserError) -> NoReturn:
+    _print_error(error)
+    _leave(error.exit_code)
+
+
+def _print_error(error: UserError) -> None:
     sys.stdout.flush()
-    sys.exit(error.exit_code)
+    print(f"{'' if error.exit_code == 143 else 'error: '}{_one_line(error)}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _leave(code: int) -> NoReturn:
+    """Exits; at once if this process of the job fails alone.
+
+    At an orderly exit JAX waits for the other processes, and they wait for this one's next step.
+    """
+    if jax.distributed.is_initialized() and not hosts.all_leave(LEAVE):
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _one_line(error: BaseException) -> str:

@@ -193,7 +193,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices`, all of the job by default; the batch must split over it."""
     made = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
-    meshes.check_batch(made, "training.batch_size", config.training.batch_size)
+    training = config.training
+    meshes.check_batch(made, "training.batch_size", training.batch_size, training.accumulate)
     if config.model.name == "unet" and made.shape["group"] > 1:
         raise ConfigError(f"mesh.group={made.shape['group']}: only FIT has patch groups to split")
     return made
@@ -244,12 +245,14 @@ def abstract_params(config: Config, made: Denoiser) -> Any:
 class Program:
     """A training run's compiled parts: `init()` -> state, `step(state, batch)` -> state, metrics.
 
-    abstract_state carries the shape, dtype and sharding of every leaf; checkpoints restore to it.
+    abstract_state and abstract_batch carry the shape, dtype and sharding of every leaf; checkpoints
+    restore to the one, and batches are laid out as the other says.
     """
 
     denoiser: Denoiser
     mesh: Mesh
     abstract_state: TrainState
+    abstract_batch: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[], TrainState]
     step: Callable[[TrainState, dict], tuple[TrainState, dict]]
 
@@ -266,7 +269,7 @@ def program(
         return init_state(made, chain, config.seed, blank_batch(config))
 
     shapes_only = jax.eval_shape(init)
-    placed = rules.shardings(shapes_only, made_mesh)
+    placed, split = rules.shardings(shapes_only, made_mesh), batch_shardings(config, made_mesh)
     update = functools.partial(
         training_step.train_step,
         denoiser=made,
@@ -275,6 +278,7 @@ def program(
         ema_half_life=config.training.ema_half_life,
         ema_ramp=config.training.ema_ramp,
         seed=config.seed,
+        accumulate=config.training.accumulate,
     )
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
@@ -285,10 +289,11 @@ def program(
         denoiser=made,
         mesh=made_mesh,
         abstract_state=jax.tree.map(_place, shapes_only, placed),
+        abstract_batch=jax.tree.map(_place, abstract_batch(config), split),
         init=jax.jit(init, out_shardings=placed),
         step=jax.jit(
             step,
-            in_shardings=(placed, batch_shardings(config, made_mesh)),
+            in_shardings=(placed, split),
             out_shardings=(placed, meshes.replicated(made_mesh)),
             donate_argnums=0,
         ),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.generator import Given, Plan, compiled
+from snapvideo_jax.parallel import batches, rules
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.parallel import rules
 from snapvideo_jax.training import checkpoint
 
 
@@ -129,8 +128,8 @@ def generate(
     """One video a prompt, `batch_size` at a time; `progress(videos done, of how many)`.
 
     Batches split over the mesh's batch axes; a `batch_size` that does not is rounded up to one that
-    does. In a job of many processes each gives its own prompts, as many as every other, and gets
-    their videos.
+    does. In a job of many processes each gives the prompts of its own `batches.share`, as many as
+    every other, and gets their videos.
 
     `low_res` is what an upsampler enlarges: the videos of the stage before, one a prompt.
     `negative` and `source_size` are as for `request`. `given`: frames that are known, which come
@@ -139,7 +138,9 @@ def generate(
     """
     _check_low_res(trained, low_res)
     mesh = meshes.make_mesh(trained.config.mesh.to_dict(), jax.devices())
-    batch_size = _splittable(batch_size, mesh)
+    share = batches.share(mesh)
+    batch_size = -(-batch_size // share.rows) * share.rows
+    examples = batch_size // share.rows * meshes.ways(mesh, meshes.BATCH_AXES)
     frameless = dataclasses.replace(plan, frame_rate=0.0)  # one program for all frame rates
     run, split = _on_mesh(trained.denoiser, frameless, mesh), meshes.batch_sharding(mesh)
     videos = []
@@ -160,20 +161,13 @@ def generate(
             asked["known"] = given.video[rows]
             asked["known_mask"] = np.tile(given.mask, (batch_size, 1))
         numbers = np.array([seeds[row] for row in rows], np.int32)
-        asked, numbers = jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(split, x), (asked, numbers)
-        )
+        mine = asked, numbers
+        of_all = lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype, sharding=split)
+        asked, numbers = batches.join(jax.tree.map(of_all, mine), mine)
         made = _rows_here(run(trained.params, asked, numbers))
         videos.append(made[: len(prompts) - start])
         progress(min(start + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)
-
-
-def _splittable(batch_size: int, mesh: Mesh) -> int:
-    """The least number of a process's videos, `batch_size` or more, that splits over `mesh`."""
-    ways = math.prod(mesh.shape[axis] for axis in meshes.BATCH_AXES)
-    ways = max(1, ways // jax.process_count())
-    return -(-batch_size // ways) * ways
 
 
 @functools.lru_cache(maxsize=8)

@@ -81,3 +81,12 @@ def test_every_row_of_the_ablation_is_one_noise_law():
         "half": (1.0, 2.0),
         "ours": (1.0, 4.0),
     }
+
+
+@pytest.mark.parametrize("name", ["shapes", "fit_500m", "fit_3b9_upsampler", "unet_85m"])
+def test_a_mesh_can_be_named(name):
+    module = importlib.import_module(f"configs.{name}")
+    assert module.get_config().mesh.to_dict() == dict(data=-1, fsdp=1, group=1, tensor=1)
+    assert module.get_config("fsdp").mesh.to_dict() == dict(data=1, fsdp=-1, group=1, tensor=1)
+    with pytest.raises(ValueError, match="no mesh 'pod'; after the colon choose replicas, fsdp"):
+        module.get_config("pod")

@@ -24,36 +24,31 @@ class Plan:
     """What a host needs to make its rows of every global batch.
 
     Rows 0 .. images - 1 of each global batch are images (paper 3.3), the others videos. A host
-    makes `rows`, a contiguous range. shape: (T, H, W). workers: threads; prefetch: batches.
+    makes `rows`, rising, and keeps of each video the `box` of frames, rows and columns of pixels
+    that its devices hold. workers: threads; prefetch: batches.
     """
 
     example: Example
     encode: Encode
-    shape: tuple[int, int, int]
+    box: tuple[slice, slice, slice]
     batch_size: int
     images: int
-    rows: range
+    rows: Sequence[int]
     workers: int
     prefetch: int
 
 
 def load(plan: Plan, position: int) -> tuple[np.ndarray, bytes, np.float32, np.ndarray]:
     """The host's example at `position`, counted over its own rows from step 0."""
-    step, row = divmod(position, len(plan.rows))
-    row += plan.rows.start
+    step, nth = divmod(position, len(plan.rows))
+    row = plan.rows[nth]
     if row < plan.images:
         example = plan.example(step * plan.images + row, True)
     else:
         videos = plan.batch_size - plan.images
         example = plan.example(step * videos + row - plan.images, False)
     video, caption, interval, size = example
-    return video, caption.encode(), np.float32(interval), np.asarray(size, np.int32)
-
-
-def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
-    """The rows of each global batch that one host makes."""
-    each = batch_size // process_count
-    return range(process_index * each, (process_index + 1) * each)
+    return video[plan.box], caption.encode(), np.float32(interval), np.asarray(size, np.int32)
 
 
 class Feed(Iterator[Batch]):
@@ -91,7 +86,7 @@ def _dataset(plan: Plan, start: int, stop: int):
     tf.config.set_visible_devices([], "GPU")
     tf.config.set_visible_devices([], "TPU")
     kinds = (tf.uint8, tf.string, tf.float32, tf.int32)
-    shapes = ((*plan.shape, 3), (), (), (2,))
+    shapes = ((*(along.stop - along.start for along in plan.box), 3), (), (), (2,))
 
     def make(position):
         parts = tf.numpy_function(lambda p: load(plan, int(p)), [position], kinds, stateful=False)

@@ -7,7 +7,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from snapvideo_jax.models.layers import ScalarEmbedding, dense
+from snapvideo_jax.models.layers import ScalarEmbedding, dense, named
 
 # The factor that brings each scalar into the range that the sinusoid resolves.
 SCALE = {
@@ -74,6 +74,6 @@ class ConditioningTokens(nn.Module):
         text_tokens = dense(self.channels, self.dtype, "text")(given.text)
         visible = jnp.ones(scalar_tokens.shape[:2], bool)
         return (
-            jnp.concatenate([scalar_tokens, text_tokens], axis=1),
-            jnp.concatenate([visible, given.text_mask], axis=1),
+            named(jnp.concatenate([scalar_tokens, text_tokens], axis=1), ("batch", None, None)),
+            named(jnp.concatenate([visible, given.text_mask], axis=1), ("batch", None)),
         )

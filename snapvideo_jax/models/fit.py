@@ -9,7 +9,6 @@ mesh axes they lie on is said in parallel/rules.py; without a mesh the names do 
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.errors import ConfigError
@@ -20,18 +19,15 @@ from snapvideo_jax.models.layers import (
     FeedForward,
     dense,
     dot_product_attention,
+    gathered,
     layer_norm,
+    named,
     rematerialized,
 )
 from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
 
 PATCHES = ("batch", "groups", None, None)
 LATENTS = ("batch", "latents", None)
-
-
-def named(x: Array, axes: tuple[str | None, ...]) -> Array:
-    """x with logical names on its axes, for the sharding that is in force where it is compiled."""
-    return with_logical_constraint(x, axes)
 
 
 class FITBlock(nn.Module):
@@ -158,14 +154,15 @@ class FIT(nn.Module):
         )(tokens, conditioning, train)
         pixels = self.cut.patch**2 * x.shape[-1]
         out = dense(pixels, self.dtype, "head")(layer_norm(self.dtype, "head_norm")(patches))
-        return unpatchify(out, self.cut, self.video), latents
+        return unpatchify(named(out, PATCHES), self.cut, self.video), latents
 
     def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n C"]:
         """Patches -> Dense -> LN, plus one learned position table that all groups share."""
         init = nn.initializers.truncated_normal(self.table_std)
         table = self.param("positions", init, (self.cut.tokens, self.patch_channels))
         patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))
-        return named(layer_norm(jnp.float32, "stem_norm")(patches) + table, PATCHES)
+        patches = layer_norm(jnp.float32, "stem_norm")(patches)
+        return named(patches + gathered(table, (None, None)), PATCHES)
 
     def initial_latents(self, previous: Float[Array, "B G m D"]) -> Float[Array, "B G m D"]:
         """table + LN(h + FF(LN(h))) with h the previous latents; LN's scale starts at 0 (RIN).
@@ -177,4 +174,4 @@ class FIT(nn.Module):
         h = FeedForward(dtype=self.dtype, name="self_conditioning")(previous)
         zero = nn.initializers.zeros
         h = layer_norm(jnp.float32, "self_conditioning_norm", scale_init=zero)(h)
-        return named(table + h, PATCHES)
+        return named(gathered(table, ("groups", None, None)) + h, PATCHES)

@@ -5,12 +5,16 @@ softmax its exponentials and the residual stream its sums in float32. Every laye
 adds its own residual.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax.linen.spmd import with_logical_constraint
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 NORM_EPSILON = 1e-6
@@ -18,6 +22,10 @@ NORM_EPSILON = 1e-6
 # (q [*b n A d], k [*b k A d], v, mask [*b k] or None) -> [*b n A d]: `dot_product_attention`, or a
 # kernel of the devices in its place.
 Attend = Callable[[Array, Array, Array, Array | None], Array]
+
+# Layers whose kernel's outputs, or inputs, belong to heads or hidden units.
+BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
+BY_INPUT = ("o", "down", "output_conv")
 
 # What the backward pass computes again instead of keeping, by name: nothing, everything but the
 # products with kernels, or all of a block from its inputs.
@@ -41,10 +49,52 @@ def rematerialized(
     return nn.remat(block, policy=REMAT[policy], static_argnums=static, prevent_cse=prevent_cse)
 
 
+def named(x: Array, axes: tuple[Any, ...]) -> Array:
+    """x with logical names on its axes, for the sharding that is in force where it is compiled."""
+    return with_logical_constraint(x, axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(kernel: Float[Array, "... C D"], axes: tuple[str | None, ...]) -> Array:
+    """A kernel for use: whole, but along axes that have a name.
+
+    Its gradient has none, so that it is summed into the part that each device keeps.
+    """
+    return named(kernel, axes)
+
+
+gathered.defvjp(
+    lambda kernel, axes: (gathered(kernel, axes), None), lambda axes, _, slope: (slope,)
+)
+
+
+def product(name: str, of: Callable[..., Array]) -> Callable[..., Array]:
+    """The product `of` (inputs [B, ..., C], kernel [..., C, D], ...) for a layer of that name.
+
+    Examples stay where they are and the kernel comes to them. Left alone, the compiler may rather
+    move activations to the parts of a kernel that is split over fsdp.
+    """
+    taken, made = ("hidden" if name in layers else None for layers in (BY_INPUT, BY_OUTPUT))
+
+    def multiply(inputs: Array, kernel: Array, *how: Any, **more: Any) -> Array:
+        anywhere = (PartitionSpec.UNCONSTRAINED,) * (inputs.ndim - 2)
+        inputs = named(inputs, ("batch", *anywhere, taken))
+        kernel = gathered(kernel, (None,) * (kernel.ndim - 2) + (taken, made))
+        return of(inputs, kernel, *how, **more)
+
+    return multiply
+
+
 def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
     """A projection with Glorot-uniform kernel (Keras' default, as in FIT) and zero bias."""
-    init = nn.initializers.xavier_uniform()
-    return nn.Dense(features, use_bias, dtype=dtype, kernel_init=init, name=name)
+    return nn.Dense(
+        features,
+        use_bias,
+        dtype=dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+        dot_general=product(name, jax.lax.dot_general),
+        name=name,
+    )
 
 
 def layer_norm(dtype: jnp.dtype, name: str, **kwargs) -> nn.LayerNorm:

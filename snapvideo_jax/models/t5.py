@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from snapvideo_jax.models.layers import NORM_EPSILON, dense
+from snapvideo_jax.models.layers import NORM_EPSILON, dense, gathered, named
 
 
 def relative_position_bucket(
@@ -97,14 +97,15 @@ class T5Encoder(nn.Module):
             embedding_init=nn.initializers.normal(1.0),
             dtype=self.dtype,
         )
-        x = embed(ids)
+        x = jnp.take(gathered(embed.embedding, (None, None)), ids, axis=0).astype(self.dtype)
         bias = self.position_bias(ids.shape[1])
         for i in range(self.layers):
             x = T5Attention(self.heads, self.head_channels, self.dtype, name=f"attention{i}")(
                 x, bias, mask
             )
             x = T5FeedForward(self.hidden, self.gated, self.dtype, name=f"feed_forward{i}")(x)
-        return nn.RMSNorm(NORM_EPSILON, dtype=self.dtype, name="final_norm")(x)
+        states = nn.RMSNorm(NORM_EPSILON, dtype=self.dtype, name="final_norm")(x)
+        return named(states, ("batch", None, None))
 
     def position_bias(self, length: int) -> Float[Array, "A K K"]:
         """One learned number for each head and bucket, in float32."""

@@ -8,12 +8,13 @@ norms take their statistics and softmax its exponentials in float32. ADM is Dhar
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.conditioning import SCALE
-from snapvideo_jax.models.layers import Attend, dense, dot_product_attention, sinusoid
+from snapvideo_jax.models.layers import Attend, dense, dot_product_attention, product, sinusoid
 
 NORM_GROUPS = 32
 NORM_EPSILON = 1e-5  # ADM's
@@ -33,7 +34,14 @@ def conv(
     features: int, size: int, dtype: jnp.dtype, name: str, kernel_init: Callable = FAN_IN
 ) -> nn.Conv:
     """A `size` x `size` convolution that keeps H and W; zero bias."""
-    return nn.Conv(features, (size, size), dtype=dtype, kernel_init=kernel_init, name=name)
+    return nn.Conv(
+        features,
+        (size, size),
+        dtype=dtype,
+        kernel_init=kernel_init,
+        conv_general_dilated=product(name, jax.lax.conv_general_dilated),
+        name=name,
+    )
 
 
 def keep(x: Frames) -> Frames:

@@ -38,8 +38,12 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
 
 def ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
     """Into how many parts a dimension is split that lies on `axes`."""
-    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
-    return math.prod(mesh.shape[name] for name in names)
+    return math.prod(mesh.shape[name] for name in names(axes))
+
+
+def names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """An entry of a PartitionSpec as the names of the axes in it."""
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def resolve(sizes: list[int], num_devices: int) -> list[int]:
@@ -96,12 +100,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(mesh: Mesh, field: str, batch_size: int) -> None:
-    """ConfigError unless `batch_size` (the value of `field`) splits evenly over the batch axes."""
+def check_batch(mesh: Mesh, field: str, batch_size: int, accumulate: int = 1) -> None:
+    """ConfigError unless `batch_size` (the value of `field`) splits evenly over the batch axes, and
+    each part into `accumulate` micro-batches.
+    """
     parts = ways(mesh, BATCH_AXES)
-    if batch_size % parts:
-        nearest = max(1, round(batch_size / parts)) * parts
-        raise ConfigError(
-            f"{field}={batch_size} does not split over mesh.data x mesh.fsdp = {parts} devices; "
-            f"the nearest that does is {nearest}"
-        )
+    if batch_size % (parts * accumulate) == 0:
+        return
+    nearest = max(1, round(batch_size / parts / accumulate)) * parts * accumulate
+    micro = f" and training.accumulate = {accumulate}" if accumulate > 1 else ""
+    raise ConfigError(
+        f"{field}={batch_size} does not split over mesh.data x mesh.fsdp = {parts} devices{micro}; "
+        f"the nearest that does is {nearest}"
+    )

@@ -1,12 +1,23 @@
-"""What a configuration costs, known before anything is compiled, allocated or booked."""
+"""What a configuration costs, known before anything is allocated or booked.
 
-from typing import NamedTuple
+`count` needs shapes alone. `compiled` gives the very step that training runs to the TPU's compiler,
+for a slice of TPUs that nobody needs to have.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.parallel import cost
+from snapvideo_jax.parallel import cost, hlo, topology
+
+# Ids of a text encoder that is trained along; its table is small beside everything else.
+VOCABULARY = 256
 
 
 class Count(NamedTuple):
@@ -23,3 +34,69 @@ def count(config: Config) -> Count:
     inputs = jax.eval_shape(lambda params: denoiser.inputs(params, batch(config)), params)
     work = cost.flops(denoiser.F, params, *inputs)
     return Count(cost.parameters(params["network"]), work)
+
+
+class Memory(NamedTuple):
+    """Bytes on one chip: what it has, what the program needs at its peak, and parts of that.
+
+    Parts that the compiler shares in time or place need not add up to the total.
+    """
+
+    limit: int
+    total: int
+    parameters: int
+    moments: int
+    ema: int
+    batch: int
+    temporaries: int  # activations, gradients, gathered parameters; 0 if it does not fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A training step compiled for a slice."""
+
+    fits: bool
+    chips: int
+    chip: str
+    memory: Memory
+    collectives: Sequence[hlo.Collective]
+    compile_seconds: float
+
+
+def compiled(config: Config, chips: Sequence[jax.Device]) -> Verdict:
+    """The training step of `config` on `chips`, which may be a topology's.
+
+    Raises what the compiler raises for other reasons than memory.
+    """
+    program = build.program(config, VOCABULARY, chips)
+    parts = _parts(program)
+    start, text = time.monotonic(), ""
+    try:
+        made = program.step.lower(program.abstract_state, program.abstract_batch).compile()
+        needs = made.memory_analysis()
+        fits, total, temporaries = True, needs.peak_memory_in_bytes, needs.temp_size_in_bytes
+        text = made.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fits, temporaries = False, 0
+        total, _ = topology.exceeded(str(error))
+    seconds = time.monotonic() - start
+    memory = Memory(topology.memory(chips[0]), total, **parts, temporaries=temporaries)
+    chip = chips[0].device_kind
+    return Verdict(fits, len(chips), chip, memory, hlo.collectives(text) if text else (), seconds)
+
+
+def _parts(program: build.Program) -> dict[str, int]:
+    """Bytes of a chip's share of what a step is given."""
+    state = program.abstract_state
+    trees = state.params, state.opt_state, state.ema, program.abstract_batch
+    return dict(zip(("parameters", "moments", "ema", "batch"), map(_share, trees), strict=True))
+
+
+def _share(tree: Any) -> int:
+    """Bytes that one chip holds of the abstract arrays of `tree`."""
+    return sum(
+        leaf.dtype.itemsize * int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
+        for leaf in jax.tree.leaves(tree)
+    )

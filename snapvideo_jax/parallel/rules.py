@@ -13,40 +13,50 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import mesh as meshes
+
+Axes = str | tuple[str, ...] | None  # of the mesh, along which one dimension is split
 
 # The first rule whose pattern ends the path (whole names only) gives the axes of the last
 # dimensions; dimensions before them (the scan over blocks) stay whole. Inputs of a block are split
-# over fsdp, what a head or a hidden unit owns over tensor, so that a block needs one gather and
-# one sum.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(q|k|v|gate|up)/kernel", ("fsdp", "tensor")),  # [D, A d] and [D, hidden]
-    (r"(o|down)/kernel", ("tensor", "fsdp")),  # [A d, D] and [hidden, D]
+# over fsdp, and over group, whose devices otherwise would hold the same; what a head or a hidden
+# unit owns over tensor, so that a block needs one gather and one sum.
+SPLIT = ("fsdp", "group")
+RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
+    (r"(q|k|v|gate|up)/kernel", (SPLIT, "tensor")),  # [D, A d] and [D, hidden]
+    (r"(o|down)/kernel", ("tensor", SPLIT)),  # [A d, D] and [hidden, D]
     (r"(q|k|v|gate|up)/bias", ("tensor",)),
     (r"(o|down)/bias", (None,)),
     (r"\w*norm/(scale|bias)", (None,)),
-    (r"network/(stem|tokens/text)/kernel", (None, "fsdp")),  # [patch pixels or E, C]
-    (r"network/head/kernel", ("fsdp", None)),  # [C, patch pixels]
+    (r"network/(stem|tokens/text)/kernel", (None, SPLIT)),  # [patch pixels or E, C]
+    (r"network/head/kernel", (SPLIT, None)),  # [C, patch pixels]
     (r"network/(stem|head|tokens/text)/bias", (None,)),
-    (r"input_conv/kernel", ("fsdp", "tensor")),  # U-Net: [3, 3, C, D]
+    (r"input_conv/kernel", (SPLIT, "tensor")),  # U-Net: [3, 3, C, D]
     (r"input_conv/bias", ("tensor",)),
-    (r"output_conv/kernel", ("tensor", "fsdp")),  # [3, 3, D, D]
-    (r"(skip|scale_shift)/kernel", ("fsdp", None)),  # [1, 1, C, D] and [E, 2 D]
+    (r"output_conv/kernel", ("tensor", SPLIT)),  # [3, 3, D, D]
+    (r"(skip|scale_shift)/kernel", (SPLIT, None)),  # [1, 1, C, D] and [E, 2 D]
     (r"(output_conv|skip|scale_shift)/bias", (None,)),
-    (r"network/positions", (None, "fsdp")),  # [n, C]
+    (r"network/positions", (None, SPLIT)),  # [n, C]
     (r"network/latent_table", ("group", None, "fsdp")),  # [G, m, D]
-    (r"text_encoder/token_table/embedding", (None, "fsdp")),  # [vocabulary, E]
+    (r"text_encoder/token_table/embedding", (None, SPLIT)),  # [vocabulary, E]
     (r"text_encoder/position_bias", (None, None)),  # [buckets, A]
 )
 
-# Logical names of activations' axes (models/fit.py) -> mesh axes. A group's patch tokens stay on
-# their chip; latents are split like the groups they belong to.
-ACTIVATIONS = (("batch", ("data", "fsdp")), ("groups", "group"), ("latents", "group"))
+# Logical names of the axes of activations (models/fit.py), and of kernels where they are used
+# (models/layers.py) -> mesh axes. A group's patch tokens stay on their chip; latents are split like
+# the groups they belong to; kernels are gathered, and stay split over tensor alone.
+ACTIVATIONS = (
+    ("batch", ("data", "fsdp")),
+    ("groups", "group"),
+    ("latents", "group"),
+    ("hidden", "tensor"),
+)
 
 
 @contextlib.contextmanager
 def activations_on(mesh: Mesh) -> Iterator[None]:
     """Inside, what is traced puts its named activations on `mesh` as ACTIVATIONS say."""
-    with mesh, nn.logical_axis_rules(ACTIVATIONS):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(ACTIVATIONS):
         yield
 
 
@@ -66,13 +76,15 @@ def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     if axes is None or len(axes) > len(shape):
         raise ConfigError(f"no sharding rule for {name!r} of shape {shape}; add one to RULES")
     axes = (None,) * (len(shape) - len(axes)) + axes
-    for size, axis in zip(shape, axes, strict=True):
-        if axis is not None and size % mesh.shape[axis]:
-            legal = [n for n in range(1, 2 * mesh.shape[axis]) if size % n == 0]
-            nearest = min(legal, key=lambda n: abs(n - mesh.shape[axis]))
+    for size, along in zip(shape, axes, strict=True):
+        ways = meshes.ways(mesh, along)
+        if size % ways:
+            legal = [n for n in range(1, 2 * ways) if size % n == 0]
+            nearest = min(legal, key=lambda n: abs(n - ways))
+            product = " x ".join(f"mesh.{axis}" for axis in meshes.names(along))
             raise ConfigError(
-                f"mesh.{axis}={mesh.shape[axis]} does not divide {size}, a dimension of {name} "
-                f"{shape}; the nearest mesh.{axis} that does is {nearest}"
+                f"{product}={ways} does not divide {size}, a dimension of {name} {shape}; the "
+                f"nearest {product} that does is {nearest}"
             )
     return PartitionSpec(*axes)
 

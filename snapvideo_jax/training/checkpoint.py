@@ -3,6 +3,9 @@
 Orbax commits a step atomically but does not notice a flipped bit in a committed one, nor an
 empty folder that looks like a step. So each checkpoint carries a digest per leaf; restoring walks
 back from the newest step to the newest that proves whole, and never silently starts anew.
+
+In a job of many processes all of them call what is here, each writes and reads its own part of the
+arrays, and the first alone looks at the folder, so that all see the same one.
 """
 
 import json
@@ -14,8 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from snapvideo_jax.errors import StorageError
+from snapvideo_jax.parallel import hosts
 from snapvideo_jax.parallel.rules import path_name
 
 FORMAT = 1
@@ -55,8 +60,15 @@ def _digest_tree(leaves: list[jax.Array]) -> jax.Array:
 def digests(tree: Any) -> dict[str, int]:
     """Leaf name -> digest."""
     named, _ = jax.tree_util.tree_flatten_with_path(tree)
-    values = np.asarray(_digest_tree([leaf for _, leaf in named]))
+    values = _on_host(_digest_tree([leaf for _, leaf in named]))
     return {path_name(path): int(value) for (path, _), value in zip(named, values, strict=True)}
+
+
+def _on_host(values: jax.Array) -> np.ndarray:
+    """All of an array that may be spread over the devices of many processes."""
+    if values.is_fully_addressable:
+        return np.asarray(values)
+    return multihost_utils.process_allgather(values, tiled=True)
 
 
 def step_folders(folder: Path) -> list[int]:
@@ -98,11 +110,14 @@ class Checkpoints:
 
     def set_aside(self, restored_step: int) -> None:
         """Renames folders newer than the restored step, which did not verify, out of the way."""
+        hosts.share(lambda: self._rename(restored_step))
+        self._manager.reload()
+
+    def _rename(self, restored_step: int) -> None:
         for step in step_folders(self._folder):
             if step > restored_step:
                 free = next(n for n in range(1000) if not self._bad(step, n).exists())
                 (self._folder / str(step)).rename(self._bad(step, free))
-        self._manager.reload()
 
     def _bad(self, step: int, n: int) -> Path:
         return self._folder / f"bad-{step}-{n}"
@@ -110,8 +125,9 @@ class Checkpoints:
 
 def restore_step(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
     """One given checkpoint (see `restore_newest`); StorageError if it is not there or not whole."""
-    if step not in step_folders(folder):
-        there = ", ".join(map(str, reversed(step_folders(folder)))) or "none"
+    steps = hosts.share(lambda: step_folders(folder))
+    if step not in steps:
+        there = ", ".join(map(str, reversed(steps))) or "none"
         raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
     try:
         return _restore(folder / str(step), step, abstract)
@@ -134,7 +150,7 @@ def restore_newest(
         StorageError: steps exist and none of them is whole.
     """
     reasons = []
-    for step in step_folders(folder):
+    for step in hosts.share(lambda: step_folders(folder)):
         try:
             return _restore(folder / str(step), step, abstract)
         except _Broken as reason:
@@ -150,14 +166,24 @@ class _Broken(Exception):
 
 
 def _restore(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
-    meta = read_meta(folder)
+    meta = hosts.share(lambda: read_meta(folder), _Broken)
     wanted = abstract(meta)
     missing = [name for name in _names(wanted) if name not in meta["digests"]]
     if missing:
         raise _Broken(f"holds no {missing[0]}")
+    state = hosts.together(lambda: _read(folder / "state", wanted), _Broken)
+    for name, value in digests(state).items():
+        if value != meta["digests"][name]:
+            raise _Broken(f"failed its checksum in {name}")
+    return Restored(step, state, meta)
+
+
+def _read(folder: Path, wanted: Any) -> Any:
+    """This process's part. By the handler: a checkpointer would wait for processes that failed."""
+    path: Any = folder.absolute()
     try:
-        state = ocp.PyTreeCheckpointer().restore(
-            (folder / "state").absolute(),
+        return ocp.PyTreeCheckpointHandler().restore(
+            path,
             args=ocp.args.PyTreeRestore(
                 item=wanted,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
@@ -166,10 +192,6 @@ def _restore(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restor
         )
     except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
         raise _Broken(f"is incomplete: {str(error).splitlines()[0][:200]}") from error
-    for name, value in digests(state).items():
-        if value != meta["digests"][name]:
-            raise _Broken(f"failed its checksum in {name}")
-    return Restored(step, state, meta)
 
 
 def _names(tree: Any) -> list[str]:

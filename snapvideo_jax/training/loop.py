@@ -5,17 +5,17 @@ checkpoint that verifies. What is in the folder of a run:
     checkpoints/STEP   state, config, digests     metrics.jsonl       loss and norms by step
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
     config.json        the config as last run     bad_records.jsonl   examples that were replaced
+All processes of a job call train alike. The first one writes these files, but for the arrays of
+checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 """
 
 import contextlib
 import dataclasses
-import fcntl
+import hashlib
+import importlib.metadata
 import json
-import os
-import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,30 @@ from snapvideo_jax import build, checks, sample
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import order, pipeline
 from snapvideo_jax.data.text import train_vocabulary
-from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
-from snapvideo_jax.parallel.mesh import batch_sharding
+from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted
+from snapvideo_jax.parallel import batches, hosts
 from snapvideo_jax.training import checkpoint, graft, telemetry
 from snapvideo_jax.training.state import TrainState
 
 # Fields that may change between the runs of one folder; any other makes it another experiment.
 FREE = ("mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
+        "training.accumulate",
         "data.path", "data.vocabulary", "data.workers", "data.prefetch")  # fmt: skip
+
+# Fields that may differ between the processes of one job.
+LOCAL = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 Log = Callable[[str], None]
 
 
 def train(config: Config, workdir: Path, log: Log = print) -> TrainState:
     """Runs `config` in `workdir` to its last step, resuming what is there. Raises UserError."""
-    checks.check(config)
-    build.mesh(config)
-    source = build.source(config, lambda path, why: _ledger(workdir, path, why))
-    with _claimed(workdir):
+    source = hosts.together(lambda: _source(config, workdir))
+    if jax.process_count() > 1:
+        hosts.check_same(_code(config), ConfigError)
+        hosts.check_same({"the data": source.fingerprint}, DataError)
+    with hosts.claimed(workdir):
         text = _text(config, workdir, source)
         program = build.program(config, text.vocabulary_size)
         meta = {
@@ -56,8 +62,28 @@ def train(config: Config, workdir: Path, log: Log = print) -> TrainState:
         if int(state.step) >= config.training.steps:
             log(f"already at step {int(state.step)} of {config.training.steps}: {workdir}")
             return state
-        (workdir / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
+        if hosts.first():
+            (workdir / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
         return _run(config, workdir, program, source, text, state, meta, log)
+
+
+def _source(config: Config, workdir: Path) -> build.Source:
+    """The data of a config that can work."""
+    checks.check(config)
+    build.mesh(config)
+    return build.source(config, lambda path, why: _ledger(workdir, path, why))
+
+
+def _code(config: Config) -> dict[str, Any]:
+    """What must be the same in all processes: the fields but LOCAL, the code, the packages."""
+    fields = _flat(json.loads(config.to_json()))
+    facts = {name: value for name, value in fields.items() if name not in LOCAL}
+    package = Path(__file__).parent.parent
+    code = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        code.update(f"{path.relative_to(package)} ".encode() + path.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    return facts | versions | {"the code of snapvideo_jax": code.hexdigest()[:16]}
 
 
 def _run(
@@ -72,7 +98,6 @@ def _run(
 ) -> TrainState:
     """The loop. Metrics are fetched one step late, so the device never waits for the host."""
     start, steps = int(state.step), config.training.steps
-    sharding = batch_sharding(program.mesh)
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(_Report(config, workdir, start, log))
         saved = checkpoint.Checkpoints(
@@ -81,23 +106,21 @@ def _run(
         stack.callback(saved.close)
         if start:
             saved.set_aside(start)
-        signals = stack.enter_context(_Signals())
-        plan = _plan(config, source, text)
+        signals = stack.enter_context(hosts.Signals())
+        plan = _plan(config, source, text, program)
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(plan, start, steps)))
         log("compiling the training step")
+        update = hosts.compiled(program.step, program.abstract_state, program.abstract_batch)
         pending: tuple = ()
         for step in range(start + 1, steps + 1):
             then = time.monotonic()
             batch = next(feed)
             report.waited(time.monotonic() - then)
-            batch = jax.tree.map(
-                lambda x: jax.make_array_from_process_local_data(sharding, x), batch
-            )
-            state, metrics = program.step(state, batch)
+            state, metrics = update(state, batches.join(program.abstract_batch, batch))
             if pending:
                 report.step(*pending)
             pending = step, metrics
-            stopping = signals.received is not None
+            stopping = signals.stop()
             if step % config.checkpoint.every_steps == 0 or step == steps or stopping:
                 saved.save(step, state, meta)
             if stopping:
@@ -124,7 +147,7 @@ def _start(
     log(parameter_table(program.abstract_state.params))
     if restored is None:
         log(f"starting at step 0 on {_devices(program)}")
-        fresh = program.init()
+        fresh = hosts.compiled(program.init)()
         return _grafted(config, program, fresh, log) if config.training.start_from else fresh
     log(f"resuming at step {restored.step} on {_devices(program)}")
     return restored.state
@@ -191,67 +214,41 @@ def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
     """How captions enter; makes the run's vocabulary from them where the config names none."""
     path = build.vocabulary_path(config, workdir)
     trained = config.model.text_encoder.source == "trained"
-    if trained and not config.data.vocabulary and not path.exists() and jax.process_index() == 0:
-        train_vocabulary(source.captions(), path)
-    return build.text(config, path)
+
+    def make() -> None:
+        if hosts.first() and trained and not config.data.vocabulary and not path.exists():
+            train_vocabulary(source.captions(), path)
+
+    hosts.together(make)
+    text = hosts.together(lambda: build.text(config, path))
+    if jax.process_count() > 1:
+        words = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if trained else ""
+        hosts.check_same({"the vocabulary": words, "the text encoder": text.encoder}, DataError)
+    return text
 
 
-def _plan(config: Config, source: build.Source, text: build.Text) -> pipeline.Plan:
+def _plan(
+    config: Config, source: build.Source, text: build.Text, program: build.Program
+) -> pipeline.Plan:
     data, B = config.data, config.training.batch_size
+    mine = batches.part(program.abstract_batch["video"])
     return pipeline.Plan(
         example=source.example,
         encode=text.encode,
-        shape=(data.num_frames, data.height, data.width),
+        box=mine.box[:3],
         batch_size=B,
         images=order.image_rows(B, data.image_fraction),
-        rows=pipeline.host_rows(B, jax.process_index(), jax.process_count()),
+        rows=mine.rows,
         workers=data.workers,
         prefetch=data.prefetch,
     )
 
 
 def _ledger(workdir: Path, path: str, reason: str) -> None:
-    """One line for each example that was replaced."""
-    with (workdir / "bad_records.jsonl").open("a") as file:
+    """One line for each example that this process replaced."""
+    name = "bad_records.jsonl" if hosts.first() else f"bad_records.{jax.process_index()}.jsonl"
+    with (workdir / name).open("a") as file:
         file.write(json.dumps({"path": path, "reason": reason}) + "\n")
-
-
-@contextlib.contextmanager
-def _claimed(workdir: Path) -> Iterator[None]:
-    """Makes the folder, proves that it can be written, and keeps other runs out of it."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / "lock").open("a+")
-    except OSError as error:
-        raise StorageError(f"cannot write to {workdir}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise ConfigError(f"{workdir} is in use by {lock.read().strip()}") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        yield
-
-
-class _Signals:
-    """Remembers the first SIGTERM or SIGINT; a second one ends the process at once."""
-
-    def __enter__(self) -> "_Signals":
-        self.received: int | None = None
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _note(self, number: int, frame) -> None:
-        if self.received is not None:
-            os._exit(130)
-        self.received = number
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class _Report:
@@ -261,8 +258,10 @@ class _Report:
         self._config, self._workdir = config, workdir
         self._schedule = build.schedule(config)
         self._skipped = 0
-        self._file = telemetry.MetricsFile(workdir / "metrics.jsonl", start)
-        self._board = telemetry.Board(workdir / "tensorboard")
+        self._file = self._board = telemetry.Nowhere()
+        if hosts.first():
+            self._file = telemetry.MetricsFile(workdir / "metrics.jsonl", start)
+            self._board = telemetry.Board(workdir / "tensorboard")
         self._progress = telemetry.Progress(
             start,
             config.training.steps,

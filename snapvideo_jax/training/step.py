@@ -1,11 +1,13 @@
 """One training step: noise, two passes, loss, clip, update, EMA. Pure; jitted once, donated."""
 
 import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import edm, sigmas
@@ -29,30 +31,107 @@ class Objective:
     self_conditioning: float
 
 
-def loss_fn(
-    params: Params, denoiser: Denoiser, objective: Objective, batch: dict, streams: dict
+class Draws(NamedTuple):
+    """What is random about a batch but dropout, a row an example, so that it splits as that does.
+
+    keep_text: of the first and of the second pass. low_res: an upsampler's level of augmentation
+    and its noise; () for a first stage.
+    """
+
+    log_sigma: Float[Array, " B"]
+    eps: Float[Array, "B T H W C"]
+    keep_text: tuple[Bool[Array, " B"], Bool[Array, " B"]]
+    keep_latents: Bool[Array, " B"]
+    low_res: tuple[Float[Array, " B"], Float[Array, "B T h w C"]] | tuple[()]
+
+
+def draws(
+    denoiser: Denoiser, objective: Objective, video: UInt8[Array, "B T H W 3"], streams: dict
+) -> Draws:
+    """Noise levels, noise and masks for a whole batch; of `video` only the shape is used."""
+    x = jax.eval_shape(denoiser.encode, video)
+    n, keep_text = x.shape[0], 1 - objective.label_dropout
+    keep = lambda stream, p: jax.random.bernoulli(streams[stream], p, (n,))
+    low_res = ()
+    if denoiser.low_res is not None:
+        shape = jax.eval_shape(denoiser.shrink, x).shape
+        level = jax.random.uniform(streams["level"], (n,))
+        low_res = level, jax.random.normal(streams["low_res"], shape)
+    return Draws(
+        sigmas.draw_log_sigma(streams["sigma"], n, objective.P_mean, objective.P_std),
+        jax.random.normal(streams["eps"], x.shape, jnp.float32),
+        (keep("label1", keep_text), keep("label2", keep_text)),
+        keep("latents", objective.self_conditioning),
+        low_res,
+    )
+
+
+def loss(
+    params: Params,
+    batch: dict,
+    drawn: Draws,
+    dropout: tuple[PRNGKeyArray, PRNGKeyArray],
+    denoiser: Denoiser,
+    objective: Objective,
 ) -> Float[Array, ""]:
-    """mean w |F - c_nrm v|^2 / E[w] over the batch; 1 for F = 0 on white data of unit variance."""
+    """mean w |F - c_nrm v|^2 / E[w] over the batch; 1 for F = 0 on white data of unit variance.
+
+    dropout: keys of the first and of the second pass.
+    """
     x = denoiser.encode(batch["video"])
-    n, sd, si = x.shape[0], denoiser.sigma_data, denoiser.sigma_in
-    log_sigma = sigmas.draw_log_sigma(streams["sigma"], n, objective.P_mean, objective.P_std)
+    sd, si = denoiser.sigma_data, denoiser.sigma_in
+    log_sigma, eps = drawn.log_sigma, drawn.eps
     sigma = jnp.exp(log_sigma)
-    eps = jax.random.normal(streams["eps"], x.shape, jnp.float32)
     x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, si)
 
     given = denoiser.conditions(params, batch)
-    if denoiser.low_res is not None:
-        low_res, level = denoiser.shrink(x), jax.random.uniform(streams["level"], (n,))
-        low_res_eps = jax.random.normal(streams["low_res"], low_res.shape)
-        given = denoiser.with_low_res(given, low_res, level, low_res_eps)
-    keep_text = 1 - objective.label_dropout
-    drop = lambda key: given.drop_text(jax.random.bernoulli(key, keep_text, (n,)))
-    passes = drop(streams["label1"]), drop(streams["label2"])
-    keep_latents = jax.random.bernoulli(streams["latents"], objective.self_conditioning, (n,))
-    dropout = streams["dropout1"], streams["dropout2"]
-    F = denoiser.self_conditioned_F(params, x_sigma, log_sigma, passes, keep_latents, dropout)
+    if drawn.low_res:
+        given = denoiser.with_low_res(given, denoiser.shrink(x), *drawn.low_res)
+    passes = given.drop_text(drawn.keep_text[0]), given.drop_text(drawn.keep_text[1])
+    kept = drawn.keep_latents
+    F = denoiser.self_conditioned_F(params, x_sigma, log_sigma, passes, kept, dropout)
     mean_w = sigmas.mean_loss_weight_F(objective.P_mean, objective.P_std, sd, si)
     return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si)) / mean_w
+
+
+def loss_and_gradient(
+    params: Params,
+    batch: dict[str, Array],
+    streams: dict,
+    denoiser: Denoiser,
+    objective: Objective,
+    accumulate: int = 1,
+) -> tuple[Float[Array, ""], Params]:
+    """The loss of a batch and its gradient, from `accumulate` micro-batches one after the other.
+
+    Gradients are added in float32. Only the activations of one micro-batch are alive at a time, and
+    all draws are the whole batch's, so their number changes nothing but memory and time; dropout
+    alone is drawn anew in each.
+    """
+    slope = jax.value_and_grad(functools.partial(loss, denoiser=denoiser, objective=objective))
+    drawn = draws(denoiser, objective, batch["video"], streams)
+    dropout = streams["dropout1"], streams["dropout2"]
+    if accumulate == 1:
+        return slope(params, batch, drawn, dropout)
+
+    def add(sums, micro):
+        number, rows = micro
+        keys = jax.tree.map(lambda key: jax.random.fold_in(key, number), dropout)
+        return jax.tree.map(jnp.add, sums, slope(params, *rows, keys)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (jnp.zeros(()), params))
+    micros = jnp.arange(accumulate), micro_batches((batch, drawn), accumulate)
+    sums, _ = jax.lax.scan(add, zeros, micros)
+    return jax.tree.map(lambda total: total / accumulate, sums)
+
+
+def micro_batches(tree: Any, number: int) -> Any:
+    """[B, ...] -> [number, B / number, ...]: row b goes to micro-batch b % number.
+
+    So each takes the same share of every device's rows, and no row moves between devices.
+    """
+    deal = lambda x: jnp.moveaxis(x.reshape((-1, number) + x.shape[1:]), 1, 0)
+    return jax.tree.map(deal, tree)
 
 
 def train_step(
@@ -65,16 +144,20 @@ def train_step(
     ema_half_life: float,
     ema_ramp: float,
     seed: int,
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """(state, batch) -> (state, metrics). A step with a non-finite loss or gradient changes
     nothing but the step counter and reports `skipped` = 1.
 
-    Every random draw is a function of (seed, state.step), so a resumed run repeats it.
+    Every random draw is a function of (seed, state.step), so a resumed run repeats it. The batch
+    size is a multiple of `accumulate`, the number of micro-batches whose gradients are added.
     """
     streams = keys.streams(seed, state.step, STREAMS)
-    loss, grads = jax.value_and_grad(loss_fn)(state.params, denoiser, objective, batch, streams)
+    mean_loss, grads = loss_and_gradient(
+        state.params, batch, streams, denoiser, objective, accumulate
+    )
     grad_norm = optax.global_norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -82,5 +165,5 @@ def train_step(
     new = (params, optim.update_ema(state.ema, params, decay), opt_state)
     old = (state.params, state.ema, state.opt_state)
     kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    metrics = {"loss": loss, "grad_norm": grad_norm, "skipped": (~finite).astype(jnp.int32)}
+    metrics = {"loss": mean_loss, "grad_norm": grad_norm, "skipped": (~finite).astype(jnp.int32)}
     return TrainState(state.step + 1, *kept), metrics

@@ -106,6 +106,22 @@ class Progress:
         self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
 
 
+class Nowhere:
+    """What the other processes of a job have instead of the first one's MetricsFile and Board."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def image(self, step: int, name: str, image: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Board:
     """TensorBoard through clu; created on the first process only, which alone writes."""
 

@@ -33,10 +33,10 @@ def plan(tmp_path_factory):
         encode=lambda captions: dict(
             zip(("text_ids", "text_mask"), tokenizer(captions, 8), strict=True)
         ),
-        shape=(2, 16, 16),
+        box=(slice(0, 2), slice(0, 16), slice(0, 16)),
         batch_size=B,
         images=2,
-        rows=pipeline.host_rows(B, 0, 1),
+        rows=range(B),
         workers=2,
         prefetch=2,
     )
@@ -83,13 +83,20 @@ def test_threads_do_not_change_the_order(plan):
     assert_same(take(plan, 0, 3), take(dataclasses.replace(plan, workers=7), 0, 3))
 
 
-def test_two_hosts_together_make_the_batches_of_one(plan):
-    halves = [
-        take(dataclasses.replace(plan, rows=pipeline.host_rows(B, p, 2)), 0, 2) for p in (0, 1)
-    ]
-    for whole, *parts in zip(take(plan, 0, 2), *halves, strict=True):
+@pytest.mark.parametrize("rows", [[range(4), range(4, 8)], [(0, 1, 4, 5), (2, 3, 6, 7)]])
+def test_two_hosts_together_make_the_batches_of_one(plan, rows):
+    parts = [take(dataclasses.replace(plan, rows=mine), 0, 2) for mine in rows]
+    for whole, *halves in zip(take(plan, 0, 2), *parts, strict=True):
         for name in whole:
-            assert np.array_equal(whole[name], np.concatenate([part[name] for part in parts]))
+            for mine, half in zip(rows, halves, strict=True):
+                assert np.array_equal(whole[name][list(mine)], half[name])
+
+
+def test_a_host_keeps_the_pixels_of_its_devices(plan):
+    box = slice(0, 2), slice(8, 16), slice(4, 8)
+    (whole,), (part,) = take(plan, 0, 1), take(dataclasses.replace(plan, box=box), 0, 1)
+    assert np.array_equal(part["video"], whole["video"][:, :, 8:16, 4:8])
+    assert_same([part | {"video": 0}], [whole | {"video": 0}])
 
 
 def test_an_epoch_shows_every_video_and_every_image_once(plan):
@@ -109,7 +116,7 @@ import numpy as np
 from snapvideo_jax.data import pipeline
 plan = pipeline.Plan(
     example=lambda g, image: (np.zeros((2, 16, 16, 3), np.uint8), "", 0.0, (16, 16)),
-    encode=lambda captions: {}, shape=(2, 16, 16),
+    encode=lambda captions: {}, box=(slice(0, 2), slice(0, 16), slice(0, 16)),
     batch_size=4, images=0, rows=range(4), workers=2, prefetch=2)
 feed = pipeline.Feed(plan, 0, 10**9)
 next(feed)

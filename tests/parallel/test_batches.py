@@ -1,5 +1,7 @@
 """Parts of processes, played by one process that is told which devices are its own."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -19,6 +21,10 @@ class Host:
         return {device: index for device, index in everything.items() if device in self._own}
 
 
+def whole(sharding, *shape):
+    return types.SimpleNamespace(sharding=sharding, shape=shape)
+
+
 def mesh_of(devices=None, **sizes):
     return meshes.make_mesh(
         dict(data=1, fsdp=1, group=1, tensor=1) | sizes, devices or jax.devices()
@@ -28,18 +34,18 @@ def mesh_of(devices=None, **sizes):
 def test_a_process_makes_the_rows_that_its_devices_hold():
     sharding = meshes.batch_sharding(mesh_of(data=4, tensor=2))
     hosts = [Host(sharding, jax.devices()[i : i + 4]) for i in (0, 4)]
-    assert [batches.part(host, (8, 5)).rows for host in hosts] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert [batches.part(whole(host, 8, 5)).rows for host in hosts] == [(0, 1, 2, 3), (4, 5, 6, 7)]
 
 
 def test_rows_follow_the_mesh_and_not_the_number_of_the_process():
     order = jax.devices()[::2] + jax.devices()[1::2]  # as a torus may have it
     sharding = meshes.batch_sharding(mesh_of(order, data=8))
-    assert batches.part(Host(sharding, jax.devices()[:4]), (8,)).rows == (0, 1, 4, 5)
+    assert batches.part(whole(Host(sharding, jax.devices()[:4]), 8)).rows == (0, 1, 4, 5)
 
 
 def test_a_process_makes_only_the_pixels_of_its_groups():
     sharding = meshes.video_sharding(mesh_of(group=8), (1, 4, 4))
-    part = batches.part(Host(sharding, jax.devices()[4:6]), (2, 3, 16, 32, 3))
+    part = batches.part(whole(Host(sharding, jax.devices()[4:6]), 2, 3, 16, 32, 3))
     assert part.rows == (0, 1)
     assert part.box == (slice(0, 3), slice(8, 12), slice(0, 32), slice(0, 3))
 
@@ -50,7 +56,7 @@ def test_parts_join_to_the_array_they_are_of(sizes, order):
     shape = (8, 2, 8, 16, 3)
     x = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     sharding = meshes.video_sharding(mesh_of(jax.devices()[::order], **sizes), (1, 2, 4))
-    joined = batches.join(sharding, shape, x)
+    joined = batches.join({"video": whole(sharding, *shape)}, {"video": x})["video"]
     assert joined.sharding == sharding
     np.testing.assert_array_equal(joined, x)
 
@@ -60,7 +66,7 @@ def test_a_process_with_gaps_between_its_rows_gives_each_device_its_own():
     sharding = meshes.batch_sharding(mesh_of(order, data=8))
     x = np.arange(16).reshape(8, 2)
     host = Host(sharding, jax.devices()[:4])
-    rows = batches.part(host, x.shape).rows
+    rows = batches.part(whole(host, *x.shape)).rows
     given = {}
 
     def take(shape, sharding, piece):
@@ -69,8 +75,38 @@ def test_a_process_with_gaps_between_its_rows_gives_each_device_its_own():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "make_array_from_callback", take)
-        batches.join(host, x.shape, x[list(rows)])
+        batches.join({"x": whole(host, *x.shape)}, {"x": x[list(rows)]})
     expected = {
         d.id: x[i[0]].tolist() for d, i in host.addressable_devices_indices_map((8, 2)).items()
     }
     assert given == expected
+
+
+def shares(monkeypatch, processes, **sizes):
+    """Shares of processes of as many devices each."""
+    each = 8 // processes
+
+    class Device:
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    devices = [Device(i // each) for i in range(8)]
+    places = meshes.batch_sharding(mesh_of(**sizes)).devices_indices_map
+    told = lambda shape: dict(zip(devices, places(shape).values(), strict=True))
+    monkeypatch.setattr(
+        meshes, "batch_sharding", lambda mesh: types.SimpleNamespace(devices_indices_map=told)
+    )
+    found = []
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found.append(tuple(batches.share(mesh_of(**sizes))))
+    return found
+
+
+def test_processes_of_whole_videos_have_examples_of_their_own(monkeypatch):
+    assert shares(monkeypatch, 2, data=4, group=2) == [(0, 2, True, 2), (1, 2, True, 2)]
+
+
+def test_processes_that_split_a_video_share_its_examples_and_one_owns_them(monkeypatch):
+    found = shares(monkeypatch, 4, data=2, group=4)
+    assert found == [(0, 2, True, 1), (0, 2, False, 1), (1, 2, True, 1), (1, 2, False, 1)]

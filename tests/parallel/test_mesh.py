@@ -97,6 +97,13 @@ def test_groups_are_split_into_boxes_of_pixels(parts, grid, expected):
     assert meshes.tiles(parts, grid) == expected
 
 
+def test_every_micro_batch_splits_too():
+    mesh = meshes.make_mesh(sizes(data=2, fsdp=4), jax.devices())
+    assert meshes.check_batch(mesh, "training.batch_size", 64, accumulate=4) is None
+    with pytest.raises(ConfigError, match="training.accumulate = 3; the nearest that does is 72"):
+        meshes.check_batch(mesh, "training.batch_size", 64, accumulate=3)
+
+
 def test_a_video_lies_where_its_groups_do():
     mesh = meshes.make_mesh(sizes(group=8), jax.devices())
     video = (1, 1, 16, 32, 1)  # 4 x 8 groups of 4 x 4 pixels

@@ -11,6 +11,7 @@ import pytest
 from snapvideo_jax import build
 from snapvideo_jax.data import shapes
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
+from snapvideo_jax.parallel import hosts
 from snapvideo_jax.training import loop
 from tests import tiny
 
@@ -140,7 +141,7 @@ def test_a_diverged_run_says_since_when(tmp_path, monkeypatch):
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    with loop._claimed(tmp_path), pytest.raises(ConfigError, match="in use by process"):
+    with hosts.claimed(tmp_path), pytest.raises(ConfigError, match="in use by process"):
         loop.train(config(), tmp_path, quiet)
 
 

@@ -180,8 +180,10 @@ def loss_with(answer, n=4096, si=4.0):
         sigma_data=1.0,
         sigma_in=si,
     )
-    streams = keys.streams(0, 0, step.STREAMS)
-    return float(step.loss_fn({}, denoiser, OBJECTIVE, {"video": None}, streams)), asked
+    batch, streams = {"video": None}, keys.streams(0, 0, step.STREAMS)
+    drawn = step.draws(denoiser, OBJECTIVE, None, streams)
+    dropout = streams["dropout1"], streams["dropout2"]
+    return float(step.loss({}, batch, drawn, dropout, denoiser, OBJECTIVE)), asked
 
 
 @pytest.mark.parametrize("si", [1.0, 4.0, 32.0])

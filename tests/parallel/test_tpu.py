@@ -1,0 +1,164 @@
+"""What the TPU's own compiler makes of a block of the upsampler, for slices that nobody booked.
+
+bash tests/run.sh tests/parallel/test_tpu.py -m slow     the block at its full size (minutes)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from configs import fit_3b9_upsampler
+from snapvideo_jax import build
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.fit import FITBlock
+from snapvideo_jax.models.layers import rematerialized
+from snapvideo_jax.parallel import attention, hlo, rules, topology
+from snapvideo_jax.parallel import mesh as meshes
+
+pytestmark = pytest.mark.usefixtures("libtpu")
+TOKENS = 133  # of conditions: 128 of text, and five numbers
+
+
+@pytest.fixture(scope="module")
+def libtpu():
+    try:
+        topology.library()
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def full():
+    return fit_3b9_upsampler.get_config()
+
+
+def small():
+    """The same block, thinner and with 8 groups of 288 patches."""
+    config = full()
+    config.data.update(num_frames=4, height=72, width=128, low_res=(9, 16))
+    config.model.conditioning_channels = 128
+    config.model.fit.update(
+        group=(4, 9, 8),
+        patch_channels=256,
+        latents=128,
+        latent_channels=512,
+        global_layers=1,
+        latent_head_channels=64,
+    )
+    return config
+
+
+class Compiled(NamedTuple):
+    """Of one chip: what it sends, its temporary bytes and its FLOPs. sizes: bytes of a video's."""
+
+    collectives: list[hlo.Collective]
+    temporaries: int
+    flops: float
+    latents: int
+    patches: int
+
+
+def block_gradient(config, **sizes):
+    """The gradient of a block to its tokens, rematerialized, one video for each part of a batch."""
+    chips = topology.devices("v5e:4x4")
+    mesh = meshes.make_mesh(dict(data=1, fsdp=1, group=1, tensor=1) | sizes, chips)
+    net, B = build.network(config), meshes.ways(mesh, meshes.BATCH_AXES)
+    (G, m, D), n, C, E = (
+        net.latent_shape,
+        net.cut.tokens,
+        net.patch_channels,
+        config.model.conditioning_channels,
+    )
+    block = rematerialized(FITBlock, "block", static_argnums=3, prevent_cse=True)(
+        heads=(C // net.patch_head_channels, D // net.latent_head_channels),
+        head_channels=(net.patch_head_channels, net.latent_head_channels),
+        global_layers=net.global_layers,
+        dropout=0.0,
+        dtype=jnp.bfloat16,
+        attend=attention.best(mesh),
+    )
+
+    def on(spec, dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    grouped, rows, everywhere = (
+        PartitionSpec(meshes.BATCH_AXES, "group"),
+        PartitionSpec(meshes.BATCH_AXES),
+        PartitionSpec(),
+    )
+    tokens = on(grouped, jnp.float32, B, G, n, C), on(grouped, jnp.float32, B, G, m, D)
+    told = on(rows, jnp.float32, B, TOKENS, E), on(rows, jnp.bool_, B, TOKENS)
+    blank = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
+    init = lambda: block.init(jax.random.key(0), blank(tokens), blank(told), False)["params"]
+    params = jax.tree.map(lambda s: on(everywhere, jnp.bfloat16, *s.shape), jax.eval_shape(init))
+
+    def total(tokens, params, told):
+        with rules.activations_on(mesh):
+            (patches, latents), _ = block.apply({"params": params}, tokens, told, False)
+        return jnp.sum(patches**2) + jnp.sum(latents**2)
+
+    split = NamedSharding(mesh, grouped)
+    gradient = jax.jit(jax.grad(total), out_shardings=(split, split))
+    made = gradient.lower(tokens, params, told).compile()
+    return Compiled(
+        hlo.collectives(made.as_text()),
+        made.memory_analysis().temp_size_in_bytes,
+        made.cost_analysis()["flops"],
+        2 * G * m * D,
+        2 * G * n * C,
+    )
+
+
+def assert_sends_latents_alone(split, config):
+    assert {c.kind for c in split.collectives} == {"all-to-all"}
+    assert max(c.bytes for c in split.collectives) == split.latents // 8 < split.patches // 8
+    exchanges = sum(c.count for c in split.collectives)
+    assert exchanges == 12 * config.model.fit.global_layers  # 4 forward, 4 again, 4 back
+
+
+def test_groups_over_eight_chips_send_latents_alone():
+    assert_sends_latents_alone(block_gradient(small(), data=2, group=8), small())
+
+
+@pytest.mark.slow
+def test_a_block_of_the_upsampler_over_eight_chips_is_eight_times_smaller():
+    split, whole = block_gradient(full(), data=2, group=8), block_gradient(full(), data=16)
+    assert_sends_latents_alone(split, full())
+    sent = sum(c.count * c.bytes for c in split.collectives)
+    print(
+        f"temporaries {whole.temporaries / 1e6:.0f} -> {split.temporaries / 1e6:.0f} MB, "
+        f"{whole.flops / 1e12:.2f} -> {split.flops / 1e12:.2f} TFLOP, {sent / 1e6:.1f} MB sent"
+    )
+    assert whole.collectives == []
+    assert sent < 278e6 / 2
+    assert whole.flops / split.flops > 7.5
+    assert whole.temporaries / split.temporaries > 7
+
+
+@pytest.mark.parametrize(
+    ("name", "chips"),
+    [("v5e-16", 16), ("v5e:4x4", 16), ("v5p-128", 64), ("v6e-8", 8), ("v4:2x2x1", 8)],
+)
+def test_slices_have_their_chips(name, chips):
+    assert len(topology.devices(name)) == chips
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("v5e:3x3", ["v5e:3x3", "not divisible"]),
+        ("v5p-12", ["no slice v5p-12", "v5p-16"]),
+        ("v5e:2x2x2", ["not known"]),
+        ("a100-8", ["not known", "v5e-16"]),
+    ],
+)
+def test_other_names_are_refused_with_those_that_there_are(name, words):
+    with pytest.raises(ConfigError) as error:
+        topology.devices(name)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_a_chip_has_the_memory_that_its_compiler_says():
+    assert topology.memory(topology.devices("v5e-1")[0]) == int(15.75 * 2**30)
