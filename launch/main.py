@@ -206,5 +206,8 @@ def _leave(code: int) -> NoReturn:
 
 
 def _one_line(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    head, traceback_, rest = text.partition("Traceback (most recent call last):")
+    if traceback_:  # of a config file, as ml_collections passes it on
+        text = head + rest.strip().splitlines()[-1]
+    return " ".join(text.split())

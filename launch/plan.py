@@ -1,7 +1,10 @@
-"""Says what a configuration costs and how it would be split, without hardware and in seconds.
+"""Says what a configuration costs, how it would be split, and whether it fits, without hardware.
 
   python -m launch.plan --config=configs/fit_3b9.py --count
-  python -m launch.plan --config=configs/fit_3b9.py --config.mesh.fsdp=16 --doctor --devices=16
+  python -m launch.plan --config=configs/fit_3b9_upsampler.py:groups --doctor --devices=16
+
+  python -m launch.plan --config=configs/fit_3b9.py:fsdp --config.training.accumulate=256 \\
+      --topology=v5e-16
 
 --count prints JSON: parameters of the network, and forward_flops_per_video, the floating point
 operations of one evaluation of it on one video (a multiply-add is two; element-wise work is not
@@ -12,20 +15,26 @@ what is held more than once, everything that does not divide, and the sizes that
 (docs/sharding.md). --json=FILE writes the same as JSON. A vocabulary that is made at the start of
 a run is taken at its largest.
 
-Exit codes: 0 done, 2 bad flags or config, or a mesh that cannot be, 5 FILE cannot be written.
+--topology=NAME gives the training step to the TPU's own compiler for a slice that you need not have
+(v5e-16, v5p-128, v6e-64, v4-32, or by shape as v5p:4x4x4), and prints whether it fits, what fills a
+chip's memory, and what the chips send each other. It takes minutes and needs libtpu, not a TPU.
+
+Exit codes: 0 done, 2 bad flags or config, a mesh that cannot be, or a program that does not fit,
+5 FILE cannot be written.
 """
 
 import json
+from typing import Any
 
 import jax
 from absl import flags
 
 from launch import main
-from snapvideo_jax import build, storage
+from snapvideo_jax import build, checks, storage
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import text
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import doctor, doctor_table, plan
+from snapvideo_jax.parallel import doctor, doctor_table, plan, plan_table, topology
 
 main.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
@@ -33,17 +42,42 @@ DOCTOR = flags.DEFINE_bool("doctor", False, "Print how the mesh splits the model
 DEVICES = flags.DEFINE_integer(
     "devices", None, "Devices that the mesh is laid over; default: those at hand.", lower_bound=1
 )
-JSON = flags.DEFINE_string("json", None, "File for what the doctor found.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile the training step for.")
+JSON = flags.DEFINE_string("json", None, "File for what the doctor or the compiler found.")
 
 
 def run() -> None:
     """Flags in, JSON or tables out."""
-    if not COUNT.value and not DOCTOR.value:
-        raise ConfigError("say what to plan: --count or --doctor")
+    if not COUNT.value and not DOCTOR.value and not TOPOLOGY.value:
+        raise ConfigError("say what to plan: --count, --doctor or --topology=SLICE")
     if COUNT.value:
         main.say(json.dumps(plan.count(flags.FLAGS.config)._asdict(), indent=2))
     if DOCTOR.value:
         report(diagnose(flags.FLAGS.config, DEVICES.value or jax.device_count()))
+    if TOPOLOGY.value:
+        compile_for(flags.FLAGS.config, TOPOLOGY.value)
+
+
+def compile_for(config: Config, name: str) -> None:
+    """Prints what the compiler says of the training step; ConfigError if it does not fit."""
+    jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
+    chips = topology.devices(name)
+    checks.check(config)
+    main.say(f"compiling the training step for {len(chips)} x {chips[0].device_kind}; minutes")
+    verdict = plan.compiled(config, chips)
+    main.say(plan_table.text(verdict))
+    write(plan_table.tree(verdict))
+    if not verdict.fits:
+        raise ConfigError(
+            f"the training step does not fit {name}; raise training.accumulate, split the state "
+            "(mesh.fsdp), set model.remat=block, or take a larger slice"
+        )
+
+
+def write(tree: Any) -> None:
+    """--json, if it is given."""
+    if JSON.value:
+        storage.write(JSON.value, json.dumps(tree, indent=2).encode() + b"\n")
 
 
 def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
@@ -59,9 +93,7 @@ def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
 def report(found: doctor.Diagnosis) -> None:
     """Prints tables, writes --json; ConfigError if there are problems."""
     main.say(doctor_table.text(found))
-    if JSON.value:
-        content = json.dumps(doctor_table.tree(found), indent=2)
-        storage.write(JSON.value, content.encode() + b"\n")
+    write(doctor_table.tree(found))
     if found.problems:
         raise ConfigError(f"{found.problems[0]} (problems in all: {len(found.problems)})")
 

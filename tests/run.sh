@@ -5,6 +5,13 @@
 set -eu
 source "$(dirname "$0")/../launch/environment.sh" requirements.txt requirements-test.txt
 
+# The TPU's compiler, for the tests that compile for one; without it they are skipped.
+if [ ! -e .venv/libtpu/libtpu ] && [ "$(uname -sm)" = "Linux x86_64" ]; then
+  echo "installing libtpu into .venv/libtpu"
+  "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target=.venv/libtpu \
+    libtpu==0.0.52 2> .venv/pip.log || { cat .venv/pip.log >&2; echo "warning: no libtpu" >&2; }
+fi
+
 if [ $# -eq 0 ]; then
   "$python" -m ruff check .
   "$python" -m ruff format --check .

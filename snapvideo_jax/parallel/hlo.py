@@ -14,6 +14,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
+ALONE = re.compile(r"replica_groups=(\{(\{\d+\},?)+\}|\[\d+,1\]<=)")  # groups of one device
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
@@ -46,7 +47,7 @@ def collectives(text: str) -> list[Collective]:
     for number, (name, times) in enumerate(_visits(computations, entry, 1)):
         for instruction in computations[name]:
             kind = instruction.opcode.removesuffix("-start")
-            if kind in KINDS:
+            if kind in KINDS and not ALONE.search(instruction.rest):
                 chain = re.search(r'chain_id="(\d+)"', instruction.rest)
                 key = f"chain {chain[1]}" if chain else f"{number} {instruction.name}"
                 seen = found[key].count if key in found else 0

@@ -37,9 +37,9 @@ def count(config: Config) -> Count:
 
 
 class Memory(NamedTuple):
-    """Bytes on one chip: what it has, what the program needs at its peak, and parts of that.
+    """Bytes on one chip: what it has, what the program needs, and parts of that.
 
-    Parts that the compiler shares in time or place need not add up to the total.
+    Beside the parts, the total holds the program itself and what it makes anew.
     """
 
     limit: int
@@ -58,6 +58,7 @@ class Verdict:
     fits: bool
     chips: int
     chip: str
+    parameters: int
     memory: Memory
     collectives: Sequence[hlo.Collective]
     compile_seconds: float
@@ -74,7 +75,9 @@ def compiled(config: Config, chips: Sequence[jax.Device]) -> Verdict:
     try:
         made = program.step.lower(program.abstract_state, program.abstract_batch).compile()
         needs = made.memory_analysis()
-        fits, total, temporaries = True, needs.peak_memory_in_bytes, needs.temp_size_in_bytes
+        fits, temporaries = True, needs.temp_size_in_bytes
+        total = needs.argument_size_in_bytes + temporaries + needs.generated_code_size_in_bytes
+        total += needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
         text = made.as_text()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -83,8 +86,15 @@ def compiled(config: Config, chips: Sequence[jax.Device]) -> Verdict:
         total, _ = topology.exceeded(str(error))
     seconds = time.monotonic() - start
     memory = Memory(topology.memory(chips[0]), total, **parts, temporaries=temporaries)
-    chip = chips[0].device_kind
-    return Verdict(fits, len(chips), chip, memory, hlo.collectives(text) if text else (), seconds)
+    return Verdict(
+        fits,
+        len(chips),
+        chips[0].device_kind,
+        cost.parameters(program.abstract_state.params),
+        memory,
+        hlo.collectives(text) if text else (),
+        seconds,
+    )
 
 
 def _parts(program: build.Program) -> dict[str, int]:

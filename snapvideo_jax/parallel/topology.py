@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
 
-LIBTPU = "pip install --no-deps --target=libtpu 'libtpu>=0.0.52,<0.1'"
-WHERE = "export TPU_LIBRARY_PATH=libtpu/libtpu/libtpu.so"
+# Beside the environment's packages, not among them: there JAX would look for a TPU at each start.
+BESIDE = Path(sys.prefix) / "libtpu"
+INSTALL = f"pip install --no-deps --target={BESIDE} libtpu==0.0.52"
 
 # Chips in a slice -> its shape, where a slice is booked by number. Of v4 and v5p a name counts
 # cores, two a chip; of v5e and v6e chips.
@@ -55,10 +57,7 @@ def devices(name: str) -> Sequence[jax.Device]:
     ConfigError, with what to do, where the name is unknown or libtpu is not installed.
     """
     wanted = shaped(name)
-    os.environ.setdefault("TPU_LIBRARY_PATH", str(library()))
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would look for a TPU's own network
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # processes may compile side by side
-    with silenced_stderr():
+    with _looking_nowhere(), _silenced_stderr():
         try:
             return topologies.get_topology_desc(platform="tpu", topology_name=wanted).devices
         except Exception as error:  # what libtpu says of a shape that does not exist
@@ -88,20 +87,30 @@ def exceeded(error: str) -> tuple[int, int]:
 
 
 def library() -> Path:
-    """Where libtpu.so is."""
+    """Where libtpu.so is; ConfigError with how to get it if it is nowhere."""
     if given := os.environ.get("TPU_LIBRARY_PATH"):
         return Path(given)
-    found = importlib.util.find_spec("libtpu")
-    if found is None or found.origin is None:
-        raise ConfigError(
-            "compiling for a TPU needs libtpu, which is not installed; keep it out of the "
-            f"environment, where JAX would look for a TPU at every start: {LIBTPU}; {WHERE}"
-        )
-    return Path(found.origin).parent / "libtpu.so"
+    installed = importlib.util.find_spec("libtpu")
+    folder = Path(installed.origin).parent if installed and installed.origin else BESIDE / "libtpu"
+    if not (folder / "libtpu.so").exists():
+        raise ConfigError(f"compiling for a TPU needs its compiler, libtpu: {INSTALL}")
+    return folder / "libtpu.so"
 
 
 @contextlib.contextmanager
-def silenced_stderr() -> Iterator[None]:
+def _looking_nowhere() -> Iterator[None]:
+    """With what keeps libtpu from searching the network for a TPU's own; the rest is as it was."""
+    before, path = dict(os.environ), str(library())
+    os.environ.update(TPU_LIBRARY_PATH=path, TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _silenced_stderr() -> Iterator[None]:
     """Without the lines in which libtpu says that this machine has no TPU."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)

@@ -171,6 +171,8 @@ def test_the_table_holds_every_parameter_once_in_120_columns(name, sizes):
     found = examine(name, 105 if "tensor" in sizes else 16, **sizes)
     text = doctor_table.text(found)
     assert max(map(len, text.splitlines())) <= 120
+    table = doctor_table.parameters(found).splitlines()
+    assert {len(line) for line in table if line.endswith("B")} == {120}  # no column overflows
     shown = []
     for section in {doctor_table.section_of(row) for row in found.rows}:
         rows = [row for row in found.rows if doctor_table.section_of(row) == section]

@@ -86,5 +86,11 @@ def test_what_jax_compiles_is_read():
     assert "psum" in {c.kind: c.operation for c in hlo.collectives(text)}["all-reduce"]
 
 
+@pytest.mark.parametrize("groups", ["{{0},{1}}", "[2,1]<=[2]"])
+def test_what_a_device_sends_to_itself_does_not_count(groups):
+    text = TPU.replace("channel_id=3,", f"channel_id=3, replica_groups={groups},")
+    assert [c.kind for c in hlo.collectives(text)] == ["reduce-scatter", "all-gather"]
+
+
 def test_a_program_of_one_device_sends_nothing():
     assert hlo.collectives(jax.jit(jnp.sum).lower(jnp.zeros(8)).compile().as_text()) == []

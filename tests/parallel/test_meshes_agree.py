@@ -1,5 +1,7 @@
 """Loss and gradients of the networks are those of one device on every mesh."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,13 @@ import pytest
 
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import attention, rules
+from snapvideo_jax.parallel import attention, hlo, rules
 from snapvideo_jax.parallel import mesh as meshes
 from tests import tiny
 
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2), (1, 1, 8, 1), (1, 1, 1, 8)]
 VOCABULARY = 20
+B = 56  # examples; neither 56 nor 56 / 8 is a size of anything else here
 
 
 def fit():
@@ -64,8 +67,8 @@ def batch_of(config):
 
 
 def gradient(config, sizes, devices):
-    """(loss, gradients) of one self-conditioned pass, as host arrays."""
-    config.model.dropout = 0.0
+    """(loss, gradients) of one self-conditioned pass, as host arrays, and the program's text."""
+    config.model.dropout, config.training.batch_size = 0.0, B
     config.mesh.update(dict(zip(meshes.AXES, sizes, strict=True)))
     mesh = build.mesh(config, devices)
     denoiser = build.denoiser(config, VOCABULARY, attention.best(mesh))
@@ -76,9 +79,9 @@ def gradient(config, sizes, devices):
             F = denoiser.self_conditioned_F(
                 params,
                 x,
-                log_sigma + jnp.arange(8.0) / 8,
+                log_sigma + jnp.arange(B) / B,
                 (given.drop_text(False), given),
-                jnp.arange(8) % 4 != 0,
+                jnp.arange(B) % 4 != 0,
                 (jax.random.key(0), jax.random.key(1)),
             )
             return jnp.mean((F - x) ** 2)
@@ -89,12 +92,13 @@ def gradient(config, sizes, devices):
     split = build.batch_shardings(config, mesh)
     args = jax.device_put(params, placed), jax.device_put(batch_of(config), split)
     run = jax.jit(jax.value_and_grad(loss), out_shardings=(meshes.replicated(mesh), placed))
-    return jax.tree.map(np.asarray, run(*args))
+    compiled = run.lower(*args).compile()
+    return jax.tree.map(np.asarray, compiled(*args)), compiled.as_text()
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return {make: gradient(make(), (1, 1, 1, 1), jax.devices()[:1]) for make in (fit, unet)}
+    return {make: gradient(make(), (1, 1, 1, 1), jax.devices()[:1])[0] for make in (fit, unet)}
 
 
 def assert_same(found, expected):
@@ -111,13 +115,24 @@ def assert_same(found, expected):
         assert np.abs(a - b).max() <= 1e-5 * max(size, 1e-3 * max(sizes)), rules.path_name(path)
 
 
+def assert_sends_no_activations(text):
+    """Kernels come to the examples, and gradients to their parts; the ids of the text excepted."""
+    arrays = [array for sent in hlo.collectives(text) for array in sent.shapes]
+    floats = [array for array in arrays if array.startswith(("f32", "bf16"))]
+    sizes = {size for array in floats for size in re.findall(r"\d+", array.partition("[")[2])}
+    assert len(floats) > 50 and {str(B), str(B // 8)}.isdisjoint(sizes), floats
+
+
 @pytest.mark.parametrize("sizes", MESHES)
 def test_fit_on_a_mesh_of_data_fsdp_group_tensor(alone, sizes):
-    assert_same(gradient(fit(), sizes, jax.devices()), alone[fit])
+    found, text = gradient(fit(), sizes, jax.devices())
+    assert_same(found, alone[fit])
+    if sizes == (1, 8, 1, 1):
+        assert_sends_no_activations(text)
 
 
 def test_the_unet_on_a_mesh_of_data_fsdp_tensor(alone):
-    assert_same(gradient(unet(), (2, 2, 1, 2), jax.devices()), alone[unet])
+    assert_same(gradient(unet(), (2, 2, 1, 2), jax.devices())[0], alone[unet])
 
 
 def test_the_unet_has_no_groups_to_split():

@@ -3,12 +3,14 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
 from configs import base, unet_284m
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.layers import named
 from snapvideo_jax.parallel import rules
 from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.parallel.rules import SPLIT
@@ -37,13 +39,13 @@ def unet():
     return build.abstract_params(made, build.denoiser(made, 0))
 
 
-def named(tree):
+def by_name(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {rules.path_name(path): leaf for path, leaf in leaves}
 
 
 def test_every_parameter_has_exactly_one_rule(state, unet):
-    parameters = named(state.params), named(unet)
+    parameters = by_name(state.params), by_name(unet)
     assert min(map(len, parameters)) > 100
     for name in (*parameters[0], *parameters[1]):
         matching = [pattern for pattern, _ in rules.RULES if re.search(f"(^|/){pattern}$", name)]
@@ -51,15 +53,17 @@ def test_every_parameter_has_exactly_one_rule(state, unet):
 
 
 def test_every_rule_is_used(state, unet):
-    names = [*named(state.params), *named(unet)]
+    names = [*by_name(state.params), *by_name(unet)]
     for pattern, _ in rules.RULES:
         assert any(re.search(f"(^|/){pattern}$", name) for name in names), pattern
 
 
 def test_moments_and_ema_lie_where_their_parameter_lies(state):
-    parameters, ema = named(state.params), named(state.ema)
+    parameters, ema = by_name(state.params), by_name(state.ema)
     moments = {
-        name: leaf for name, leaf in named(state.opt_state).items() if re.search("/(mu|nu)/", name)
+        name: leaf
+        for name, leaf in by_name(state.opt_state).items()
+        if re.search("/(mu|nu)/", name)
     }
     assert {n: leaf.sharding for n, leaf in ema.items()} == {
         n: leaf.sharding for n, leaf in parameters.items()
@@ -83,7 +87,7 @@ def test_moments_and_ema_lie_where_their_parameter_lies(state):
     ],
 )
 def test_parameters_lie_as_the_table_says(state, name, spec):
-    assert named(state.params)[name].sharding.spec == PartitionSpec(*spec)
+    assert by_name(state.params)[name].sharding.spec == PartitionSpec(*spec)
 
 
 def test_nearly_all_of_the_state_is_split(state):
@@ -133,3 +137,13 @@ def test_a_mesh_that_cannot_split_the_model_is_refused_before_compiling():
 def test_a_parameter_without_a_rule_is_refused(name, shape):
     with pytest.raises(ConfigError, match="no sharding rule for"):
         rules.spec_for(name, shape, mesh_of(data=8))
+
+
+def test_names_of_activations_reach_the_compiler():
+    mesh = mesh_of(data=8)
+
+    def pinned(x):
+        with rules.activations_on(mesh):
+            return named(x, ("batch", None))
+
+    assert "sharding_constraint" in jax.jit(pinned).lower(jnp.ones((8, 8))).as_text()
