@@ -5,9 +5,8 @@ softmax its exponentials and the residual stream its sums in float32. Every laye
 adds its own residual.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -54,18 +53,16 @@ def named(x: Array, axes: tuple[Any, ...]) -> Array:
     return with_logical_constraint(x, axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(kernel: Float[Array, "... C D"], axes: tuple[str | None, ...]) -> Array:
     """A kernel for use: whole, but along axes that have a name.
 
     Its gradient has none, so that it is summed into the part that each device keeps.
     """
-    return named(kernel, axes)
+    return cast(Array, _gathered(kernel, axes))
 
 
-gathered.defvjp(
-    lambda kernel, axes: (gathered(kernel, axes), None), lambda axes, _, slope: (slope,)
-)
+_gathered = jax.custom_vjp(named, nondiff_argnums=(1,))
+_gathered.defvjp(lambda kernel, axes: (named(kernel, axes), None), lambda axes, _, slope: (slope,))
 
 
 def product(name: str, of: Callable[..., Array]) -> Callable[..., Array]:

@@ -25,7 +25,7 @@ def part(whole: jax.ShapeDtypeStruct) -> Part:
     """This process's part of an array that carries its sharding: the least that holds all pieces
     of its devices.
     """
-    indices = whole.sharding.addressable_devices_indices_map(whole.shape).values()
+    indices: Any = whole.sharding.addressable_devices_indices_map(whole.shape).values()
     pieces = [
         [s.indices(size)[:2] for s, size in zip(index, whole.shape, strict=True)]
         for index in indices
@@ -69,7 +69,7 @@ def share(mesh: Mesh) -> Share:
 def _join(whole: jax.ShapeDtypeStruct, mine: Shaped[np.ndarray, "..."]) -> jax.Array:
     rows, box = part(whole)
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def piece(index: Any) -> np.ndarray:  # a slice for each axis
         (start, stop, _), *rest = (
             s.indices(size) for s, size in zip(index, whole.shape, strict=True)
         )

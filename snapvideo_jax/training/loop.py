@@ -232,10 +232,11 @@ def _plan(
 ) -> pipeline.Plan:
     data, B = config.data, config.training.batch_size
     mine = batches.part(program.abstract_batch["video"])
+    frames, height, width, _ = mine.box
     return pipeline.Plan(
         example=source.example,
         encode=text.encode,
-        box=mine.box[:3],
+        box=(frames, height, width),
         batch_size=B,
         images=order.image_rows(B, data.image_fraction),
         rows=mine.rows,
