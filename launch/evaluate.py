@@ -6,17 +6,26 @@ Protocol "shapes": samples prompts that training showed, and as many of composit
 showed, and reads the captions' facts back from the pixels (evaluation/oracle.py). A factor counts
 only where a shape is recognizable, so noise scores 0 and not chance. --sheet=FILE.png also draws
 the samples, each marked right or wrong.
+
+Several steps or guidance weights are swept, from the same prompts and noise, and drawn:
+
+  python -m launch.evaluate --checkpoint=runs/shapes --guidance=0,0.5,1,2,4 --out=F.json \\
+      --plot=F.png
+
+The file then is the first one's report, and its `sweep` has a row of scores for each.
 """
 
+import itertools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from launch import main
+from launch import main, number_lists
 from snapvideo_jax import build, sample, storage, video_io
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.evaluation import protocol
+from snapvideo_jax.evaluation import plots, protocol
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
@@ -28,47 +37,94 @@ OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 SHEET = flags.DEFINE_string("sheet", None, "PNG file for a contact sheet of the samples.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses prompts and noise.", 0, 2**30)
 BATCH = flags.DEFINE_integer("batch_size", 64, "Videos made at a time.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", None, "Steps of the sampler.", lower_bound=1)
-GUIDANCE = flags.DEFINE_float("guidance", None, "Weight w; 0 is no guidance.", lower_bound=0)
+PLOT = flags.DEFINE_string("plot", None, "PNG file for the scores of a sweep.")
+STEPS = number_lists.define_integers("steps", "Steps of the sampler.", lower_bound=1)
+GUIDANCE = number_lists.define_floats("guidance", "Weight w; 0 is no guidance.", lower_bound=0)
 
 
 def run() -> None:
     """Flags in, figures out."""
+    if PLOT.value:
+        check_plot()
     trained = sample.load(Path(CHECKPOINT.value), STEP.value, log=main.say)
     if trained.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
-    world = build.world(trained.config)
-    plan = sample.plan_from(
-        trained.config,
-        steps=STEPS.value,
-        guidance=GUIDANCE.value,
-        frame_rate=world.frame_rates[0],
-    )
-    generate = lambda prompts, seeds: sample.generate(
-        trained, plan, prompts, seeds, min(BATCH.value, len(prompts)), main.progress("videos")
-    )
-    scored = protocol.shapes_protocol(world, plan.frame_interval, generate, NUM.value, SEED.value)
-    report = scored.report | {"checkpoint_step": trained.step, "sampling": vars(plan)}
+    plans = plans_of(trained)
+    scored = scores(trained, plans)
+    first = scored[0]
+    report = first.report | {"checkpoint_step": trained.step, "sampling": vars(plans[0])}
+    rows = [row(plan, one.report) for plan, one in zip(plans, scored, strict=True)]
+    if len(rows) > 1:
+        report["sweep"] = rows
     storage.write(OUT.value, json.dumps(report, indent=2).encode() + b"\n")
-    main.say(summary(report))
+    main.say(summary(rows, report["chance"]))
     if SHEET.value:
-        sheet = video_io.contact_sheet(list(scored.videos), scored.prompts, marks=scored.right)
+        sheet = video_io.contact_sheet(list(first.videos), first.prompts, marks=first.right)
         video_io.write_png(SHEET.value, sheet)
+    if PLOT.value:
+        storage.write(PLOT.value, plots.png(rows))
 
 
-def summary(report: dict) -> str:
+def check_plot() -> None:
+    """ConfigError if --plot cannot be drawn, before anything is sampled."""
+    if max(len(STEPS.value or ()), len(GUIDANCE.value or ())) < 2:
+        raise ConfigError("--plot draws a sweep; give several --steps=N,N,.. or --guidance=W,W,..")
+    plots.require()
+
+
+def plans_of(trained: sample.Trained) -> list[sample.Plan]:
+    """Every combination of --steps and --guidance; the config's where a flag is not given."""
+    rate = build.world(trained.config).frame_rates[0]
+    return [
+        sample.plan_from(trained.config, steps=steps, guidance=guidance, frame_rate=rate)
+        for steps, guidance in itertools.product(STEPS.value or [None], GUIDANCE.value or [None])
+    ]
+
+
+def scores(trained: sample.Trained, plans: Sequence[sample.Plan]) -> list[protocol.Scored]:
+    """What the protocol says of each plan; on the screen, how much is done."""
+    progress, videos = main.progress("denoising steps"), 2 * NUM.value
+    ends = list(itertools.accumulate(plan.steps * videos for plan in plans))
+    tell = lambda plan, end: lambda made: progress(end - plan.steps * (videos - made), ends[-1])
+    return [score(trained, plan, tell(plan, end)) for plan, end in zip(plans, ends, strict=True)]
+
+
+def score(
+    trained: sample.Trained, plan: sample.Plan, tell: Callable[[int], None]
+) -> protocol.Scored:
+    """What the protocol says of one plan; `tell(videos made so far)`."""
+    world = build.world(trained.config)
+    generate = lambda prompts, seeds: sample.generate(
+        trained,
+        plan,
+        prompts,
+        seeds,
+        min(BATCH.value, len(prompts)),
+        lambda made, of: tell(made),
+    )
+    return protocol.shapes_protocol(world, plan.frame_interval, generate, NUM.value, SEED.value)
+
+
+def row(plan: sample.Plan, report: dict) -> plots.Row:
+    """What a sweep says of one plan."""
+    return {"steps": plan.steps, "guidance": plan.guidance, "oracle": report["oracle"]}
+
+
+def summary(rows: Sequence[plots.Row], chance: dict[str, float]) -> str:
     """The scores as a small table."""
     factors = ("present", "shape", "color", "direction", "speed", "all")
-    rows = {
-        "seen": report["oracle"],
-        "held out": report["oracle"]["held_out"],
-        "chance": report["chance"],
-    }
-    lines = [" " * 9 + "".join(f"{name:>10}" for name in factors)]
-    for name, scores in rows.items():
-        rates = (scores.get(factor) for factor in factors)
+    table = {}
+    for one in rows:
+        name = f"{one['steps']} steps, w {one['guidance']:g}, " if len(rows) > 1 else ""
+        table[f"{name}seen"] = one["oracle"]
+        table[f"{name}held out"] = one["oracle"]["held_out"]
+    table["chance"] = chance
+    width = max(map(len, table)) + 1
+    lines = [" " * width + "".join(f"{name:>10}" for name in factors)]
+    for name, rated in table.items():
+        rates = (rated.get(factor) for factor in factors)
         cells = ("-" if rate is None else f"{rate:.0%}" for rate in rates)
-        lines.append(f"{name:9}" + "".join(f"{cell:>10}" for cell in cells))
+        lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)
 
 

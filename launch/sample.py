@@ -30,6 +30,8 @@ Two stages, the second of which enlarges what the first one makes:
 
   python -m launch.sample --checkpoint=W1 --upsampler=W2 --prompt="a red fox in snow" --out=samples
 
+(with --duration it enlarges as many frames at a time as it has, each time led by the last one).
+
 Writes 00000.mp4, 00001.mp4, ... (one for each prompt and seed), a contact sheet of the first 32,
 sheet.png, and samples.json, which says how to make each again. --num=4 draws seeds seed .. seed + 3
 for each prompt; a seed gives the same pixels whatever the batch size. Batches split over all
@@ -49,9 +51,8 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from launch import main
+from launch import known_frames, main, number_lists
 from snapvideo_jax import long_video, sample, samples, storage, video_io
-from snapvideo_jax.data import video
 from snapvideo_jax.errors import ConfigError
 
 CHECKPOINT = flags.DEFINE_string(
@@ -88,11 +89,13 @@ OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.
 HEUN = flags.DEFINE_bool("heun", None, "Second order (2 N - 1 evaluations), or Euler's (N).")
 CHURN = flags.DEFINE_float("S_churn", None, "Noise added on the way, as EDM's.", lower_bound=0)
 DURATION = flags.DEFINE_float("duration", None, "Seconds of a long video.", lower_bound=0)
-FRAME_RATES = flags.DEFINE_list("frame_rates", None, "Of its levels, rising; the last is its own.")
+FRAME_RATES = number_lists.define_floats(
+    "frame_rates", "Of its levels, rising; the last is its own."
+)
 INIT_IMAGE = flags.DEFINE_string("init_image", None, "Picture that frame 0 shows.")
 INIT_VIDEO = flags.DEFINE_string("init_video", None, "Video whose frames are known.")
-KNOWN = flags.DEFINE_list(
-    "known_frames", None, "Which frames of --init_video are known; default: the first half."
+KNOWN = number_lists.define_integers(
+    "known_frames", "Which frames of --init_video are known; default: the first half."
 )
 HEIGHT = flags.DEFINE_integer(
     "source_height", None, "Pixels of the source as the model is told; 0: unknown.", lower_bound=0
@@ -126,7 +129,9 @@ class Stage:
             )
         asked = prompts, seeds, batch_size
         if self.span is not None:
-            return long_video.make(self.trained, self.plan, self.span, *asked, **told)
+            return long_video.make(
+                self.trained, self.plan, self.span, *asked, low_res=low_res, **told
+            )
         return sample.generate(self.trained, self.plan, *asked, low_res=low_res, **told)
 
     def settings(self) -> dict[str, Any]:
@@ -203,8 +208,6 @@ def load() -> list[Stage]:
         S_churn=CHURN.value,
     )
     first = dataclasses.replace(first, span=span, known=given(first, span))
-    if UPSAMPLER.value and span:
-        raise ConfigError("--upsampler enlarges videos of the model's length; leave out --duration")
     if NEGATIVE.value is not None and not first.plan.guidance:
         raise ConfigError("--negative_prompt acts by guidance, which is 0; give --guidance=W too")
     if not UPSAMPLER.value:
@@ -217,7 +220,7 @@ def load() -> list[Stage]:
         augmentation=AUGMENTATION.value,
         frame_rate=first.plan.frame_rate,
     )
-    return [first, second]
+    return [first, dataclasses.replace(second, span=span)]
 
 
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
@@ -240,7 +243,7 @@ def spanned() -> long_video.Span | None:
         raise ConfigError(
             "a long video needs both --duration=SECONDS and --frame_rates=LOW,..,HIGH"
         )
-    return long_video.Span(duration, tuple(numbers("frame_rates", rates, float)))
+    return long_video.Span(duration, tuple(rates))
 
 
 def given(first: Stage, span: long_video.Span | None) -> sample.Given | None:
@@ -251,30 +254,11 @@ def given(first: Stage, span: long_video.Span | None) -> sample.Given | None:
     if not image and not clip:
         return None
     data = first.trained.config.data
-    frames, size = span.frames if span else data.num_frames, (data.height, data.width)
-    mask = np.zeros(frames, bool)
+    frames = span.frames if span else data.num_frames
+    size = frames, data.height, data.width
     if image:
-        mask[0] = True
-        picture = video.load_image(image, *size)
-        return sample.Given(np.broadcast_to(picture, (1, frames, *picture.shape)).copy(), mask)
-    known = range((frames + 1) // 2)
-    if KNOWN.value:
-        known = numbers("known_frames", KNOWN.value, int)
-    if min(known) < 0 or max(known) >= frames:
-        raise ConfigError(f"--known_frames={list(known)} must be within 0 .. {frames - 1}")
-    mask[list(known)] = True
-    pixels, shown = np.zeros((1, frames, *size, 3), np.uint8), max(known) + 1
-    rate = first.plan.frame_rate
-    pixels[0, :shown] = video.decode_clip(str(clip), 0.0, rate, shown, *size)
-    return sample.Given(pixels, mask)
-
-
-def numbers(flag: str, values: Sequence[str], kind: type) -> list:
-    """The flag's values as numbers; ConfigError if one is none."""
-    try:
-        return [kind(value) for value in values]
-    except ValueError as error:
-        raise ConfigError(f"--{flag}={','.join(values)}: {error}") from error
+        return known_frames.of_image(image, *size)
+    return known_frames.of_video(str(clip), KNOWN.value, *size, first.plan.frame_rate)
 
 
 def settings(stages: Sequence[Stage]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ Any field of the config is a flag; configs/base.py explains them all:
 
 The run shows a line every few seconds and writes metrics.jsonl, TensorBoard curves and checkpoints
 into --workdir. Ctrl-C or SIGTERM saves and ends it; the same command goes on where it stopped.
+On many hosts, one process on each: docs/pods.md.
 Exit codes: 0 done, 2 bad flags or config, 3 bad data, 4 diverged, 5 storage, 143 preempted.
 """
 

@@ -36,16 +36,20 @@ def make(
     batch_size: int,
     given: sample.Given | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    low_res: UInt8[np.ndarray, "N S h w 3"] | None = None,
     **told: Any,
 ) -> UInt8[np.ndarray, "N S H W 3"]:
     """One video of `span` a prompt; `progress(windows done, of how many)`.
 
-    given: frames that are known from the start, of all S. told: what `sample.generate` is told
-    beside. Window i of a sample draws its noise from stream i of the sample's seed, so neither
-    batches nor hosts change it. ConfigError where `hierarchy.plan` refuses the span.
+    given: frames that are known from the start, of all S. low_res: what an upsampler enlarges, in
+    windows of neighboring frames, each led by the last frame of the one before. told: what
+    `sample.generate` is told beside. Window i of a sample draws its noise from stream i of the
+    sample's seed, so neither batches nor hosts change it. ConfigError where `hierarchy.plan`
+    refuses the span.
     """
     data = trained.config.data
-    windows = hierarchy.plan(span.duration, span.frame_rates, data.num_frames)
+    rates = span.frame_rates if low_res is None else span.frame_rates[-1:]
+    windows = hierarchy.plan(span.duration, rates, data.num_frames)
     videos = np.zeros((len(prompts), span.frames, data.height, data.width, 3), np.uint8)
     made = np.zeros(span.frames, bool)
     if given is not None:
@@ -55,8 +59,10 @@ def make(
         if not made[frames].all():
             at_rate = dataclasses.replace(plan, frame_rate=window.frame_rate)
             known = _known(videos[:, frames], made[frames])
+            small = None if low_res is None else low_res[:, frames]
+            asked = prompts, seeds, batch_size
             videos[:, frames] = sample.generate(
-                trained, at_rate, prompts, seeds, batch_size, given=known, stream=i, **told
+                trained, at_rate, *asked, low_res=small, given=known, stream=i, **told
             )
             made[frames] = True
         progress(i + 1, len(windows))

@@ -22,7 +22,7 @@ MAX_BYTES = 4 * 2**30  # of a whole video that is read
 _READABLE = "mov,mp4,matroska,webm,avi,gif"  # playlists are left out: they open other files
 
 _MARGIN, _GAP, _FONT_SIZE = 12, 2, 15  # pixels of a contact sheet
-_BLACK, _GREEN, _RED = (20, 20, 20), (0, 150, 60), (210, 30, 40)
+_BLACK, _GREEN, _RED, _GRAY = (20, 20, 20), (0, 150, 60), (210, 30, 40), 170
 
 
 def default_scale(video: Video) -> int:
@@ -225,10 +225,10 @@ def write_png(path: str | Path, picture: Image.Image) -> None:
 
 
 def _strip(video: Video, frames: int, scale: int) -> Image.Image:
-    """Frames side by side on white, `_GAP` pixels apart."""
+    """Frames side by side, a gray line between them: white frames need one too."""
     chosen = np.linspace(0, len(video) - 1, min(frames, len(video))).round().astype(int)
     pixels = _enlarge(video[chosen], scale)
-    pixels = np.pad(pixels, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
+    pixels = np.pad(pixels, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=_GRAY)
     return Image.fromarray(np.concatenate(pixels, axis=1)[:, :-_GAP])
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from snapvideo_jax import sample, video_io
+from snapvideo_jax import long_video, sample, video_io
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.training import loop
 from tests import tiny
@@ -73,6 +73,19 @@ def test_stages_that_do_not_fit_are_refused(stages, low_res):
         enlarge(stages[1], low_res[:, :, :8])
     with pytest.raises(ConfigError, match="this checkpoint is a first stage"):
         sample.generate(stages[0], plan, PROMPTS, SEEDS, 2, low_res=low_res)
+
+
+def test_a_long_video_is_enlarged_whole(stages, low_res):
+    long = np.concatenate([low_res, low_res[:, ::-1]], axis=1)[:, :3]
+    plan, span = sample.plan_from(stages[1].config), long_video.Span(0.75, (4.0,))
+    make = lambda small: long_video.make(stages[1], plan, span, PROMPTS, SEEDS, 2, low_res=small)
+    large = make(long)
+    assert large.shape == (2, 3, 32, 32, 3)
+    assert np.array_equal(large[:, :2], enlarge(stages[1], low_res, frame_rate=4.0))
+    long[:, 2] = 255 - long[:, 2]
+    other = make(long)
+    assert np.array_equal(other[:, :2], large[:, :2])
+    assert not np.array_equal(other[:, 2], large[:, 2])
 
 
 def test_one_command_runs_both_stages(runs, tmp_path):

@@ -11,9 +11,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
-from snapvideo_jax import sample, samples
+from launch import known_frames
+from snapvideo_jax import sample, samples, video_io
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
+from tests.in_process import launch
 from tests.test_launch import ENVIRONMENT, ROOT
 
 SETTINGS = {"steps": 3, "frame_rate": 4.0, "format": "npz", "upsampler": {"steps": 2}}
@@ -261,6 +264,76 @@ def test_the_prompt_as_its_own_negative_is_no_guidance(trained):
     plan = sample.plan_from(trained.config, guidance=2.0)
     same = sample.generate(trained, plan, ["a red circle"], [3], 1, negative="a red circle")
     assert np.abs(same.astype(int) - plain).max() <= 1
+
+
+def made(run, out, *flags):
+    """What the command writes: (videos, samples.json)."""
+    asked = f"--checkpoint={run}", f"--out={out}", "--format=npz", "--prompt=a red circle"
+    launch("sample", *asked, *flags)
+    files = [samples.FORMATS["npz"].read(path) for path in sorted(out.glob("*.npz"))]
+    return np.stack(files), json.loads((out / "samples.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of 4 frames, 4 a second, and its first frame."""
+    folder = tmp_path_factory.mktemp("clip")
+    frames = np.full((4, 16, 16, 3), 30, np.uint8)
+    for k in range(4):
+        frames[k, 4 * k :] = 220 - 40 * k
+    video_io.write_mp4(folder / "clip.mp4", frames, 4.0)
+    video_io.write_frames(folder / "frames", frames, 4.0)
+    return folder / "clip.mp4", folder / "frames" / "0000.png", frames
+
+
+def test_a_picture_becomes_the_first_frame(trained_folder, tmp_path, clip):
+    _, picture, frames = clip
+    videos, how = made(trained_folder, tmp_path, f"--init_image={picture}", "--num=2")
+    assert np.array_equal(videos[:, 0], frames[[0, 0]])
+    assert not np.array_equal(videos[0, 1], videos[1, 1])
+    assert how["known_frames"] == [0] and len(how["known"]) == 64
+    with pytest.raises(ConfigError, match=r"known_frames is \[0\] there and None here"):
+        made(trained_folder, tmp_path, "--num=2")
+
+
+def test_known_frames_of_a_video_stay_and_lead_a_long_one(trained_folder, tmp_path, clip):
+    path, _, frames = clip
+    long = "--duration=1", "--frame_rates=2,4"
+    flags = f"--init_video={path}", "--known_frames=3,1", *long
+    videos, how = made(trained_folder, tmp_path, *flags)
+    assert videos.shape == (1, 4, 16, 16, 3) and how["known_frames"] == [1, 3]
+    assert how["span"] == {"duration": 1.0, "frame_rates": [2.0, 4.0]} and how["frame_rate"] == 4
+    error = np.abs(videos[0].astype(int) - frames).mean(axis=(1, 2, 3))
+    assert (error[[1, 3]] < 5).all() and (error[[0, 2]] > 20).all()  # mp4 loses a little
+
+
+def test_the_first_half_of_a_video_is_known_where_no_frames_are_named(clip):
+    given = known_frames.of_video(str(clip[0]), None, 4, 16, 16, 4.0)
+    assert given.mask.tolist() == [True, True, False, False]
+    assert given.video[0, 1].std() > 10 and (given.video[0, 2:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "error, says, flags",
+    [
+        (ConfigError, "--init_image or --init_video, not both", ["--init_image={i}"]),
+        (ConfigError, r"--known_frames=\[0, 2\] must be within 0 .. 1", ["--known_frames=0,2"]),
+        (ConfigError, "needs a --frame_rate above 0", ["--frame_rate=0"]),
+        (ConfigError, "needs both --duration=SECONDS and", ["--duration=1"]),
+        (ConfigError, "needs both --duration=SECONDS and", ["--frame_rates=4"]),
+        (ConfigError, "no multiple of 4", ["--duration=1", "--frame_rates=4,6"]),
+        (ConfigError, "0.25 s is too short", ["--duration=0.25", "--frame_rates=4"]),
+        (DataError, "ends", ["--duration=9", "--frame_rates=4", "--known_frames=35"]),
+        (flags.Error, "--known_frames=0,x", ["--known_frames=0,x"]),
+    ],
+)
+def test_known_frames_and_lengths_that_cannot_be_are_one_line(
+    trained_folder, tmp_path, clip, error, says, flags
+):
+    flags = [f"--init_video={clip[0]}", *(flag.format(i=clip[1]) for flag in flags)]
+    with pytest.raises(error, match=says) as raised:
+        made(trained_folder, tmp_path / "out", *flags)
+    assert "\n" not in str(raised.value)
 
 
 def command(run, out, prompts):

@@ -91,6 +91,32 @@ def test_a_long_video_has_every_frame_and_keeps_those_that_are_known(trained, pi
     assert np.array_equal(make(PROMPTS[1::-1], [6, 5], 4)[::-1], long)
 
 
+def test_a_long_video_is_enlarged_in_windows_that_share_a_frame(trained, monkeypatch):
+    small = np.arange(7, dtype=np.uint8)[None, :, None, None, None] * np.ones((2, 1, 4, 4, 3), "u1")
+    calls = []
+
+    def generate(trained, plan, prompts, seeds, batch, low_res, given, stream, **told):
+        calls.append((plan.frame_rate, low_res[0, :, 0, 0, 0].tolist(), given, stream, told))
+        return low_res.repeat(4, 2).repeat(4, 3) + np.uint8(10 * stream)
+
+    monkeypatch.setattr(sample, "generate", generate)
+    config = tiny.get_config()
+    config.data.num_frames = 3
+    asked = dataclasses.replace(trained, config=config), sample.plan_from(config)
+    span = long_video.Span(0.875, (4.0, 8.0))
+    large = long_video.make(*asked, span, PROMPTS[:2], [5, 6], 2, low_res=small, negative="a")
+    assert [(rate, frames) for rate, frames, *_ in calls] == [
+        (8.0, [0, 1, 2]), (8.0, [2, 3, 4]), (8.0, [4, 5, 6])
+    ]  # fmt: skip
+    assert calls[0][2] is None and calls[1][4] == {"negative": "a"}
+    for before, (_, _, given, _, _) in zip((2, 14), calls[1:], strict=True):
+        assert given.mask.tolist() == [True, False, False]
+        assert (given.video[:, 0] == before).all()  # as the window before made it
+    assert [call[3] for call in calls] == [0, 1, 2]  # each window draws its own noise
+    assert large.shape == (2, 7, 16, 16, 3)
+    assert (large[:, [1, 3, 5], 0, 0, 0] == (1, 13, 25)).all()
+
+
 def test_frame_rates_share_one_program(trained):
     plan = sample.plan_from(trained.config)
     before = sample.compiled.cache_info().currsize

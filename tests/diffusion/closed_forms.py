@@ -69,6 +69,14 @@ class Gaussians:
 
         return D
 
+    def parts(self, x):
+        """The probability that each point [n, 2] is from each part: [n, k]."""
+        off = x[:, None] - self.means
+        inverse, det = np.linalg.inv(self.covariances), np.linalg.det(self.covariances)
+        density = np.exp(-np.einsum("nki,kij,nkj->nk", off, inverse, off) / 2) / np.sqrt(det)
+        joint = self.weights * density
+        return joint / joint.sum(axis=1, keepdims=True)
+
     def moments(self):
         """The mean and the covariance of the whole."""
         mean = self.weights @ self.means

@@ -54,3 +54,8 @@ def test_a_resumed_metrics_file_drops_what_will_be_run_again(tmp_path):
     again.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"step": s, "loss": s / 7} for s in (1, 2, 3, 4)]
+
+
+def test_nowhere_takes_all_that_the_file_and_the_board_take():
+    written = {name for kind in (telemetry.MetricsFile, telemetry.Board) for name in vars(kind)}
+    assert {n for n in written if n[0] != "_"} - {"text"} <= set(vars(telemetry.Nowhere))

@@ -1,0 +1,65 @@
+"""Sweeps of launch.evaluate."""
+
+import json
+
+import pytest
+from absl import flags
+
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.evaluation import plots
+from tests.in_process import launch
+
+
+def evaluate(run, folder, *flags):
+    """The report that is written, beside what the flags ask for."""
+    out = folder / "report.json"
+    launch("evaluate", f"--checkpoint={run}", "--num_samples=4", f"--out={out}", *flags)
+    return json.loads(out.read_text())
+
+
+@pytest.fixture(scope="module")
+def swept(trained_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    plot = folder / "scores.png"
+    report = evaluate(trained_folder, folder, "--steps=2,3", "--guidance=0,1.5", f"--plot={plot}")
+    return report, plot
+
+
+def test_a_sweep_has_a_row_for_every_combination_and_the_report_of_the_first(swept):
+    report, plot = swept
+    rows = report["sweep"]
+    combinations = [(2, 0.0), (2, 1.5), (3, 0.0), (3, 1.5)]
+    assert [(row["steps"], row["guidance"]) for row in rows] == combinations
+    assert rows[0]["oracle"] == report["oracle"] and report["sampling"]["steps"] == 2
+    assert all(row["oracle"]["n"] == row["oracle"]["held_out"]["n"] == 4 for row in rows)
+    assert len({row["oracle"]["clutter"] for row in rows}) == 4  # each was sampled by itself
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_combination_is_a_report_as_ever_and_scores_as_it_does_in_a_sweep(
+    swept, trained_folder, tmp_path, capsys
+):
+    report = evaluate(trained_folder, tmp_path, "--steps=3", "--guidance=1.5")
+    assert list(report) == ["protocol", "seed", "oracle", "chance", "checkpoint_step", "sampling"]
+    assert report["oracle"] == swept[0]["sweep"][3]["oracle"]
+    told = capsys.readouterr().out
+    assert "24/24 denoising steps" in told  # 2 x 4 videos of 3 steps
+    assert [line.split()[0] for line in told.splitlines()[-3:]] == ["seen", "held", "chance"]
+
+
+@pytest.mark.parametrize(
+    "flag, says",
+    [("--steps=8,many", "--steps"), ("--steps=8,0", "0 is not"), ("--guidance=", "--g")],
+)
+def test_what_is_no_list_of_numbers_is_a_flag_error(tmp_path, flag, says):
+    with pytest.raises(flags.Error, match=says):
+        launch("evaluate", "--checkpoint=no/such", "--out=o", flag)
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_read(monkeypatch):
+    asked = "--checkpoint=no/such", "--out=o", "--plot=p.png"
+    with pytest.raises(ConfigError, match="--plot draws a sweep; give several"):
+        launch("evaluate", *asked, "--steps=8")
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install"):
+        launch("evaluate", *asked, "--steps=8,16")
