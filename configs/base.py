@@ -91,6 +91,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.diffusion = ConfigDict()
     config.diffusion.sigma_data = 1.0  # 3.2
     config.diffusion.sigma_in = 4.0  # sqrt(16 frames) at 64 pixels, 3.2
+    config.diffusion.image_sigma_in = 0.0  # of images, as one frame each; 0: they are videos, 3.3
     config.diffusion.P_mean = -1.2  # of ln sigma in training, EDM's value kept, 3.2
     config.diffusion.P_std = 1.2  # likewise
     config.diffusion.label_dropout = 0.1  # text dropped, Table 8

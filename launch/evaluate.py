@@ -51,6 +51,14 @@ def run() -> None:
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
     plans = plans_of(trained)
     scored = scores(trained, plans)
+    if main.speaks():
+        write(trained, plans, scored)
+
+
+def write(
+    trained: sample.Trained, plans: Sequence[sample.Plan], scored: Sequence[protocol.Scored]
+) -> None:
+    """The figures to --out and the screen, and the pictures that are asked for."""
     first = scored[0]
     report = first.report | {"checkpoint_step": trained.step, "sampling": vars(plans[0])}
     rows = [row(plan, one.report) for plan, one in zip(plans, scored, strict=True)]

@@ -42,7 +42,7 @@ Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out can
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ from jax.experimental import multihost_utils
 from launch import known_frames, main, number_lists
 from snapvideo_jax import long_video, sample, samples, storage, video_io
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import batches
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
@@ -129,9 +130,11 @@ class Stage:
             )
         asked = prompts, seeds, batch_size
         if self.span is not None:
+            told["progress"] = within(f"windows of {len(prompts)} videos")
             return long_video.make(
                 self.trained, self.plan, self.span, *asked, low_res=low_res, **told
             )
+        told["tell"] = within(f"evaluations of {len(prompts)} videos")
         return sample.generate(self.trained, self.plan, *asked, low_res=low_res, **told)
 
     def settings(self) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def run() -> None:
     """Flags in, videos out."""
     work = samples.work_list(prompts(), SEED.value, NUM.value)
     stages = load()
-    process = samples.Process(jax.process_index(), jax.process_count())
+    process = process_of(stages)
     out = storage.make_folder(OUT.value)
     results = samples.Results(out, settings(stages), work, process)
     if results.done:
@@ -162,13 +165,25 @@ def run() -> None:
     batch = min(BATCH.value, -(-len(work) // process.count))
 
     rounds = most(-(-len(results.missing()) // batch))
-    progress = main.progress("videos") if process.index == 0 else lambda done, of: None
+    progress = main.progress("videos") if jax.process_index() == 0 else lambda done, of: None
     samples.complete(results, lambda s: make(stages, s, batch), batch, rounds, progress)
-    if process.count > 1:
+    if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all samples are written")
-    if process.index == 0:
+    if jax.process_index() == 0:
         results.finish()
     say(f"{len(work)} videos, sheet.png and samples.json in {out}")
+
+
+def process_of(stages: Sequence[Stage]) -> samples.Process:
+    """This process's share of the work; ConfigError where stages share examples out differently."""
+    shares = {batches.share(stage.trained.mesh)._replace(rows=0) for stage in stages}
+    if len(shares) > 1:
+        raise ConfigError(
+            "the two stages split videos over hosts in different ways; train them with the same "
+            "mesh.group and mesh.tensor, or sample on hosts that hold whole videos"
+        )
+    index, count, owner, _ = shares.pop()
+    return samples.Process(index, count, owner)
 
 
 def make(
@@ -278,6 +293,13 @@ def most(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.array(number))))
+
+
+def within(things: str) -> Callable[[int, int], None]:
+    """Progress inside one batch, of the job's first process: silent where it takes but seconds."""
+    report = main.progress(things)
+    speaks = jax.process_index() == 0
+    return lambda done, of: report(done, of) if speaks and done < of else None
 
 
 def say(text: str) -> None:

@@ -167,6 +167,7 @@ def denoiser(
         diffusion.sigma_in,
         config.data.pad_rows,
         tuple(config.data.low_res) or None,
+        diffusion.image_sigma_in,
     )
 
 
@@ -219,13 +220,13 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 def batch_shardings(config: Config, mesh: Mesh) -> dict[str, jax.sharding.NamedSharding]:
     """Where a batch lies on `mesh`: examples split, and videos cut as FIT's groups are."""
     split = meshes.batch_sharding(mesh)
-    return dict.fromkeys(abstract_batch(config), split) | {"video": video_sharding(config, mesh)}
+    video = video_sharding(network(config), config.data.pad_rows, mesh)
+    return dict.fromkeys(abstract_batch(config), split) | {"video": video}
 
 
-def video_sharding(config: Config, mesh: Mesh) -> jax.sharding.NamedSharding:
+def video_sharding(made: FIT | UNet, pad_rows: int, mesh: Mesh) -> jax.sharding.NamedSharding:
     """Where videos lie; whole where rows are padded, since pixels then do not end with a group."""
-    made, padded = network(config), config.data.pad_rows
-    grid = made.cut.grid(made.video) if isinstance(made, FIT) and not padded else None
+    grid = made.cut.grid(made.video) if isinstance(made, FIT) and not pad_rows else None
     return meshes.video_sharding(mesh, grid)
 
 

@@ -25,7 +25,8 @@ KNOWN = {
 MAY_BE_ZERO = (
     "seed", "data.pad_rows", "data.image_fraction", "data.shapes.spread", "model.dropout",
     "model.fit.global_layers", "diffusion.label_dropout", "diffusion.self_conditioning",
-    "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.b1", "optimizer.b2",
+    "diffusion.image_sigma_in", "optimizer.warmup_steps", "optimizer.weight_decay",
+    "optimizer.b1", "optimizer.b2",
     "sampling.guidance", "sampling.guidance_low", "sampling.threshold", "sampling.reconstruction",
     "sampling.S_churn", "sampling.S_min", "sampling.augmentation", "checkpoint.keep_every",
     "log.samples_every",

@@ -27,6 +27,8 @@ class Denoiser:
     text_encoder is None where batches carry stored states (`text`) instead of ids (`text_ids`).
     pad_rows: rows of value 0 under the picture that make its height fit the network.
     low_res: (height, width) in pixels of the stage before; None for a first stage.
+    image_sigma_in: of images in training, all frames of which then share one noise, so that T
+    frames say no more than one (Table 3); 0: images are videos.
     """
 
     network: nn.Module
@@ -35,6 +37,7 @@ class Denoiser:
     sigma_in: float
     pad_rows: int
     low_res: tuple[int, int] | None = None
+    image_sigma_in: float = 0.0
 
     def init(self, key: PRNGKeyArray, batch: dict[str, Array]) -> Params:
         """Parameters for batches shaped like `batch`."""
@@ -106,6 +109,12 @@ class Denoiser:
             return ()
         return jnp.zeros((batch_size,) + self.network.latent_shape, jnp.float32)
 
+    def input_scale(self, frame_interval: Float[Array, " B"]) -> Float[Array, " B"] | float:
+        """sigma_in of each example."""
+        if not self.image_sigma_in:
+            return self.sigma_in
+        return jnp.where(frame_interval == 0, self.image_sigma_in, self.sigma_in)
+
     def F(
         self,
         params: Params,
@@ -119,7 +128,8 @@ class Denoiser:
 
         Dropout is on where `dropout_key` is given.
         """
-        c_in = edm.c_in(jnp.exp(log_sigma), self.sigma_data, self.sigma_in)
+        scale = self.input_scale(given.frame_interval)
+        c_in = edm.c_in(jnp.exp(log_sigma), self.sigma_data, scale)
         out, latents = self.network.apply(
             {"params": params["network"]},
             edm.expand(c_in, x_sigma) * x_sigma,

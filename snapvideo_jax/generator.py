@@ -55,9 +55,46 @@ class Plan:
         return 1 / self.frame_rate if self.frame_rate else 0.0
 
 
-@functools.lru_cache(maxsize=8)
-def compiled(denoiser: Denoiser, plan: Plan) -> Callable[..., UInt8[Array, "B T H W 3"]]:
-    """A jitted (params, request, seeds) -> videos. One loop, 2 * plan.steps - 1 evaluations.
+STRETCHES = 16  # of the evaluations, between which progress can be told
+
+
+class Walk(NamedTuple):
+    """A sampler that can pause: three functions of arrays, to be jitted.
+
+    start: (request, seeds) -> state. go: (params, request, seeds, state, first, last) -> state
+    after the evaluations first .. last - 1, of 0 .. `evaluations` - 1. finish: state -> videos.
+    The first axis of every leaf of a state is the batch's.
+    """
+
+    start: Callable[..., sampler.State]
+    go: Callable[..., sampler.State]
+    finish: Callable[[sampler.State], UInt8[Array, "B T H W 3"]]
+    evaluations: int
+
+    def videos(
+        self,
+        params: Params,
+        request: dict[str, Array],
+        seeds: Int[Array, " B"],
+        tell: Callable[[int, int], None] = lambda done, of: None,
+    ) -> UInt8[Array, "B T H W 3"]:
+        """The whole walk; `tell(evaluations done, of how many)` on the way, not at its end.
+
+        The devices do not wait for the host: a stretch is told of once the next is under way.
+        """
+        state = self.start(request, seeds)
+        length = -(-self.evaluations // STRETCHES)
+        for first in range(0, self.evaluations, length):
+            before, last = state, min(first + length, self.evaluations)
+            state = self.go(params, request, seeds, state, first, last)
+            if first:
+                jax.block_until_ready(before.D)
+                tell(first, self.evaluations)
+        return self.finish(state)
+
+
+def walk(denoiser: Denoiser, plan: Plan) -> Walk:
+    """The sampler of `denoiser` as `plan` says: 2 * plan.steps - 1 evaluations (Euler: plan.steps).
 
     `request` holds what a batch holds beside the video; for an upsampler also low_res, uint8
     [B, T, h, w, 3]; with a negative prompt also `negative`, the text entries of a batch, which take
@@ -68,21 +105,29 @@ def compiled(denoiser: Denoiser, plan: Plan) -> Callable[..., UInt8[Array, "B T 
     grid = sigmas.sampling_grid(plan.steps, plan.sigma_min, plan.sigma_max, plan.rho)
     shape = (*denoiser.network.video, 3)
 
-    @jax.jit
-    def generate(params: Params, request: dict[str, Array], seeds: Int[Array, " B"]):
+    def start(request: dict[str, Array], seeds: Int[Array, " B"]) -> sampler.State:
+        streams = Streams(seeds, request["stream"])
+        x = plan.sigma_max * streams.normal("x", shape)
+        if "known" in request:
+            known = _known(denoiser, request, streams.normal("known", shape))
+            x = known.placed(x, jnp.float32(plan.sigma_max), denoiser.sigma_in)
+        return sampler.State(x, x, jnp.zeros_like(x), denoiser.no_latents(len(seeds)))
+
+    def go(
+        params: Params, request: dict[str, Array], seeds: Int[Array, " B"],
+        state: sampler.State, first: Int[Array, ""], last: Int[Array, ""],
+    ) -> sampler.State:  # fmt: skip
         given = denoiser.conditions(params, request)
         streams = Streams(seeds, request["stream"])
         if denoiser.low_res is not None:
             given = _noised(denoiser, given, request["low_res"], streams, plan.augmentation)
         against = _against(denoiser, params, given, request) if plan.guidance else None
         model, si = functools.partial(denoiser.D, params), denoiser.sigma_in
-        x = plan.sigma_max * streams.normal("x", shape)
         weights: Any = _weights(plan)
         known = None
         if "known" in request:
             known = _known(denoiser, request, streams.normal("known", shape))
             denoise = reconstruction.guided(model, given, against, known, si)
-            x = known.placed(x, jnp.float32(plan.sigma_max), si)
             known_weights = jnp.asarray(known_weight(plan, grid, si))
             weights = reconstruction.Weights(weights, known_weights)
         elif against is None:
@@ -97,11 +142,10 @@ def compiled(denoiser: Denoiser, plan: Plan) -> Callable[..., UInt8[Array, "B T 
         if plan.S_churn:
             eps = lambda i: streams.normal("churn", shape, i)
             churn = sampler.Churn(eps, plan.S_churn, plan.S_min, plan.S_max, plan.S_noise)
-        latents = denoiser.no_latents(len(seeds))
-        made = sampler.walk(denoise, x, grid, si, latents, weights, plan.heun, churn)
-        return denoiser.decode(made)
+        return sampler.stretch(denoise, state, first, last, grid, si, weights, plan.heun, churn)
 
-    return generate
+    finish = lambda state: denoiser.decode(state.D)
+    return Walk(start, go, finish, sampler.evaluations(plan.steps, plan.heun))
 
 
 class Streams(NamedTuple):

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
 from snapvideo_jax import build, embed, export, video_io
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
+from snapvideo_jax.diffusion import sampler
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
-from snapvideo_jax.generator import Given, Plan, compiled
+from snapvideo_jax.generator import Given, Plan, Walk, walk
 from snapvideo_jax.parallel import batches, rules
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.training import checkpoint
@@ -31,6 +32,11 @@ class Trained:
     denoiser: Denoiser
     text: build.Text
     params: Params  # the EMA
+
+    @property
+    def mesh(self) -> Mesh:
+        """Of the config, over all devices of the job."""
+        return meshes.make_mesh(self.config.mesh.to_dict(), jax.devices())
 
 
 def plan_from(config: Config, **changes: float | None) -> Plan:
@@ -124,6 +130,7 @@ def generate(
     source_size: tuple[int, int] | None = None,
     given: Given | None = None,
     stream: int = 0,
+    tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> UInt8[np.ndarray, "N T H W 3"]:
     """One video a prompt, `batch_size` at a time; `progress(videos done, of how many)`.
 
@@ -134,10 +141,13 @@ def generate(
     `low_res` is what an upsampler enlarges: the videos of the stage before, one a prompt.
     `negative` and `source_size` are as for `request`. `given`: frames that are known, which come
     out as they went in. `stream`: of each seed, for further videos of the same seeds.
+    `tell(evaluations done, of how many)`: on the way through each batch.
     ConfigError if the low resolution is missing, not wanted, or not of the size it was trained on.
     """
     _check_low_res(trained, low_res)
-    mesh = meshes.make_mesh(trained.config.mesh.to_dict(), jax.devices())
+    if trained.denoiser.image_sigma_in and not plan.frame_rate:
+        raise ConfigError("diffusion.image_sigma_in samples no stills; give --frame_rate above 0")
+    mesh = trained.mesh
     share = batches.share(mesh)
     batch_size = -(-batch_size // share.rows) * share.rows
     examples = batch_size // share.rows * meshes.ways(mesh, meshes.BATCH_AXES)
@@ -164,23 +174,30 @@ def generate(
         mine = asked, numbers
         of_all = lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype, sharding=split)
         asked, numbers = batches.join(jax.tree.map(of_all, mine), mine)
-        made = _rows_here(run(trained.params, asked, numbers))
+        made = _rows_here(run.videos(trained.params, asked, numbers, tell))
         videos.append(made[: len(prompts) - start])
         progress(min(start + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)
 
 
 @functools.lru_cache(maxsize=8)
-def _on_mesh(
-    denoiser: Denoiser, plan: Plan, mesh: Mesh
-) -> Callable[..., UInt8[Array, "B T H W 3"]]:
-    """`compiled`, its batch split over `mesh`."""
+def _on_mesh(denoiser: Denoiser, plan: Plan, mesh: Mesh) -> Walk:
+    """The sampler, compiled, its batch split over `mesh`, and videos on the way as their groups."""
+    made, rows = walk(denoiser, plan), meshes.batch_sharding(mesh)
+    video = build.video_sharding(denoiser.network, denoiser.pad_rows, mesh)
+    latents = jax.tree.map(lambda x: rules.latents_sharding(mesh), denoiser.no_latents(1))
+    state = sampler.State(video, video, video, latents)
 
-    def run(params: Params, request: dict[str, Any], seeds: Int[Array, " B"]):
+    def go(*args: Any) -> sampler.State:
         with rules.activations_on(mesh):
-            return compiled(denoiser, plan)(params, request, seeds)
+            return made.go(*args)
 
-    return jax.jit(run, out_shardings=meshes.batch_sharding(mesh))
+    return Walk(
+        jax.jit(made.start, out_shardings=state),
+        jax.jit(go, out_shardings=state),
+        jax.jit(made.finish, out_shardings=rows),
+        made.evaluations,
+    )
 
 
 def _rows_here(batch: UInt8[Array, "B ..."]) -> UInt8[np.ndarray, "b ..."]:

@@ -39,10 +39,14 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """Which of the job's processes this is."""
+    """Which share of the job's work this process makes.
+
+    Processes that make a video together have the same share, and one of them `keeps` the files.
+    """
 
     index: int
     count: int
+    keeps: bool = True
 
 
 ALONE = Process(0, 1)
@@ -217,7 +221,8 @@ def complete(
         batch = missing[start : start + batch_size]
         videos = make(batch or results.work[:1])
         for sample, video in zip(batch, videos, strict=False):
-            results.add(sample, video)
+            if results.process.keeps:
+                results.add(sample, video)
         if batch:
             progress(start + len(batch), len(missing))
 

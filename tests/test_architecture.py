@@ -48,7 +48,8 @@ ONLY_IN = {
     "flax": {"models", "denoiser", "training/state.py", "parallel/rules.py"},
     "ml_collections": {"checks.py", "sample.py"},
     "optax": {"training", "build.py"},
-    "orbax": {"training/checkpoint.py", "models/t5_weights.py"},
+    "matplotlib": {"evaluation/plots.py"},
+    "orbax": {"training/checkpoint.py", "models/t5_weights.py", "parallel/hosts.py"},
     "sentencepiece": {"data/text.py"},
     "av": {"data/video.py", "video_io.py"},
 }

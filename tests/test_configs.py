@@ -75,11 +75,14 @@ def test_every_row_of_the_ablation_is_one_noise_law():
     from configs import ablation
 
     laws = {row: ablation.get_config(row).diffusion for row in ablation.ROWS}
-    assert {row: (law.sigma_data, law.sigma_in) for row, law in laws.items()} == {
-        "edm": (0.5, 1.0),
-        "scaled": (0.5, 4.0),
-        "half": (1.0, 2.0),
-        "ours": (1.0, 4.0),
+    assert {
+        row: (law.sigma_data, law.sigma_in, law.image_sigma_in) for row, law in laws.items()
+    } == {
+        "edm": (0.5, 1.0, 0.0),
+        "scaled": (0.5, 4.0, 0.0),
+        "half": (1.0, 2.0, 0.0),
+        "images": (1.0, 4.0, 1.0),
+        "ours": (1.0, 4.0, 0.0),
     }
 
 

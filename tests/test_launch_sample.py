@@ -1,19 +1,22 @@
 """Runs of launch.sample: their work list, what a killed one leaves, and what does not fit it."""
 
 import dataclasses
+import itertools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
 
-from launch import known_frames
+from launch import known_frames, main
 from snapvideo_jax import sample, samples, video_io
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from tests.in_process import launch
@@ -272,6 +275,22 @@ def made(run, out, *flags):
     launch("sample", *asked, *flags)
     files = [samples.FORMATS["npz"].read(path) for path in sorted(out.glob("*.npz"))]
     return np.stack(files), json.loads((out / "samples.json").read_text())
+
+
+def test_a_batch_that_takes_long_says_how_much_is_done(
+    trained_folder, tmp_path, monkeypatch, capsys
+):
+    clock = types.SimpleNamespace(monotonic=itertools.count(0, 4).__next__)
+    monkeypatch.setattr(main, "time", clock)
+    made(trained_folder, tmp_path / "short")
+    made(trained_folder, tmp_path / "long", "--duration=1", "--frame_rates=2,4")
+    lines = re.findall(r"^(\d+/\d+ .*) in \d+s, \d+s left$", capsys.readouterr().out, re.M)
+    assert lines == [
+        *(f"{n}/5 evaluations of 1 videos" for n in range(1, 5)),
+        "1/1 videos",
+        *(f"{n}/3 windows of 1 videos" for n in (1, 2)),
+        "1/1 videos",
+    ]
 
 
 @pytest.fixture(scope="module")

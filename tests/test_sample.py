@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
-from snapvideo_jax import long_video, sample
+from snapvideo_jax import generator, long_video, sample
 from snapvideo_jax.errors import StorageError
+from snapvideo_jax.parallel import mesh as meshes
 from tests import tiny
 
 PROMPTS = ["a red circle moves left", "a blue square", "", "a green triangle moves up"]
@@ -119,11 +121,27 @@ def test_a_long_video_is_enlarged_in_windows_that_share_a_frame(trained, monkeyp
 
 def test_frame_rates_share_one_program(trained):
     plan = sample.plan_from(trained.config)
-    before = sample.compiled.cache_info().currsize
+    before = sample._on_mesh.cache_info().currsize
     for rate in (4.0, 8.0):
         at_rate = dataclasses.replace(plan, frame_rate=rate)
         sample.generate(trained, at_rate, PROMPTS, [5, 6, 7, 8], 4)
-    assert sample.compiled.cache_info().currsize == before
+    assert sample._on_mesh.cache_info().currsize == before
+
+
+def test_progress_is_told_on_the_way_without_other_pixels_or_another_program(
+    trained, videos, monkeypatch
+):
+    mesh = meshes.make_mesh(trained.config.mesh.to_dict(), jax.devices())
+    plan, told = sample.plan_from(trained.config), []
+    go = sample._on_mesh(trained.denoiser, dataclasses.replace(plan, frame_rate=0.0), mesh).go
+    before = go._cache_size()
+    for stretches in (16, 2, 1):
+        monkeypatch.setattr(generator, "STRETCHES", stretches)
+        tell = lambda done, of: told.append((done, of))
+        again = sample.generate(trained, plan, PROMPTS, [5, 6, 7, 8], 4, tell=tell)
+        assert np.array_equal(again, videos)
+    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (3, 5)]
+    assert go._cache_size() == before
 
 
 def test_flags_replace_single_fields_of_the_plan(trained):

@@ -17,7 +17,7 @@ def expand(per_example: Float[Array, " B"], x: Float[Array, "B ..."]) -> Float[A
     return per_example.reshape(per_example.shape + (1,) * (x.ndim - 1))
 
 
-def add_noise(x: Array, sigma: Array, eps: Array, sigma_in: float) -> Array:
+def add_noise(x: Array, sigma: Array, eps: Array, sigma_in: Array | float) -> Array:
     """Forward process: x_sigma = x / sigma_in + sigma * eps (paper eq. 3)."""
     return x / sigma_in + sigma * eps
 
@@ -32,7 +32,7 @@ def c_nrm(sigma: Array, sigma_data: float) -> Array:
     return 1 / (sigma_data * jnp.sqrt(sigma_data**2 + sigma**2))
 
 
-def c_in(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
+def c_in(sigma: Array, sigma_data: float, sigma_in: Array | float) -> Array:
     """Input normalization: c_in * x_sigma has unit variance (Table 1)."""
     return 1 / jnp.sqrt((sigma_data / sigma_in) ** 2 + sigma**2)
 
@@ -64,7 +64,7 @@ def loss_weight(sigma: Array, sigma_data: float) -> Array:
     return 1 / sigma_data**2 + 1 / sigma**2
 
 
-def loss_weight_F(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
+def loss_weight_F(sigma: Array, sigma_data: float, sigma_in: Array | float) -> Array:
     """w = lambda c_out^2, the weight of |F - c_nrm v|^2 (App. E); between 1 and sigma_in^2."""
     return ((sigma**2 + sigma_data**2) / (sigma**2 + sigma_data**2 / sigma_in)) ** 2
 
@@ -75,7 +75,7 @@ def loss_F(
     eps: Float[Array, "B ..."],
     sigma: Float[Array, " B"],
     sigma_data: float,
-    sigma_in: float,
+    sigma_in: Float[Array, " B"] | float,
 ) -> Float[Array, " B"]:
     """w |F - c_nrm v|^2, the mean over one example's pixels (App. E, signs of eqs. 28-35).
 

@@ -43,7 +43,6 @@ def walk(
     controls: Any = None,
     heun: bool = True,
     churn: Churn | None = None,
-    tell: Callable[[int], None] | None = None,
 ) -> Float[Array, "B ..."]:
     """Walks x from sigma = grid[0] down to grid[N] = 0; returns the sample in the data's range.
 
@@ -53,14 +52,47 @@ def walk(
     controls: tree of [N, ...]; every evaluation of step i receives its entries i.
     heun: False leaves the correction out: N evaluations, first order.
     churn: None is the deterministic sampler, algorithm 1.
-    tell: called on the host with the number of each step that is done. No device waits for it, and
-        on several of them the order of the calls is the usual one but not assured.
+    """
+    last = evaluations(len(grid) - 1, heun)
+    state = State(x, x, jnp.zeros_like(x), carry)
+    return stretch(denoise, state, 0, last, grid, sigma_in, controls, heun, churn).D
+
+
+class State(NamedTuple):
+    """Between two evaluations. Within a step `point` is ahead of `x`; at its end they are one."""
+
+    x: Array  # where the step started
+    point: Array  # where the next slope is wanted
+    D: Array  # the estimate at x
+    carry: Any
+
+
+def evaluations(num_steps: int, heun: bool) -> int:
+    """How often a whole walk asks the denoiser."""
+    return 2 * num_steps - 1 if heun else num_steps
+
+
+def stretch(
+    denoise: Denoise,
+    state: State,
+    first: int | Int[Array, ""],
+    last: int | Int[Array, ""],
+    grid: Float[np.ndarray | Array, " N+1"],
+    sigma_in: float,
+    controls: Any = None,
+    heun: bool = True,
+    churn: Churn | None = None,
+) -> State:
+    """The evaluations `first` .. `last` - 1 of a walk, as in `walk`, whatever the others are.
+
+    One program walks any stretch, so a walk can pause without being compiled again.
     """
     grid = jnp.asarray(grid)
     gamma = _gamma(grid[:-1], churn)
+    table = [jnp.asarray(column) for column in _evaluations(len(grid) - 1, heun)]
 
-    def evaluate(state: _State, this):
-        i, correcting, finishing = this
+    def evaluate(k: Int[Array, ""], state: State) -> State:
+        i, correcting, finishing = (column[k] for column in table)
         t, t_next = grid[i] * (1 + gamma[i]), grid[i + 1]
         if churn is not None:
             state = _churned(state, churn, i, grid[i], gamma[i], correcting)
@@ -72,21 +104,9 @@ def walk(
         slope = ode_slope(state.x, D, t, sigma_in)
         slope_at_point = ode_slope(state.point, D_point, level, sigma_in)
         point = state.x + (t_next - t) * (slope + slope_at_point) / 2
-        if tell is not None:
-            _tell(tell, i, finishing)
-        return _State(jnp.where(finishing, point, state.x), point, D, carry), None
+        return State(jnp.where(finishing, point, state.x), point, D, carry)
 
-    start = _State(x, x, jnp.zeros_like(x), carry)
-    return jax.lax.scan(evaluate, start, _evaluations(len(grid) - 1, heun))[0].D
-
-
-class _State(NamedTuple):
-    """Between two evaluations. Within a step `point` is ahead of `x`; at its end they are one."""
-
-    x: Array  # where the step started
-    point: Array  # where the next slope is wanted
-    D: Array  # the estimate at x
-    carry: Any
+    return jax.lax.fori_loop(first, last, evaluate, state)
 
 
 def _evaluations(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,13 +119,6 @@ def _evaluations(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np
     return step, np.append(False, ~changes), np.append(changes, True)
 
 
-def _tell(tell: Callable[[int], None], i: Array, finishing: Array) -> None:
-    def call() -> None:
-        jax.debug.callback(lambda i: tell(int(i)), i)
-
-    jax.lax.cond(finishing, call, lambda: None)
-
-
 def _gamma(t: Float[Array, " N"], churn: Churn | None) -> Float[Array, " N"]:
     """By which part of itself the level rises before each step (EDM algorithm 2, line 4)."""
     if churn is None:
@@ -115,8 +128,8 @@ def _gamma(t: Float[Array, " N"], churn: Churn | None) -> Float[Array, " N"]:
 
 
 def _churned(
-    state: _State, churn: Churn, i: Array, t: Array, gamma: Array, correcting: Array
-) -> _State:
+    state: State, churn: Churn, i: Array, t: Array, gamma: Array, correcting: Array
+) -> State:
     """At the start of a step: noise that lifts the level from t to t (1 + gamma)."""
 
     def noised() -> Array:

@@ -60,6 +60,11 @@ def activations_on(mesh: Mesh) -> Iterator[None]:
         yield
 
 
+def latents_sharding(mesh: Mesh) -> NamedSharding:
+    """Where latents [B, G, m, D] lie between evaluations: as in the network."""
+    return NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES, "group"))
+
+
 def path_name(path: tuple) -> str:
     """A tree path as text: "params/network/blocks/read/attention/q/kernel"."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

@@ -79,10 +79,13 @@ def loss(
     dropout: keys of the first and of the second pass.
     """
     x = denoiser.encode(batch["video"])
-    sd, si = denoiser.sigma_data, denoiser.sigma_in
+    sd, si = denoiser.sigma_data, jnp.asarray(denoiser.input_scale(batch["frame_interval"]))
     log_sigma, eps = drawn.log_sigma, drawn.eps
     sigma = jnp.exp(log_sigma)
-    x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, si)
+    image = batch["frame_interval"] == 0
+    if denoiser.image_sigma_in:
+        eps = jnp.where(edm.expand(image, x), eps[:, :1], eps)
+    x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, edm.expand(si, x))
 
     given = denoiser.conditions(params, batch)
     if drawn.low_res:
@@ -90,8 +93,11 @@ def loss(
     passes = given.drop_text(drawn.keep_text[0]), given.drop_text(drawn.keep_text[1])
     kept = drawn.keep_latents
     F = denoiser.self_conditioned_F(params, x_sigma, log_sigma, passes, kept, dropout)
-    mean_w = sigmas.mean_loss_weight_F(objective.P_mean, objective.P_std, sd, si)
-    return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si)) / mean_w
+    weight = lambda si: sigmas.mean_loss_weight_F(objective.P_mean, objective.P_std, sd, si)
+    of_video, of_image = weight(denoiser.sigma_in), weight(denoiser.image_sigma_in or 1.0)
+    if not denoiser.image_sigma_in:
+        return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si)) / of_video
+    return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si) / jnp.where(image, of_image, of_video))
 
 
 def loss_and_gradient(

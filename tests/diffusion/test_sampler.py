@@ -208,32 +208,31 @@ def test_the_program_is_the_same_whatever_the_number_of_steps_and_holds_one_deno
     assert size(4)[1] == 1
 
 
-@pytest.mark.parametrize("heun", [True, False])
-def test_steps_are_told_once_each_as_they_are_done_and_change_nothing(heun):
-    told = []
-    run = lambda **tell: sampler.walk(
-        white(4.0), jnp.ones((8, 3)), grid_of(5), 4.0, None, heun=heun, **tell
-    )
-    got = run(tell=told.append)
-    jax.effects_barrier()
-    assert told == [0, 1, 2, 3, 4]
-    np.testing.assert_array_equal(got, run())
+@pytest.mark.parametrize("heun, total", [(True, 9), (False, 5)])
+def test_a_walk_in_stretches_is_the_whole_walk_and_compiled_once(heun, total):
+    noise = np.random.default_rng(4).standard_normal((5, 8, 3)).astype(np.float32)
+    churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
+    denoise = without_carry(bend(jnp, 4.0))
+    asked = dict(grid=grid_of(5), sigma_in=4.0, heun=heun, churn=churn)
+    x = jnp.asarray(80 * np.random.default_rng(3).standard_normal((8, 3)), jnp.float32)
+    go = jax.jit(lambda *place: sampler.stretch(denoise, *place, **asked))
+    assert sampler.evaluations(5, heun) == total
+    state = sampler.State(x, x, jnp.zeros_like(x), None)
+    for first, last in ((0, 1), (1, 4), (4, total)):
+        state = go(state, first, last)
+    whole = jax.jit(lambda x: sampler.walk(denoise, x, carry=None, **asked))(x)
+    np.testing.assert_array_equal(state.D, whole)
+    assert go._cache_size() == 1
 
 
-def test_a_batch_over_eight_devices_is_sampled_alike_and_told_once():
-    told = []
+def test_a_batch_over_eight_devices_is_sampled_alike():
     mesh = jax.make_mesh((8,), ("data",))
     start = 80 * np.random.default_rng(3).standard_normal((8, 4)).astype(np.float32)
     noise = np.random.default_rng(4).standard_normal((4, 8, 4)).astype(np.float32)
     churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
     run = lambda x: sampler.walk(
-        without_carry(bend(jnp, 4.0)), x, grid_of(4), 4.0, None, churn=churn, tell=told.append
+        without_carry(bend(jnp, 4.0)), x, grid_of(4), 4.0, None, churn=churn
     )
-    expected = run(start)
-    jax.effects_barrier()
-    told.clear()
     split = NamedSharding(mesh, PartitionSpec("data"))
     got = jax.jit(run, in_shardings=split, out_shardings=split)(start)
-    jax.effects_barrier()
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-    assert sorted(told) == [0, 1, 2, 3]
+    np.testing.assert_allclose(got, run(start), rtol=0, atol=1e-6)

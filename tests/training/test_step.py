@@ -1,5 +1,6 @@
 """The loss, and the training step on one device and on eight."""
 
+import dataclasses
 import types
 
 import jax
@@ -215,3 +216,29 @@ def test_the_two_passes_have_different_dropout_keys():
     _, asked = loss_with(lambda x, *_: x, n=2)
     first, second = (jax.random.key_data(key).tolist() for key in asked["dropout"])
     assert first != second
+
+
+def test_images_that_are_no_videos_have_a_law_of_their_own_and_one_noise_for_all_frames():
+    made = tiny.get_config()
+    made.diffusion.update(sigma_in=4.0, image_sigma_in=1.0)
+    both = build.denoiser(made, VOCABULARY)
+    video, image = (dataclasses.replace(both, sigma_in=si, image_sigma_in=0.0) for si in (4.0, 1.0))
+    batch = jax.tree.map(jnp.asarray, BATCH)
+    params = both.init(jax.random.key(0), batch)
+    streams = keys.streams(0, 0, step.STREAMS)
+    drawn = step.draws(both, OBJECTIVE, batch["video"], streams)
+    one_noise = drawn._replace(eps=jnp.broadcast_to(drawn.eps[:, :1], drawn.eps.shape))
+    dropout = streams["dropout1"], streams["dropout2"]
+    loss = lambda denoiser, interval, drawn: float(
+        step.loss(
+            params,
+            batch | {"frame_interval": jnp.full(len(drawn.eps), interval)},
+            drawn,
+            dropout,
+            denoiser,
+            OBJECTIVE,
+        )
+    )
+    assert loss(both, 0.0, drawn) == pytest.approx(loss(image, 0.0, one_noise), rel=1e-6)
+    assert loss(both, 0.25, drawn) == pytest.approx(loss(video, 0.25, drawn), rel=1e-6)
+    assert loss(both, 0.0, drawn) != pytest.approx(loss(video, 0.0, drawn), rel=1e-3)
