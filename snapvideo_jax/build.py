@@ -224,9 +224,10 @@ def batch_shardings(config: Config, mesh: Mesh) -> dict[str, jax.sharding.NamedS
     return dict.fromkeys(abstract_batch(config), split) | {"video": video}
 
 
-def video_sharding(made: FIT | UNet, pad_rows: int, mesh: Mesh) -> jax.sharding.NamedSharding:
+def video_sharding(network: Any, pad_rows: int, mesh: Mesh) -> jax.sharding.NamedSharding:
     """Where videos lie; whole where rows are padded, since pixels then do not end with a group."""
-    grid = made.cut.grid(made.video) if isinstance(made, FIT) and not pad_rows else None
+    grouped = isinstance(network, FIT) and not pad_rows
+    grid = network.cut.grid(network.video) if grouped else None
     return meshes.video_sharding(mesh, grid)
 
 

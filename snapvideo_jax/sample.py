@@ -186,7 +186,8 @@ def _on_mesh(denoiser: Denoiser, plan: Plan, mesh: Mesh) -> Walk:
     made, rows = walk(denoiser, plan), meshes.batch_sharding(mesh)
     video = build.video_sharding(denoiser.network, denoiser.pad_rows, mesh)
     latents = jax.tree.map(lambda x: rules.latents_sharding(mesh), denoiser.no_latents(1))
-    state = sampler.State(video, video, video, latents)
+    places: Any = (video, video, video, latents)
+    state = sampler.State(*places)
 
     def go(*args: Any) -> sampler.State:
         with rules.activations_on(mesh):
