@@ -29,6 +29,8 @@ ROWS = {
 
 def get_config(row: str = "ours") -> ConfigDict:
     """FIT 500M with one row's sigma_data and sigma_in."""
+    if row not in ROWS:
+        raise ValueError(f"there is no row {row!r}; after the colon choose {', '.join(ROWS)}")
     config = fit_500m.get_config()
     names = "sigma_data", "sigma_in", "image_sigma_in"
     config.diffusion.update(dict(zip(names, ROWS[row], strict=True)))

@@ -62,6 +62,8 @@ def compile_for(config: Config, name: str) -> None:
     """Prints what the compiler says of the training step; ConfigError if it does not fit."""
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
+    for field in ("path", "text_states"):  # data need not be there yet
+        config.data[field] = config.data[field] or "unnamed"
     checks.check(config)
     main.say(f"compiling the training step for {len(chips)} x {chips[0].device_kind}; minutes")
     verdict = plan.compiled(config, chips)

@@ -145,6 +145,9 @@ FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
         (5, "no checkpoint", ("sample", "--checkpoint=no/such", "--prompt=a", "--out=o")),
         (2, "nothing to show", ("sample", "--checkpoint=c", "--out=o")),
         (2, "say what to plan", ("plan",)),
+        (2, "there is no slice v5e-5; there are v5e-1, v5e-4", ("plan", "--topology=v5e-5")),
+        (2, "no mesh 'pod'", ("plan", "--config=configs/shapes.py:pod", "--count")),
+        (2, "no row 'best'", ("plan", "--config=configs/ablation.py:best", "--count")),
         (2, "--steps", ("sample", "--checkpoint=c", "--prompt=a", "--out=o", "--steps=0")),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import importlib.metadata
 from collections import defaultdict
 from typing import Any
 
+from snapvideo_jax.parallel import topology
 from snapvideo_jax.parallel.doctor_table import size_text
 from snapvideo_jax.parallel.plan import Verdict
 
@@ -12,9 +13,9 @@ def text(verdict: Verdict) -> str:
     """The verdict in a line, what fills a chip's memory, and what chips send each other."""
     memory = verdict.memory
     rest = memory.limit - memory.total
-    answer = (
-        f"fits with {size_text(rest)} to spare" if rest >= 0 else f"{size_text(-rest)} too much"
-    )
+    answer = f"fits, {size_text(rest)} to spare"
+    if not verdict.fits:
+        answer = f"does not fit, {size_text(-rest)} too much"
     lines = [
         f"{verdict.chips} x {verdict.chip}: {answer}",
         f"needs {size_text(memory.total)} of {size_text(memory.limit)} a chip: parameters "
@@ -70,11 +71,10 @@ def tree(verdict: Verdict) -> dict[str, Any]:
 
 
 def compiler() -> str:
-    """The version of libtpu where it is an installed package."""
-    try:
-        return f"libtpu {_version('libtpu')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "libtpu"
+    """libtpu and its version, from beside the library where it says so."""
+    beside = [str(topology.library().parent.parent)]
+    found = importlib.metadata.distributions(name="libtpu", path=beside)
+    return next((f"libtpu {each.version}" for each in found), "libtpu")
 
 
 def _version(package: str) -> str:

@@ -3,6 +3,7 @@
 bash tests/run.sh tests/parallel/test_tpu.py -m slow     the block at its full size (minutes)
 """
 
+import re
 from typing import NamedTuple
 
 import jax
@@ -10,12 +11,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import fit_3b9_upsampler
+from configs import fit_3b9_upsampler, shapes
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FITBlock
 from snapvideo_jax.models.layers import rematerialized
-from snapvideo_jax.parallel import attention, hlo, rules, topology
+from snapvideo_jax.parallel import attention, hlo, plan, plan_table, rules, topology
 from snapvideo_jax.parallel import mesh as meshes
 
 pytestmark = pytest.mark.usefixtures("libtpu")
@@ -158,6 +159,41 @@ def test_other_names_are_refused_with_those_that_there_are(name, words):
     with pytest.raises(ConfigError) as error:
         topology.devices(name)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_without_the_compiler_there_is_one_line_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(topology, "BESIDE", tmp_path)
+    with pytest.raises(ConfigError, match="needs its compiler, libtpu: pip install --no-deps"):
+        topology.devices("v5e-4")
+
+
+def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips():
+    config = shapes.get_config()
+    config.mesh.update(data=2, fsdp=2)
+    verdict = plan.compiled(config, topology.devices("v5e-4"))
+    text, told = plan_table.text(verdict), plan_table.tree(verdict)
+    memory = told["hbm_bytes_per_chip"]
+    assert told["fits"] and "4 x TPU v5 lite: fits, 16.8 GB to spare" in text
+    assert re.search(r"predicted by the compiler \(jax [\d.]+, libtpu [\d.]+\)", text)
+    assert memory["limit"] == int(15.75 * 2**30) and told["parameters"] > 3_200_000
+    assert memory["moments"] == pytest.approx(2 * memory["parameters"], rel=0.01)
+    assert memory["ema"] == memory["parameters"] == pytest.approx(2 * told["parameters"], rel=0.02)
+    parts = sum(memory[name] for name in ("parameters", "moments", "ema", "batch", "temporaries"))
+    assert parts <= memory["total"] < 2 * parts
+    assert {sent["kind"] for sent in told["collectives"]} >= {"all-gather", "all-reduce"}
+
+
+def test_what_a_program_needs_too_much_is_read_from_the_compilers_refusal():
+    refusal = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required (20.00G) exceeds available HBM (15.75G). HLO module: jit_step."
+    )
+    needed, limit = topology.exceeded(refusal)
+    assert (needed, limit) == (20 * 2**30, int(15.75 * 2**30))
+    memory = plan.Memory(limit, needed, 1, 2, 1, 1, temporaries=0)
+    verdict = plan.Verdict(False, 4, "TPU v5 lite", 1, memory, (), 1.0)
+    assert "4 x TPU v5 lite: does not fit, 4.56 GB too much" in plan_table.text(verdict)
 
 
 def test_a_chip_has_the_memory_that_its_compiler_says():

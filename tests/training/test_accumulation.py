@@ -125,11 +125,13 @@ def stand_in(answer):
         ),
         sigma_data=1.0,
         sigma_in=1.0,
+        image_sigma_in=0.0,
+        input_scale=lambda frame_interval: 1.0,
     )
 
 
 def blank(n):
-    return {"video": jnp.zeros((n, 1), jnp.uint8)}
+    return {"video": jnp.zeros((n, 1), jnp.uint8), "frame_interval": jnp.zeros(n)}
 
 
 @pytest.mark.parametrize("of", [0, 1], ids=["first pass", "second pass"])
