@@ -73,7 +73,7 @@ def compiled(config: Config, chips: Sequence[jax.Device]) -> Verdict:
     parts = _parts(program)
     start, text = time.monotonic(), ""
     try:
-        made = program.step.lower(program.abstract_state, program.abstract_batch).compile()
+        made = topology.compiled(program.step.lower(program.abstract_state, program.abstract_batch))
         needs = made.memory_analysis()
         fits, temporaries = True, needs.temp_size_in_bytes
         total = needs.argument_size_in_bytes + temporaries + needs.generated_code_size_in_bytes

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,12 +66,21 @@ def devices(name: str) -> Sequence[jax.Device]:
             raise ConfigError(f"the TPU compiler refuses {wanted}: {reason}") from error
 
 
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The program, by the chips' own compiler. JAX's cache takes such a program, but cannot give it
+    back without a TPU, and warns each time that it tries.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+        return lowered.compile()
+
+
 def memory(chip: jax.Device) -> int:
     """Bytes of a chip that a program may use, as the compiler says when one needs more."""
     one = NamedSharding(Mesh(np.array([chip]), ("chip",)), PartitionSpec())
     far_too_much = jax.ShapeDtypeStruct((2**12, 2**30), np.uint8, sharding=one)
     try:
-        jax.jit(lambda x: x + 1, out_shardings=one).lower(far_too_much).compile()
+        compiled(jax.jit(lambda x: x + 1, out_shardings=one).lower(far_too_much))
     except jax.errors.JaxRuntimeError as error:
         return exceeded(str(error))[1]
     raise AssertionError("a program of 4 TiB was compiled")

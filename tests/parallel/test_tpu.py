@@ -102,7 +102,7 @@ def block_gradient(config, **sizes):
 
     split = NamedSharding(mesh, grouped)
     gradient = jax.jit(jax.grad(total), out_shardings=(split, split))
-    made = gradient.lower(tokens, params, told).compile()
+    made = topology.compiled(gradient.lower(tokens, params, told))
     return Compiled(
         hlo.collectives(made.as_text()),
         made.memory_analysis().temp_size_in_bytes,
