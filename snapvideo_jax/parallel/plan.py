@@ -74,7 +74,7 @@ def compiled(config: Config, chips: Sequence[jax.Device]) -> Verdict:
     start, text = time.monotonic(), ""
     try:
         made = topology.compiled(program.step.lower(program.abstract_state, program.abstract_batch))
-        needs = made.memory_analysis()
+        needs: Any = made.memory_analysis()
         fits, temporaries = True, needs.temp_size_in_bytes
         total = needs.argument_size_in_bytes + temporaries + needs.generated_code_size_in_bytes
         total += needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
