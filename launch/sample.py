@@ -54,7 +54,7 @@ from jax.experimental import multihost_utils
 from launch import known_frames, main, number_lists
 from snapvideo_jax import long_video, sample, samples, storage, video_io
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import batches
+from snapvideo_jax.parallel import batches, hosts
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
@@ -161,17 +161,17 @@ def run() -> None:
     out = storage.make_folder(OUT.value)
     results = samples.Results(out, settings(stages), work, process)
     if results.done:
-        say(f"{len(results.done)} of {len(work)} videos are in {out} already")
+        main.say(f"{len(results.done)} of {len(work)} videos are in {out} already")
     batch = min(BATCH.value, -(-len(work) // process.count))
 
-    rounds = most(-(-len(results.missing()) // batch))
-    progress = main.progress("videos") if jax.process_index() == 0 else lambda done, of: None
+    rounds = max(hosts.gather(-(-len(results.missing()) // batch)))
+    progress = main.progress("videos")
     samples.complete(results, lambda s: make(stages, s, batch), batch, rounds, progress)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all samples are written")
     if jax.process_index() == 0:
         results.finish()
-    say(f"{len(work)} videos, sheet.png and samples.json in {out}")
+    main.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
 
 
 def process_of(stages: Sequence[Stage]) -> samples.Process:
@@ -240,7 +240,7 @@ def load() -> list[Stage]:
 
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
     """The checkpoint of `folder`, and its config's way to sample with those `changes`."""
-    trained = sample.load(Path(folder), step, Path(T5.value) if T5.value else None, say)
+    trained = sample.load(Path(folder), step, Path(T5.value) if T5.value else None, main.say)
     height, width = HEIGHT.value, WIDTH.value
     size = (
         trained.config.data.height if height is None else height,
@@ -288,24 +288,10 @@ def settings(stages: Sequence[Stage]) -> dict[str, Any]:
     }
 
 
-def most(number: int) -> int:
-    """The largest of all processes' numbers."""
-    if jax.process_count() == 1:
-        return number
-    return int(np.max(multihost_utils.process_allgather(np.array(number))))
-
-
 def within(things: str) -> Callable[[int, int], None]:
-    """Progress inside one batch, of the job's first process: silent where it takes but seconds."""
+    """Progress inside one batch: silent where it takes but seconds."""
     report = main.progress(things)
-    speaks = jax.process_index() == 0
-    return lambda done, of: report(done, of) if speaks and done < of else None
-
-
-def say(text: str) -> None:
-    """One line to the screen, of the job's first process alone."""
-    if jax.process_index() == 0:
-        main.say(text)
+    return lambda done, of: report(done, of) if done < of else None
 
 
 if __name__ == "__main__":

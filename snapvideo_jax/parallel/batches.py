@@ -4,6 +4,7 @@ A process makes what its devices hold: of the examples its rows, and where video
 group, the box of frames, rows and columns of pixels that its devices share.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +26,15 @@ def part(whole: jax.ShapeDtypeStruct) -> Part:
     """This process's part of an array that carries its sharding: the least that holds all pieces
     of its devices.
     """
-    indices: Any = whole.sharding.addressable_devices_indices_map(whole.shape).values()
+    return _part(whole.sharding, whole.shape)
+
+
+@functools.lru_cache
+def _part(sharding: Any, shape: tuple[int, ...]) -> Part:
+    """Each step of training asks for the same ones."""
+    indices = sharding.addressable_devices_indices_map(shape).values()
     pieces = [
-        [s.indices(size)[:2] for s, size in zip(index, whole.shape, strict=True)]
-        for index in indices
+        [s.indices(size)[:2] for s, size in zip(index, shape, strict=True)] for index in indices
     ]
     rows = {row for piece in pieces for row in range(*piece[0])}
     spans = zip(*[piece[1:] for piece in pieces], strict=True)

@@ -94,10 +94,10 @@ def loss(
     kept = drawn.keep_latents
     F = denoiser.self_conditioned_F(params, x_sigma, log_sigma, passes, kept, dropout)
     weight = lambda si: sigmas.mean_loss_weight_F(objective.P_mean, objective.P_std, sd, si)
-    of_video, of_image = weight(denoiser.sigma_in), weight(denoiser.image_sigma_in or 1.0)
     if not denoiser.image_sigma_in:
-        return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si)) / of_video
-    return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si) / jnp.where(image, of_image, of_video))
+        return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si)) / weight(denoiser.sigma_in)
+    mean_w = jnp.where(image, weight(denoiser.image_sigma_in), weight(denoiser.sigma_in))
+    return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si) / mean_w)
 
 
 def loss_and_gradient(
