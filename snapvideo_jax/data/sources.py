@@ -1,6 +1,7 @@
 """Captioned videos and pictures in a folder, read as a pure function of (seed, sample number).
 
-Nothing outside the folder is opened, whatever its manifest or its links say.
+Nothing outside the folder is opened, whatever its manifest or its links say. The decoder is
+imported where a file is decoded: benchmarks and plans, which read none, need none installed.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from snapvideo_jax.data import order, video
+from snapvideo_jax.data import order
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import DataError
 
@@ -111,6 +112,8 @@ def _draw_clip(
     frame_rates: Sequence[float],
     rng: np.random.Generator,
 ) -> Example:
+    from snapvideo_jax.data import video
+
     info = video.probe(path)
     start, rate = video.choose_clip(info, num_frames, frame_rates, rng)
     frames = video.decode_clip(path, start, rate, num_frames, height, width)
@@ -118,12 +121,16 @@ def _draw_clip(
 
 
 def _draw_frame(path: Path, height: int, width: int, rng: np.random.Generator) -> Picture:
+    from snapvideo_jax.data import video
+
     info = video.probe(path)
     start, rate = video.choose_clip(info, 1, (info.frame_rate,), rng)
     return video.decode_clip(path, start, rate, 1, height, width)[0], (info.height, info.width)
 
 
 def _load_picture(path: Path, height: int, width: int, rng: np.random.Generator) -> Picture:
+    from snapvideo_jax.data import video
+
     del rng  # a picture leaves nothing to chance
     return video.load_image(path, height, width), video.probe_image(path)
 

@@ -1,11 +1,13 @@
-"""Captions -> token ids, with the ids that T5 uses: pad 0, end of sequence 1, unknown 2."""
+"""Captions -> token ids, with the ids that T5 uses: pad 0, end of sequence 1, unknown 2.
+
+sentencepiece is imported where a vocabulary is learned or read, since stored states need none.
+"""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 from jaxtyping import Bool, Int32
 
 from snapvideo_jax import storage
@@ -47,6 +49,8 @@ def train_vocabulary(captions: Sequence[str], path: str | Path) -> None:
 
 
 def _train(lines: list[str]) -> bytes:
+    import sentencepiece
+
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -80,6 +84,8 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | Path):
+        import sentencepiece
+
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
         except OSError as error:
