@@ -44,6 +44,18 @@ def define_config() -> None:
     )
 
 
+def load_config(path: str) -> Any:
+    """The locked config of FILE.py or FILE.py:MESH, as --config reads it; ConfigError if not."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    try:
+        values(["config", f"--config={path}"])
+        list(values.config)  # a file that could not be loaded says so only when it is read
+    except CONFIG_ERRORS as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    return values.config
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, calls `main` and exits: 0, or the code of the UserError it raised.
 

@@ -114,7 +114,9 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
     assert bad and all("broken.mp4" in row["path"] for row in bad)
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "export", "plan", "prepare embed"])
+@pytest.mark.parametrize(
+    "name", ["train", "sample", "evaluate", "export", "plan", "benchmark", "prepare embed"]
+)
 def test_help_teaches(name):
     done = launch(*name.split(), "--help")
     assert f"python -m launch.{name} --" in done.stdout + done.stderr

@@ -1,0 +1,57 @@
+"""The machine of a benchmark: its device, that one's peak, and the versions of what ran."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# bfloat16 operations a second of one device, dense, by the start of its name; from the data sheets
+# of NVIDIA and Google.
+PEAK_FLOPS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops(device: str, dtype: str) -> float | None:
+    """Operations a second that a device can do at most; None where that is not known."""
+    known = (flops for name, flops in PEAK_FLOPS.items() if device.startswith(name))
+    return next(known, None) if dtype == "bfloat16" else None
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes that a CPU has left, which would rather end the process than say that it has none.
+
+    None for other devices, which say it, and where the system does not tell.
+    """
+    told = Path("/proc/meminfo")
+    if device.platform != "cpu" or not told.exists():
+        return None
+    lines = dict(line.split(":") for line in told.read_text().splitlines())
+    return 1024 * int(lines["MemAvailable"].split()[0])
+
+
+def facts() -> dict[str, Any]:
+    """Device, host and versions; `load`: programs that wanted a core in the last minute."""
+    device = jax.devices()[0]
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "device": device.device_kind,
+        "versions": {"python": platform.python_version()} | versions,
+        "platform": device.client.platform_version.splitlines()[0],
+        "host": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
+        },
+    }

@@ -1,0 +1,206 @@
+"""A report on paper: ratios beside the paper's, memory, and what batch and devices do to speed.
+
+Each picture says below what kind of figures it shows and where they are from. matplotlib, which
+only requirements-test.txt asks for, is imported where a picture is drawn.
+"""
+
+import importlib.util
+import io
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from snapvideo_jax.benchmark import report as reports
+from snapvideo_jax.benchmark.rows import GIGA
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Report = Mapping[str, Any]  # as report.json has it
+Rows = Sequence[Mapping[str, Any]]
+
+OURS, PAPER = "#2e6fb7", "#b9bec5"
+COLORS = ("#2e6fb7", "#d1603d", "#2e9e5b", "#8e5ea2", "#c2a01e", "#555555")
+MISSING = "no pictures: they need matplotlib; install it: pip install 'matplotlib>=3.9'"
+
+
+def available() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def pngs(report: Report) -> dict[str, bytes]:
+    """File name -> PNG, of every picture that the rows have figures for."""
+    rows = report["rows"]
+    drawn = {}
+    if report["ratios"]:
+        drawn["ratios.png"] = ratios(report)
+    if any(row["peak_memory_bytes"] for row in rows):
+        drawn["memory.png"] = memory(report)
+    if any(len(_values(line, "batch")) > 1 for line in _lines(rows, "devices").values()):
+        drawn["batch.png"] = batches(report)
+    if len(_values(rows, "devices")) > 1:
+        drawn["scaling.png"] = scaling(report)
+    return {name: _png(figure) for name, figure in drawn.items()}
+
+
+def ratios(report: Report) -> "Figure":
+    """How many times faster FIT is: bars with the spread of the rounds, and the paper's bars."""
+    found = report["ratios"]
+    keys = list(dict.fromkeys((ratio["kind"], ratio["device"]) for ratio in found))
+    figure, panels = _panels(report, keys, 1.6 + 1.5 * len(found))
+    for axes, key in zip(panels, keys, strict=True):
+        bars = [ratio for ratio in found if (ratio["kind"], ratio["device"]) == key]
+        places = range(len(bars))
+        heights = [bar["ratio"] for bar in bars]
+        below = [bar["ratio"] - bar["ratio_min"] for bar in bars]
+        above = [bar["ratio_max"] - bar["ratio"] for bar in bars]
+        ours = axes.bar(places, heights, 0.38, yerr=[below, above], capsize=4, color=OURS)
+        ours.set_label(", ".join(key))
+        axes.bar_label(ours, [f"{height:.2f}" for height in heights], padding=3)
+        quoted = [(i + 0.4, bar["paper_ratio"]) for i, bar in enumerate(bars) if bar["paper_ratio"]]
+        if quoted:
+            beside, heights = _columns(quoted)
+            theirs = axes.bar(beside, heights, 0.38, color=PAPER, label="paper, A100")
+            axes.bar_label(theirs, [f"{height:.2f}" for height in heights], padding=3)
+        axes.axhline(1, color="#555555", linewidth=1)
+        axes.set_xticks([i + 0.2 for i in places], [_bar(bar) for bar in bars], fontsize=8)
+        axes.set_title(", ".join(key), fontsize=10)
+        axes.set_ylabel("times faster than the U-Net")
+        highest = max(max(bar["ratio_max"], bar["paper_ratio"] or 0) for bar in bars)
+        axes.set(xlim=(-0.4, len(bars) - 0.2), ylim=(0, 1.4 * highest))  # room for the legend
+        axes.legend(fontsize=8)
+    return figure
+
+
+def memory(report: Report) -> "Figure":
+    """Bytes on one device: a bar for each row, those that ran out of memory marked."""
+    rows = [row for row in report["rows"] if row["peak_memory_bytes"]]
+    names = list(dict.fromkeys(row["config"] for row in rows))
+    figure, (axes,) = _panels(report, [""], 7.5, 1.5 + 0.3 * len(rows))
+    sizes = [row["peak_memory_bytes"] / GIGA for row in rows]
+    colors = [COLORS[names.index(row["config"]) % len(COLORS)] for row in rows]
+    bars = axes.barh(range(len(rows)), sizes, color=colors)
+    texts = [
+        f"{size:.3g} GB, by the {row['memory_source']}"
+        + (", out of memory" if row["out_of_memory"] else "")
+        for size, row in zip(sizes, rows, strict=True)
+    ]
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    labels = [
+        f"{row['config']} {row['mode']}, batch {row['batch']}, {_on(row)} ({row['kind']})"
+        for row in rows
+    ]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="GB on one device", xlim=(0, 1.9 * max(sizes)))
+    return figure
+
+
+def batches(report: Report) -> "Figure":
+    """ms per video against the batch; a cross where the next batch ran out of memory."""
+    figure, panels = _mode_panels(report)
+    for axes, rows in panels:
+        for place, ((config, *_), line) in enumerate(_lines(rows, "devices").items()):
+            color = COLORS[place % len(COLORS)]
+            done = sorted((r["batch"], r["ms_per_video"]) for r in line if not r["out_of_memory"])
+            label = f"{config}, {_on(line[0])}"
+            axes.plot(*_columns(done), color=color, marker="o", label=label)
+            for row in line:
+                if row["out_of_memory"]:
+                    axes.axvline(row["batch"], color=color, linestyle=":")
+                    axes.plot([], [], color=color, linestyle=":", label=f"{config}: out of memory")
+        _power_of_two(axes, _values(rows, "batch"))
+        axes.set(xlabel="videos a step, all devices", ylabel="ms per video, of one device")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def scaling(report: Report) -> "Figure":
+    """Videos a second against the devices, and what each line would be if none waited for others.
+
+    The batch of each device stays the same along a line.
+    """
+    figure, panels = _mode_panels(report)
+    for axes, rows in panels:
+        for place, ((config, share), line) in enumerate(_lines(rows, "share").items()):
+            color = COLORS[place % len(COLORS)]
+            done = sorted(
+                (r["devices"], r["videos_per_second"]) for r in line if not r["out_of_memory"]
+            )
+            if not done:
+                continue
+            label, (least, speed) = f"{config}, {share:g} a device", done[0]
+            ideal = [(devices, speed * devices / least) for devices, _ in done]
+            axes.plot(*_columns(done), color=color, marker="o", label=label)
+            axes.plot(*_columns(ideal), color=color, linestyle="--", linewidth=1)
+        axes.plot([], [], "k--", linewidth=1, label="in proportion")
+        _power_of_two(axes, _values(rows, "devices"))
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set(xlabel="devices", ylabel="videos a second")
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _mode_panels(report: Report) -> "tuple[Figure, Iterator[tuple[Axes, Rows]]]":
+    """Axes for each kind and mode, with their rows."""
+    keys = list(dict.fromkeys((row["kind"], row["mode"]) for row in report["rows"]))
+    figure, panels = _panels(report, keys, 1 + 4.6 * len(keys))
+    rows = [[row for row in report["rows"] if (row["kind"], row["mode"]) == key] for key in keys]
+    for axes, (kind, mode) in zip(panels, keys, strict=True):
+        axes.set_title(f"{reports.MODES[mode]}, {kind}", fontsize=10)
+        axes.grid(color="#dddddd")
+    return figure, zip(panels, rows, strict=True)
+
+
+def _panels(
+    report: Report, names: Sequence[Any], width: float, height: float = 4.2
+) -> "tuple[Figure, Sequence[Axes]]":
+    """A figure of one row of axes, with what its figures are written below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.5, width), height + 0.5), layout="constrained")
+    text = " ".join(reports.where(report, kind) + "." for kind in reports.kinds(report))
+    lines = textwrap.fill(text, int(15 * max(6.5, width)))
+    figure.supxlabel(lines, fontsize=7, color="#555555")
+    return figure, figure.subplots(1, len(names), squeeze=False)[0]
+
+
+def _lines(rows: Rows, field: str) -> dict[tuple, list]:
+    """Rows that differ only along one axis: (config, devices or videos a device, ...) -> rows."""
+    made = {}
+    for row in rows:
+        value = row["devices"] if field == "devices" else row["batch"] / row["devices"]
+        made.setdefault((row["config"], value), []).append(row)
+    return made
+
+
+def _values(rows: Rows, field: str) -> list[int]:
+    return sorted({row[field] for row in rows})
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _power_of_two(axes: "Axes", values: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [str(value) for value in values])
+
+
+def _bar(ratio: Mapping[str, Any]) -> str:
+    size = f"batch {ratio['batch']}, {_on(ratio)}"
+    return f"{ratio['fit']}\nover {ratio['unet']}\n{ratio['mode']}, {ratio['dtype']}\n{size}"
+
+
+def _on(row: Mapping[str, Any]) -> str:
+    return f"{row['devices']} device{'s' if row['devices'] > 1 else ''}"
+
+
+def _png(figure: "Figure") -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    return content.getvalue()

@@ -1,0 +1,170 @@
+"""Rows -> report.json, report.md and report.html; every table says where its figures are from."""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from snapvideo_jax.benchmark import ratios as comparison
+from snapvideo_jax.benchmark import rows as rows_
+from snapvideo_jax.benchmark.rows import GIGA, Row
+
+TITLE = "FIT against U-Net"
+MODES = {"train": "training step", "infer": "one evaluation of the network"}
+NOTE = (
+    "ms per video is the time of one device: the step's, times devices, over videos. The paper's "
+    "figures (Snap Video, Table 2) are per video and A100 GPU, at a batch it does not name. MFU "
+    "counts what the algorithm needs, hardware what is computed again too, both against the "
+    "device's bfloat16 peak; '-' is not known."
+)
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:90em;margin:2em auto;padding:0 1em}"
+    "p{max-width:60em}table{border-collapse:collapse;font-size:85%;display:block;overflow-x:auto}"
+    "td,th{padding:.2em .6em;text-align:right;white-space:nowrap;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}"
+    "img{max-width:100%;display:block}.where{color:#555;font-size:85%;overflow-wrap:anywhere}"
+)
+
+
+class Table(NamedTuple):
+    """A table of text; `where`: how, where, when and by what its figures came about."""
+
+    title: str
+    where: str
+    header: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+
+
+def tree(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """report.json. facts: device, versions, date, command and what else there is to say."""
+    ratios = [ratio._asdict() for ratio in comparison.ratios(rows)]
+    return dict(facts) | {"rows": [rows_.tree(row) for row in rows], "ratios": ratios}
+
+
+def where(report: Mapping[str, Any], kind: str) -> str:
+    """Of what kind figures are, on what device, by which versions and command, and when."""
+    rows = [row for row in report["rows"] if row["kind"] == kind]
+    devices = ", ".join(dict.fromkeys(row["device"] for row in rows))
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return f"{kind} on {devices}; {versions}; {report['date']}; {report['command']}"
+
+
+def kinds(report: Mapping[str, Any]) -> list[str]:
+    """The kinds of rows there are."""
+    return list(dict.fromkeys(row["kind"] for row in report["rows"]))
+
+
+def tables(report: Mapping[str, Any]) -> list[Table]:
+    """The ratios of each kind, then the rows of each kind and mode."""
+    made = []
+    for kind in kinds(report):
+        found = [ratio for ratio in report["ratios"] if ratio["kind"] == kind]
+        if found:
+            made.append(_ratios(found, where(report, kind)))
+    for kind in kinds(report):
+        for mode in MODES:
+            found = [row for row in report["rows"] if (row["kind"], row["mode"]) == (kind, mode)]
+            if found:
+                made.append(_rows(found, where(report, kind)))
+    return made
+
+
+def _ratios(ratios: Sequence[Mapping[str, Any]], where: str) -> Table:
+    header = ("FIT over U-Net", "mode", "batch", "devices", "dtype", "times faster")
+    lines = [
+        (
+            f"{one['fit']} over {one['unet']}",
+            one["mode"],
+            str(one["batch"]),
+            f"{one['devices']} x {one['device']}",
+            one["dtype"],
+            f"{one['ratio']:.2f}",
+            f"{one['ratio_min']:.2f} to {one['ratio_max']:.2f}",
+            "yes" if one["interleaved"] else "no",
+            _number(one["paper_ratio"], ".2f"),
+        )
+        for one in ratios
+    ]
+    header += ("from, to", "in turns", "paper, A100")
+    return Table(f"How many times faster FIT is, {ratios[0]['kind']}", where, header, lines)
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], where: str) -> Table:
+    header = ("config", "batch", "devices", "dtype", "ms per video", "paper, A100", "ms per step")
+    header += ("from, to", "videos/s", "TFLOP/s", "MFU", "hardware", "memory GB", "compile s")
+    title = f"{MODES[rows[0]['mode']].capitalize()}, {rows[0]['kind']}"
+    return Table(title, where, header, [_line(row) for row in rows])
+
+
+def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
+    least, most = row["ms_per_step_min"], row["ms_per_step_max"]
+    memory = row["peak_memory_bytes"]
+    return (
+        row["config"],
+        str(row["batch"]),
+        f"{row['devices']} x {row['device']}",
+        row["dtype"],
+        "out of memory" if row["out_of_memory"] else _number(row["ms_per_video"]),
+        _number(comparison.paper_ms(row["config"], row["mode"]), ".1f"),
+        _number(row["ms_per_step"]),
+        "-" if least is None else f"{_number(least)} to {_number(most)}",
+        _number(row["videos_per_second"]),
+        _number(row["tflops_per_second"]),
+        _number(row["mfu"], ".1%"),
+        _number(row["hardware_utilization"], ".1%"),
+        _number(memory and memory / GIGA, ".3g"),
+        _number(row["compile_seconds"], ".0f"),
+    )
+
+
+def _number(value: float | None, how: str | None = None) -> str:
+    """Four digits or as `how` says; "-" for what is not known."""
+    if value is None:
+        return "-"
+    return format(value, how or (".0f" if value >= 1000 else ".4g"))
+
+
+def markdown(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """report.md: the tables, and the pictures beside it."""
+    parts = [f"# {TITLE}", NOTE]
+    for table in tables(report):
+        parts += [f"## {table.title}", aligned(table), _quoted(table.where, report["command"])]
+    parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+    return "\n\n".join(parts) + "\n"
+
+
+def aligned(table: Table) -> str:
+    """A Markdown table whose columns stand below each other on a screen too."""
+    cells = [table.header, *table.lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    pad = lambda line: [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+    first = lambda line: line[0].strip().ljust(widths[0])
+    text = ["| " + " | ".join([first(line), *line[1:]]) + " |" for line in map(pad, cells)]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([text[0], "| " + " | ".join(rule) + " |", *text[1:]])
+
+
+def _quoted(where: str, command: str) -> str:
+    return where.replace(command, f"`{command}`")
+
+
+def page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """report.html: everything in one file, which asks nothing of any network."""
+    parts = [f"<h1>{TITLE}</h1>", f"<p>{html.escape(NOTE)}</p>"]
+    parts += [_html(table) for table in tables(report)]
+    for name, content in pictures.items():
+        data = base64.b64encode(content).decode()
+        parts.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">')
+    head = f'<meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
+    return f"<!doctype html>\n<html lang=en><head>{head}</head><body>\n" + "\n".join(
+        [*parts, "</body></html>\n"]
+    )
+
+
+def _html(table: Table) -> str:
+    row = lambda tag, cells: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+    body = "\n".join([row("th", table.header), *(row("td", line) for line in table.lines)])
+    return (
+        f"<h2>{html.escape(table.title)}</h2>\n<table>{body}</table>\n"
+        f'<p class="where">{html.escape(table.where)}</p>'
+    )

@@ -1,0 +1,145 @@
+"""A report says of every figure what it is, and its page needs nothing else."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from snapvideo_jax.benchmark import plots, report
+from tests.benchmark.made_rows import FACTS, row
+
+ROWS = [
+    row("fit_500m", 100.0, 80.0, 120.0),
+    row("unet_284m", 300.0, 280.0, 480.0),
+    row("fit_500m", 160.0, batch=16),
+    row("unet_284m", batch=16),
+    row("fit_500m", 110.0, devices=2, batch=16),
+    row("unet_284m", 310.0, devices=2, batch=16),
+    row("fit_500m", 50.0, kind="predicted", device="TPU v5 lite"),
+    row("unet_284m", 90.0, kind="predicted", device="TPU v5 lite"),
+]
+MADE = report.tree(ROWS, FACTS)
+
+
+def test_no_table_holds_figures_of_two_kinds_and_each_says_which():
+    tables = report.tables(MADE)
+    assert [table.title for table in tables] == [
+        "How many times faster FIT is, measured",
+        "How many times faster FIT is, predicted",
+        "Training step, measured",
+        "Training step, predicted",
+    ]
+    assert [len(table.lines) for table in tables] == [2, 1, 6, 2]
+    for table in tables:
+        kind = table.title.split()[-1]
+        device = {"measured": "NVIDIA A100-SXM4-80GB", "predicted": "TPU v5 lite"}[kind]
+        assert table.where == (
+            f"{kind} on {device}; jax 0.10.2, flax 0.12.8; 2026-01-31; {FACTS['command']}"
+        )
+        assert all(device in " ".join(line) for line in table.lines)
+
+
+def test_the_paper_and_a_lack_of_memory_stand_in_their_columns():
+    tables = {table.title: table for table in report.tables(MADE)}
+    ratios, steps = (
+        tables[f"{name}, measured"] for name in ("How many times faster FIT is", "Training step")
+    )
+    cells = dict(zip(ratios.header, ratios.lines[0], strict=True))
+    assert (cells["times faster"], cells["from, to"]) == ("3.00", "3.00 to 4.00")
+    assert (cells["paper, A100"], cells["in turns"]) == ("3.31", "yes")
+    cells = [dict(zip(steps.header, line, strict=True)) for line in steps.lines]
+    assert (cells[0]["ms per video"], cells[0]["paper, A100"], cells[0]["MFU"]) == (
+        "12.5",
+        "69.5",
+        "32.1%",
+    )
+    assert (cells[3]["ms per video"], cells[3]["MFU"]) == ("out of memory", "-")
+
+
+def test_markdown_has_tables_that_are_tables():
+    text = report.markdown(MADE, {"ratios.png": b""})
+    blocks = [b.splitlines() for b in text.split("\n\n") if b.startswith("|")]
+    assert [len(block) for block in blocks] == [4, 3, 8, 4]
+    for block in blocks:
+        assert len({line.count("|") for line in block}) == 1 and len(set(map(len, block))) == 1
+    assert "![ratios](ratios.png)" in text
+
+
+class Elements(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_holds_its_pictures_and_asks_nothing_of_any_network():
+    pictures = plots.pngs(MADE)
+    text = report.page(MADE, pictures)
+    page = Elements(text)
+    images = [attrs["src"] for tag, attrs in page.found if tag == "img"]
+    assert len(images) == len(pictures) == 4
+    assert all(src.startswith("data:image/png;base64,iVBOR") for src in images)
+    assert not {tag for tag, _ in page.found} & {"script", "link", "iframe", "object"}
+    assert not any("href" in attrs or "style" in attrs for _, attrs in page.found)
+    assert not re.search(r"url\(|@import|https?:", text)
+    assert FACTS["command"] in page.text and "<DIR>" not in text  # shown, not taken for a tag
+
+
+def test_json_is_json():
+    assert json.loads(json.dumps(MADE)) == MADE
+    assert list(MADE) == [*FACTS, "rows", "ratios"]
+
+
+@pytest.mark.parametrize("name", ["ratios.png", "memory.png", "batch.png", "scaling.png"])
+def test_pictures_open_and_show_something(name):
+    with Image.open(io.BytesIO(plots.pngs(MADE)[name])) as picture:
+        assert picture.format == "PNG" and picture.width > 600
+        assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_bars_are_the_ratios_beside_the_papers_one_panel_a_kind():
+    figure = plots.ratios(MADE)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "measured, NVIDIA A100-SXM4-80GB",
+        "predicted, TPU v5 lite",
+    ]
+    ours, paper = [c for c in figure.axes[0].containers if hasattr(c, "patches")]
+    assert [bar.get_height() for bar in ours.patches] == pytest.approx([3.0, 310 / 110])
+    assert [bar.get_height() for bar in paper.patches] == pytest.approx([230.3 / 69.5] * 2)
+    assert FACTS["command"] in " ".join(figure.get_supxlabel().split())
+
+
+def test_lines_over_batches_mark_where_memory_ended():
+    figure = plots.batches(MADE)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "training step, measured",
+        "training step, predicted",
+    ]
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines["fit_500m, 1 device"].get_xdata()) == [8, 16]
+    assert list(lines["fit_500m, 1 device"].get_ydata()) == [12.5, 10.0]
+    assert list(lines["unet_284m, 1 device"].get_xdata()) == [8]
+    assert "unet_284m: out of memory" in lines
+
+
+def test_lines_over_devices_keep_the_batch_of_a_device():
+    (axes, _) = plots.scaling(MADE).axes
+    line = next(line for line in axes.lines if line.get_label() == "fit_500m, 8 a device")
+    assert list(line.get_xdata()) == [1, 2]
+    assert list(line.get_ydata()) == pytest.approx([80.0, 16 / 0.11])
+
+
+def test_no_picture_is_drawn_of_what_was_not_swept():
+    alone = report.tree(ROWS[:1], FACTS)
+    assert list(plots.pngs(alone)) == ["memory.png"]
+    assert list(plots.pngs(report.tree(ROWS[:2], FACTS))) == ["ratios.png", "memory.png"]
