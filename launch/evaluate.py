@@ -46,7 +46,7 @@ def run() -> None:
     """Flags in, figures out."""
     if PLOT.value:
         check_plot()
-    trained = sample.load(Path(CHECKPOINT.value), STEP.value, log=main.say)
+    trained = sample.load(Path(CHECKPOINT.value), STEP.value, log=main.say).lean()
     if trained.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
     plans = plans_of(trained)

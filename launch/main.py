@@ -62,9 +62,13 @@ def run(main: Callable[[], None]) -> None:
     Compiled programs are kept in ~/.cache (or $JAX_COMPILATION_CACHE_DIR) for the next start.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "snapvideo_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache()))
     app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def cache() -> Path:
+    """The folder of what can be made again: $XDG_CACHE_HOME/snapvideo_jax, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snapvideo_jax"
 
 
 def join() -> None:

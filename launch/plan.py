@@ -15,9 +15,12 @@ what is held more than once, everything that does not divide, and the sizes that
 (docs/sharding.md). --json=FILE writes the same as JSON. A vocabulary that is made at the start of
 a run is taken at its largest.
 
---topology=NAME gives the training step to the TPU's own compiler for a slice that you need not have
-(v5e-16, v5p-128, v6e-64, v4-32, or by shape as v5p:4x4x4), and prints whether it fits, what fills a
-chip's memory, and what the chips send each other. It takes minutes and needs libtpu, not a TPU.
+--topology=NAME gives the training step, or with --program=sample an evaluation of the sampler for
+training.batch_size prompts, to the TPU's own compiler for a slice that you need not have (v5e-16,
+v5p-128, v6e-64, v4-32, or by shape as v5p:4x4x4). It prints whether it fits, what fills a chip's
+memory, how long it should take, and what the chips send each other (docs/planning.md says how far
+to trust that). It takes minutes and needs libtpu, not a TPU; the answer is kept, and the same
+question is answered at once.
 
 Exit codes: 0 done, 2 bad flags or config, a mesh that cannot be, or a program that does not fit,
 5 FILE cannot be written.
@@ -34,7 +37,7 @@ from snapvideo_jax import build, checks, storage
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import text
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import doctor, doctor_table, plan, plan_table, topology
+from snapvideo_jax.parallel import doctor, doctor_table, plan, plan_table, programs, topology
 
 main.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
@@ -42,7 +45,8 @@ DOCTOR = flags.DEFINE_bool("doctor", False, "Print how the mesh splits the model
 DEVICES = flags.DEFINE_integer(
     "devices", None, "Devices that the mesh is laid over; default: those at hand.", lower_bound=1
 )
-TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile the training step for.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile a program for.")
+PROGRAM = flags.DEFINE_enum("program", "train", programs.KINDS, "What --topology compiles.")
 JSON = flags.DEFINE_string("json", None, "File for what the doctor or the compiler found.")
 
 
@@ -59,14 +63,17 @@ def run() -> None:
 
 
 def compile_for(config: Config, name: str) -> None:
-    """Prints what the compiler says of the training step; ConfigError if it does not fit."""
+    """Prints what the compiler says of a program; ConfigError if it does not fit."""
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
     for field in ("path", "text_states"):  # data need not be there yet
         config.data[field] = config.data[field] or "unnamed"
     checks.check(config)
-    main.say(f"compiling the training step for {len(chips)} x {chips[0].device_kind}; minutes")
-    verdict = plan.compiled(config, chips)
+    program = programs.program(config, PROGRAM.value, chips)
+    main.say(
+        f"compiling for {len(chips)} x {chips[0].device_kind}; minutes, if it is the first time"
+    )
+    verdict = plan.compiled(program, chips, main.cache() / "plans")
     main.say(plan_table.text(verdict))
     write(plan_table.tree(verdict))
     if not verdict.fits:

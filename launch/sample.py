@@ -240,7 +240,7 @@ def load() -> list[Stage]:
 
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
     """The checkpoint of `folder`, and its config's way to sample with those `changes`."""
-    trained = sample.load(Path(folder), step, Path(T5.value) if T5.value else None, main.say)
+    trained = sample.load(Path(folder), step, Path(T5.value) if T5.value else None, main.say).lean()
     height, width = HEIGHT.value, WIDTH.value
     size = (
         trained.config.data.height if height is None else height,

@@ -22,7 +22,7 @@ from snapvideo_jax.models.layers import Attend, dot_product_attention
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.models.t5 import T5Encoder
 from snapvideo_jax.models.unet import UNet
-from snapvideo_jax.parallel import attention, rules
+from snapvideo_jax.parallel import attention, chips, rules
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.training import optim
 from snapvideo_jax.training import step as training_step
@@ -231,9 +231,10 @@ def video_sharding(network: Any, pad_rows: int, mesh: Mesh) -> jax.sharding.Name
     return meshes.video_sharding(mesh, grid)
 
 
-def blank_batch(config: Config) -> dict[str, jax.Array]:
-    """One example of zeros, for initialization."""
-    return jax.tree.map(lambda s: jnp.zeros((1,) + s.shape[1:], s.dtype), abstract_batch(config))
+def blank_batch(config: Config, batch_size: int = 1) -> dict[str, jax.Array]:
+    """Examples of zeros, for initialization and for measuring."""
+    rows = lambda s: jnp.zeros((batch_size,) + s.shape[1:], s.dtype)
+    return jax.tree.map(rows, abstract_batch(config))
 
 
 def abstract_params(config: Config, made: Denoiser) -> Any:
@@ -298,6 +299,60 @@ def program(
             in_shardings=(placed, split),
             out_shardings=(placed, meshes.replicated(made_mesh)),
             donate_argnums=0,
+            compiler_options=chips.options(made_mesh),
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the network as samplers ask for it: `call(params, *inputs)` -> F, latents.
+
+    `init()` -> params, inputs: parameters as `Denoiser.lean` keeps them, and the inputs of
+    `training.batch_size` blank videos. `abstract` has their shapes, dtypes and shardings.
+    """
+
+    denoiser: Denoiser
+    mesh: Mesh
+    abstract: tuple[Any, tuple]
+    init: Callable[[], tuple[Any, tuple]]
+    call: Callable[..., tuple]
+
+
+def evaluation(
+    config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
+) -> Evaluation:
+    """The network alone on the mesh of `config`, without noise law, guidance or sampler."""
+    made_mesh = mesh(config, devices)
+    made = denoiser(config, vocabulary_size, attention.best(made_mesh))
+
+    def init() -> tuple[Any, tuple]:
+        params = made.init(jax.random.key(config.seed), blank_batch(config))
+        inputs = made.inputs(params, blank_batch(config, config.training.batch_size))
+        return made.lean(params), inputs
+
+    params, inputs = jax.eval_shape(init)
+    video = video_sharding(made.network, config.data.pad_rows, made_mesh)
+    rows, groups = meshes.batch_sharding(made_mesh), rules.latents_sharding(made_mesh)
+    _, _, given, latents = inputs
+    low_res = None if given.low_res is None else video
+    told = dataclasses.replace(jax.tree.map(lambda _: rows, given), low_res=low_res)
+    latents_lie = jax.tree.map(lambda _: groups, latents)
+    placed = rules.shardings(params, made_mesh), (video, rows, told, latents_lie)
+
+    def call(params: Any, *inputs: Any) -> tuple:
+        with rules.activations_on(made_mesh):
+            return made.F(params, *inputs)
+
+    return Evaluation(
+        denoiser=made,
+        mesh=made_mesh,
+        abstract=jax.tree.map(_place, (params, inputs), placed),
+        init=jax.jit(init, out_shardings=placed),
+        call=jax.jit(
+            call,
+            out_shardings=(video, latents_lie),
+            compiler_options=chips.options(made_mesh),
         ),
     )
 

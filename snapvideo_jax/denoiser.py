@@ -50,6 +50,17 @@ class Denoiser:
         variables = self.network.init(network_key, x, edm.c_noise(log_sigma), given, latents)
         return params | {"network": variables["params"]}
 
+    def lean(self, params: Params) -> Params:
+        """`params` for sampling: kernels, which are only multiplied, in the network's dtype.
+
+        The results are the same bits, from half the memory; training needs them in float32.
+        """
+
+        def cast(path: tuple, leaf: Array) -> Array:
+            return leaf.astype(self.network.dtype) if path[-1].key == "kernel" else leaf
+
+        return jax.tree_util.tree_map_with_path(cast, params)
+
     def inputs(
         self, params: Params, batch: dict[str, Array]
     ) -> tuple[Float[Array, "B T H W C"], Float[Array, " B"], Conditions, Latents]:

@@ -18,7 +18,7 @@ from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import sampler
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.generator import Given, Plan, Walk, walk
-from snapvideo_jax.parallel import batches, rules
+from snapvideo_jax.parallel import batches, chips, rules
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.training import checkpoint
 
@@ -32,6 +32,11 @@ class Trained:
     denoiser: Denoiser
     text: build.Text
     params: Params  # the EMA
+
+    def lean(self) -> "Trained":
+        """For sampling alone, with less memory: gives the parameters to `Denoiser.lean`."""
+        params = jax.jit(self.denoiser.lean, donate_argnums=0)(self.params)
+        return dataclasses.replace(self, params=params)
 
     @property
     def mesh(self) -> Mesh:
@@ -184,21 +189,38 @@ def generate(
 def _on_mesh(denoiser: Denoiser, plan: Plan, mesh: Mesh) -> Walk:
     """The sampler, compiled, its batch split over `mesh`, and videos on the way as their groups."""
     made, rows = walk(denoiser, plan), meshes.batch_sharding(mesh)
-    video = build.video_sharding(denoiser.network, denoiser.pad_rows, mesh)
-    latents = jax.tree.map(lambda x: rules.latents_sharding(mesh), denoiser.no_latents(1))
-    places: Any = (video, video, video, latents)
-    state = sampler.State(*places)
+    state = state_shardings(denoiser, mesh)
 
     def go(*args: Any) -> sampler.State:
         with rules.activations_on(mesh):
             return made.go(*args)
 
+    how = chips.options(mesh)
     return Walk(
-        jax.jit(made.start, out_shardings=state),
-        jax.jit(go, out_shardings=state),
-        jax.jit(made.finish, out_shardings=rows),
+        jax.jit(made.start, out_shardings=state, compiler_options=how),
+        jax.jit(go, out_shardings=state, compiler_options=how),
+        jax.jit(made.finish, out_shardings=rows, compiler_options=how),
         made.evaluations,
     )
+
+
+def state_shardings(denoiser: Denoiser, mesh: Mesh) -> sampler.State:
+    """Where a sampler's videos and latents lie on the way."""
+    video = build.video_sharding(denoiser.network, denoiser.pad_rows, mesh)
+    latents = jax.tree.map(lambda x: rules.latents_sharding(mesh), denoiser.no_latents(1))
+    places: Any = (video, video, video, latents)
+    return sampler.State(*places)
+
+
+def abstract_request(config: Config, mesh: Mesh) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of what `training.batch_size` prompts ask for."""
+    data, B = config.data, config.training.batch_size
+    asked = {name: s for name, s in build.abstract_batch(config).items() if name != "video"}
+    asked["stream"] = jax.ShapeDtypeStruct((B,), np.int32)
+    if data.low_res:
+        asked["low_res"] = jax.ShapeDtypeStruct((B, data.num_frames, *data.low_res, 3), np.uint8)
+    rows = meshes.batch_sharding(mesh)
+    return {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows) for n, s in asked.items()}
 
 
 def _rows_here(batch: UInt8[Array, "B ..."]) -> UInt8[np.ndarray, "b ..."]:

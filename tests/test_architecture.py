@@ -39,6 +39,7 @@ MAY_IMPORT = {
 # The loop stands above build and sample: the only place of effects.
 EXCEPTIONS = {
     "parallel/plan.py": {"build", "parallel"},
+    "parallel/programs.py": {"build", "generator", "sample", "parallel"},
     "training/loop.py": {
         "build", "checks", "sample", "data", "parallel", "training", "denoiser",
     }

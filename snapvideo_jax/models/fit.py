@@ -1,11 +1,14 @@
 """FIT: the far-reaching interleaved transformer of Snap Video (paper 3.4, Table 8).
 
 Patch tokens are many and stay in their groups; latent tokens are few and do the thinking. Shapes
-inside: patches [B, G, n, C], latents [B, G, m, D] in groups or [B, M, D] in a row (M = G m).
+inside: patches [B, N, C] and latents [B, M, D], each in a row, group by group (N = G n, M = G m).
+Only attention within groups takes the rows apart: products over rows have better layouts.
 
-The activations that a mesh may split carry logical names (flax's): batch, groups and latents. Which
+The activations that a mesh may split carry logical names (flax's): batch, groups and tokens. Which
 mesh axes they lie on is said in parallel/rules.py; without a mesh the names do nothing.
 """
+
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,11 +26,12 @@ from snapvideo_jax.models.layers import (
     layer_norm,
     named,
     rematerialized,
+    row_major,
 )
 from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
 
-PATCHES = ("batch", "groups", None, None)
-LATENTS = ("batch", "latents", None)
+TOKENS = ("batch", "tokens", None)
+GROUPED = ("batch", "groups", None, None)
 
 
 class FITBlock(nn.Module):
@@ -37,6 +41,7 @@ class FITBlock(nn.Module):
     takes the fewer heads of the two and the narrower width (FIT's rule).
     """
 
+    groups: int
     heads: tuple[int, int]
     head_channels: tuple[int, int]
     global_layers: int
@@ -47,28 +52,22 @@ class FITBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: tuple[Float[Array, "B G n C"], Float[Array, "B G m D"]],
+        tokens: tuple[Float[Array, "B N C"], Float[Array, "B M D"]],
         conditioning: tuple[Float[Array, "B K E"], Bool[Array, "B K"]],
         train: bool,
     ):
         """(patches, latents), (conditioning tokens, mask), train -> (patches, latents), None."""
-        patches, latents = tokens
-        num_groups, between = patches.shape[1], self.between_widths(patches, latents)
-        how = {"dtype": self.dtype, "attend": self.attend}
-        latents = AttentionBlock(*between, **how, name="attend_conditioning")(
-            named(ungroup(latents), LATENTS), *conditioning
-        )
-        latents = AttentionBlock(*between, **how, name="read")(
-            named(group(latents, num_groups), PATCHES), named(patches, PATCHES)
-        )
-        latents = named(ungroup(latents), LATENTS)
+        patches, latents = (named(t, TOKENS) for t in tokens)
+        between, how = self.between_widths(patches, latents), (self.dtype, self.attend)
+        block = partial(AttentionBlock, *between, 0.0, *how)
+        latents = block(name="attend_conditioning")(latents, *conditioning)
+        latents = block(self.groups, name="read")(latents, patches)
+        latents = named(latents, TOKENS)
+        sizes = self.heads[1], self.head_channels[1], self.dropout
         for i in range(self.global_layers):
-            latents = AttentionBlock(
-                self.heads[1], self.head_channels[1], self.dropout, **how, name=f"global{i}"
-            )(latents, train=train)
-        latents = named(group(latents, num_groups), PATCHES)
-        patches = AttentionBlock(*between, **how, name="write")(patches, latents)
-        return (named(patches, PATCHES), latents), None
+            latents = AttentionBlock(*sizes, *how, name=f"global{i}")(latents, train=train)
+        patches = block(self.groups, name="write")(patches, named(latents, TOKENS))
+        return (row_major(patches, TOKENS), latents), None
 
     def between_widths(self, patches, latents) -> tuple[int, int]:
         """(heads, head channels) of the cross-attentions."""
@@ -132,7 +131,7 @@ class FIT(nn.Module):
             c_noise, given
         )
         seen = x if given.low_res is None else jnp.concatenate([x, given.low_res], axis=-1)
-        tokens = self.stem(seen), self.initial_latents(previous)
+        tokens = ungroup(self.stem(seen)), ungroup(self.initial_latents(previous))
         Blocks = nn.scan(
             rematerialized(FITBlock, self.remat, static_argnums=3, prevent_cse=False),
             variable_axes={"params": 0},
@@ -141,6 +140,7 @@ class FIT(nn.Module):
             length=self.blocks,
         )
         (patches, latents), _ = Blocks(
+            groups=self.latent_shape[0],
             heads=(
                 self.patch_channels // self.patch_head_channels,
                 self.latent_channels // self.latent_head_channels,
@@ -154,7 +154,8 @@ class FIT(nn.Module):
         )(tokens, conditioning, train)
         pixels = self.cut.patch**2 * x.shape[-1]
         out = dense(pixels, self.dtype, "head")(layer_norm(self.dtype, "head_norm")(patches))
-        return unpatchify(named(out, PATCHES), self.cut, self.video), latents
+        out, latents = (named(group(t, self.latent_shape[0]), GROUPED) for t in (out, latents))
+        return unpatchify(out, self.cut, self.video), latents
 
     def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n C"]:
         """Patches -> Dense -> LN, plus one learned position table that all groups share."""
@@ -162,7 +163,7 @@ class FIT(nn.Module):
         table = self.param("positions", init, (self.cut.tokens, self.patch_channels))
         patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))
         patches = layer_norm(jnp.float32, "stem_norm")(patches)
-        return named(patches + gathered(table, (None, None)), PATCHES)
+        return named(patches + gathered(table, (None, None)), GROUPED)
 
     def initial_latents(self, previous: Float[Array, "B G m D"]) -> Float[Array, "B G m D"]:
         """table + LN(h + FF(LN(h))) with h the previous latents; LN's scale starts at 0 (RIN).
@@ -174,4 +175,4 @@ class FIT(nn.Module):
         h = FeedForward(dtype=self.dtype, name="self_conditioning")(previous)
         zero = nn.initializers.zeros
         h = layer_norm(jnp.float32, "self_conditioning_norm", scale_init=zero)(h)
-        return named(gathered(table, ("groups", None, None)) + h, PATCHES)
+        return named(gathered(table, ("groups", None, None)) + h, GROUPED)

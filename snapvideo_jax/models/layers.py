@@ -12,9 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from flax.linen.spmd import with_logical_constraint
+from flax.linen.spmd import logical_to_mesh_axes, with_logical_constraint
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from snapvideo_jax.models.patches import group
 
 NORM_EPSILON = 1e-6
 
@@ -27,10 +31,13 @@ BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
 # What the backward pass computes again instead of keeping, by name: nothing, everything but the
-# products with kernels, or all of a block from its inputs.
+# products with kernels, attention and dropout's masks, or all of a block from its inputs.
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("attention", "dropout"),
+    ),
     "block": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -51,6 +58,20 @@ def rematerialized(
 def named(x: Array, axes: tuple[Any, ...]) -> Array:
     """x with logical names on its axes, for the sharding that is in force where it is compiled."""
     return with_logical_constraint(x, axes)
+
+
+def row_major(x: Array, axes: tuple[Any, ...]) -> Array:
+    """`named`, with the last axis closest in memory on each device.
+
+    Left alone, the compiler lays a loop's tokens out for the narrow head at its end, and all of the
+    blocks work on tokens that lie the wrong way.
+    """
+    lie = lambda part: with_layout_constraint(part, Layout(tuple(range(x.ndim))))
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return lie(x)
+    spec = logical_to_mesh_axes(axes)  # the compiler does not know how to split the request
+    return jax.shard_map(lie, in_specs=spec, out_specs=spec)(named(x, axes))
 
 
 def gathered(kernel: Float[Array, "... C D"], axes: tuple[str | None, ...]) -> Array:
@@ -99,6 +120,25 @@ def layer_norm(dtype: jnp.dtype, name: str, **kwargs) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=NORM_EPSILON, dtype=dtype, name=name, **kwargs)
 
 
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x Phi(x), exact, computed in float32.
+
+    By erf, since the erfc that jax.nn.gelu takes has two branches, between which a TPU's compiler
+    writes a mask of the hidden units to memory.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 2**-0.5))).astype(x.dtype)
+
+
+def dropped(x: Float[Array, "..."], rate: float, key: PRNGKeyArray) -> Float[Array, "..."]:
+    """x with a share `rate` of its elements 0, the rest scaled up to the same mean.
+
+    The mask is kept for the backward pass: drawing it again costs more than reading it.
+    """
+    kept = checkpoint_name(jax.random.bernoulli(key, 1 - rate, x.shape), "dropout")
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
 class FeedForward(nn.Module):
     """x + Dense(dropout(gelu(Dense(LN(x))))): 4x wide, exact GELU, dropout on the hidden units."""
 
@@ -111,8 +151,11 @@ class FeedForward(nn.Module):
         """Dropout needs the rng stream "dropout" when `train`."""
         normed = layer_norm(self.dtype, "norm")(x)
         hidden = dense(self.ratio * x.shape[-1], self.dtype, "up")(normed)
-        hidden = nn.gelu(hidden, approximate=False)
-        hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
+        hidden = gelu(hidden)
+        if train and self.dropout:
+            hidden = dropped(hidden, self.dropout, self.make_rng("dropout"))
+        # Else a TPU's compiler makes the hidden units again for each tile of the second product.
+        hidden = jax.lax.optimization_barrier(hidden)
         return x + dense(x.shape[-1], self.dtype, "down")(hidden)
 
 
@@ -133,30 +176,37 @@ class Attention(nn.Module):
     """x + MHA(LN(x), LN(context)): cross-attention, or self-attention where context is None.
 
     The inner width is heads * head_channels; the output projection returns to the width of x.
+    Tokens stand in a row, group by group; with `groups` above 1 each sees those of its own alone.
     """
 
     heads: int
     head_channels: int
     dtype: jnp.dtype = jnp.float32
     attend: Attend = dot_product_attention
+    groups: int = 1
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*b n D"],
-        context: Float[Array, "*b k E"] | None = None,
-        mask: Bool[Array, "*b k"] | None = None,
-    ) -> Float[Array, "*b n D"]:
+        x: Float[Array, "B N D"],
+        context: Float[Array, "B K E"] | None = None,
+        mask: Bool[Array, "B K"] | None = None,
+    ) -> Float[Array, "B N D"]:
         """`mask` is True where a context token may be seen; each row needs one at least."""
         queries = layer_norm(self.dtype, "norm")(x)
         keys = queries if context is None else layer_norm(self.dtype, "context_norm")(context)
         width = self.heads * self.head_channels
-        split = lambda t: rearrange(t, "... n (A d) -> ... n A d", A=self.heads)
-        q = split(dense(width, self.dtype, "q")(queries))
-        k = split(dense(width, self.dtype, "k")(keys))
-        v = split(dense(width, self.dtype, "v")(keys))
-        out = rearrange(self.attend(q, k, v, mask), "... n A d -> ... n (A d)")
+        q, k, v = (
+            self.split(dense(width, self.dtype, name)(tokens))
+            for name, tokens in (("q", queries), ("k", keys), ("v", keys))
+        )
+        out = checkpoint_name(self.attend(q, k, v, mask), "attention").reshape(*x.shape[:2], width)
         return x + dense(x.shape[-1], self.dtype, "o")(out)
+
+    def split(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B *G n A d"]:
+        """By groups, where there are some, and heads."""
+        by_heads = rearrange(tokens, "B N (A d) -> B N A d", A=self.heads)
+        return by_heads if self.groups == 1 else group(by_heads, self.groups)
 
 
 class AttentionBlock(nn.Module):
@@ -167,11 +217,12 @@ class AttentionBlock(nn.Module):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     attend: Attend = dot_product_attention
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x, context=None, mask=None, *, train: bool = False):
         """Shapes as `Attention`."""
-        sizes = self.heads, self.head_channels, self.dtype, self.attend
+        sizes = self.heads, self.head_channels, self.dtype, self.attend, self.groups
         x = Attention(*sizes, name="attention")(x, context, mask)
         return FeedForward(self.dropout, dtype=self.dtype, name="feed_forward")(x, train)
 

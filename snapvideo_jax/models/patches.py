@@ -76,11 +76,11 @@ def unpatchify(
     )
 
 
-def group(tokens: Float[Array, "B M D"], num_groups: int) -> Float[Array, "B G m D"]:
-    """Latent tokens of all groups in a row -> by group."""
-    return rearrange(tokens, "B (G m) D -> B G m D", G=num_groups)
+def group(tokens: Float[Array, "B N *D"], num_groups: int) -> Float[Array, "B G n *D"]:
+    """Tokens of all groups in a row -> by group."""
+    return rearrange(tokens, "B (G n) ... -> B G n ...", G=num_groups)
 
 
-def ungroup(tokens: Float[Array, "B G m D"]) -> Float[Array, "B M D"]:
+def ungroup(tokens: Float[Array, "B G n *D"]) -> Float[Array, "B N *D"]:
     """The inverse of `group`."""
-    return rearrange(tokens, "B G m D -> B (G m) D")
+    return rearrange(tokens, "B G n ... -> B (G n) ...")

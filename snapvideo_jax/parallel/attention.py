@@ -6,8 +6,8 @@ latents of the global layers, the only thing that FIT's groups exchange. For a l
 its latents' queries, keys and values away by heads, attends with all latents for its share of the
 heads, and gives the result back (Ulysses); where heads do not divide, keys and values are gathered.
 
-Inside it a TPU uses the flash kernel wherever that fits, which keeps the scores on the chip instead
-of writing them to memory.
+Inside it a TPU uses the kernel of kernel.py wherever that fits, which keeps the scores on the chip
+instead of writing them to memory.
 """
 
 import functools
@@ -15,25 +15,21 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from einops import rearrange
-from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.layers import Attend, dot_product_attention
+from snapvideo_jax.parallel import kernel as tpu
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel.mesh import BATCH_AXES
 
-LANES = 128  # the gradient's kernels take keys by multiples of this
-FEWEST_KEYS = 2 * LANES  # scores of fewer keys are small beside the tokens
-LARGEST_BLOCK = 512
-
-Kernel = Callable[[Array, Array, Array], Array]
+Kernel = Callable[..., Array]  # (q, k, v, and a mask if there is one) -> attention
 
 
 def best(mesh: Mesh) -> Attend:
     """The attention of a mesh: split over its devices, with the best kernel that they have."""
-    kernel = flash if mesh.devices.flat[0].platform == "tpu" else dot_product_attention
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    kernel = tpu.attention if on_tpu else dot_product_attention
     if mesh.size == 1 and kernel is dot_product_attention:
         return dot_product_attention
     return functools.partial(attend, kernel, mesh)
@@ -47,8 +43,8 @@ def attend(
     v: Float[Array, "*b k A d"],
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b n A d"]:
-    """Attention with each device's part by `kernel`, or by the plain dot product where the keys
-    are masked or do not fit the kernel.
+    """Attention with each device's part by `kernel`, or by the plain dot product where it does not
+    fit.
 
     Sizes that do not split evenly are left to the compiler.
     """
@@ -100,10 +96,8 @@ def local(
     v: Float[Array, "*b k A d"],
     *mask: Bool[Array, "*b k"],
 ) -> Float[Array, "*b n A d"]:
-    """Sends nothing. Keys that are masked, or do not fit the kernel, are for the plain product."""
-    if mask or not fits(k.shape[-3]):
-        return dot_product_attention(q, k, v, *mask)
-    return kernel(q, k, v)
+    """Sends nothing."""
+    return (kernel if tpu.fits(q, k) else dot_product_attention)(q, k, v, *mask)
 
 
 def by_heads(
@@ -134,39 +128,4 @@ def _splits(mesh: Mesh, spec: PartitionSpec, x: Array) -> bool:
     shares = [meshes.ways(mesh, axes) for axes in spec]
     return x.ndim == len(spec) and all(
         size % share == 0 for size, share in zip(x.shape, shares, strict=True)
-    )
-
-
-def fits(keys: int) -> bool:
-    """Whether the kernel takes so many keys, and gains by it."""
-    return keys >= FEWEST_KEYS and keys % LANES == 0
-
-
-def flash(
-    q: Float[Array, "*b n A d"], k: Float[Array, "*b k A d"], v: Float[Array, "*b k A d"]
-) -> Float[Array, "*b n A d"]:
-    """Softmax attention by the flash kernel of JAX for TPUs, scaled by 1 / sqrt(d)."""
-    heads_first = lambda t: rearrange(t.reshape(-1, *t.shape[-3:]), "b n A d -> b A n d")
-    sizes = blocks(q.shape[-3], k.shape[-3])
-    scale = q.shape[-1] ** -0.5
-    out = flash_attention(*map(heads_first, (q, k, v)), sm_scale=scale, block_sizes=sizes)
-    return rearrange(out, "b A n d -> b n A d").reshape(q.shape)
-
-
-def blocks(n: int, k: int) -> BlockSizes:
-    """The largest blocks of queries and keys that divide them, forward and backward."""
-    rows = max(size for size in range(1, LARGEST_BLOCK + 1) if n % size == 0)
-    keys = max(size for size in range(LANES, LARGEST_BLOCK + 1, LANES) if k % size == 0)
-    return BlockSizes(
-        block_q=rows,
-        block_k_major=keys,
-        block_k=keys,
-        block_b=1,
-        block_q_major_dkv=rows,
-        block_k_major_dkv=keys,
-        block_k_dkv=keys,
-        block_q_dkv=rows,
-        block_k_major_dq=keys,
-        block_k_dq=keys,
-        block_q_dq=rows,
     )

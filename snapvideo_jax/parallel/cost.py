@@ -8,7 +8,7 @@ it runs. What a rematerialized block computes again is counted again.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,11 @@ CALLS = {
     "pjit",
     "remat2",
 }
+
+# Of a kernel's body: operations that move nothing (references, shapes) and what exp costs, in
+# operations of the vector units (range reduction and a polynomial; an assumption).
+FREE = {"get", "swap", "addupdate", "broadcast_in_dim", "reshape", "squeeze", "program_id"}
+EXP = 8
 
 
 def parameters(abstract_tree: Any) -> int:
@@ -43,7 +48,83 @@ def flops(function: Callable, *abstract_args: Any) -> int:
         ValueError: it holds a while loop whose trip count is only known at run time, a Pallas
             kernel without a cost estimate, or a primitive unknown here that computes products.
     """
-    return _of(jax.make_jaxpr(function)(*abstract_args).jaxpr)
+    return _of(_traced(function, *abstract_args))
+
+
+class Kernel(NamedTuple):
+    """What all runs of a program's Pallas kernels of one name do, over all devices together.
+
+    rows: of a product's left side that enter a matrix unit of the given `side`, one a cycle.
+    elements: of element-wise operations, in whole registers of 8 x 128; exp counts EXP.
+    """
+
+    name: str
+    runs: int
+    rows: int
+    elements: int
+
+
+def kernels(function: Callable, side: int, *abstract_args: Any) -> list[Kernel]:
+    """The kernels of one call, to which a TPU's compiler gives no cycles; read from their bodies.
+
+    side: of the chip's matrix units; a product pays for whole tiles of side x side.
+    """
+    found: dict[str, list[int]] = {}
+    _find_kernels(_traced(function, *abstract_args), 1, side, found)
+    return [Kernel(name, *numbers) for name, numbers in found.items()]
+
+
+def _traced(function: Callable, *abstract_args: Any) -> Jaxpr:
+    """Of a jitted function its own trace, since one with compiler options cannot be nested."""
+    trace = getattr(function, "trace", None) or jax.jit(function).trace
+    return trace(*abstract_args).jaxpr.jaxpr
+
+
+def _find_kernels(jaxpr: Jaxpr, times: int, side: int, found: dict[str, list[int]]) -> None:
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "pallas_call":
+            steps = times * math.prod(params["grid_mapping"].grid)
+            sums = found.setdefault(params["name"] or "kernel", [0, 0, 0])
+            rows, elements = _body(params["jaxpr"], side)
+            for i, number in enumerate((times, steps * rows, steps * elements)):
+                sums[i] += number
+            continue
+        factor = params["length"] if name == "scan" else 1
+        factor *= _devices(params) if name == "shard_map" else 1
+        for inner in jaxprs_in_params(params):
+            _find_kernels(inner, times * factor, side, found)
+
+
+def _body(jaxpr: Jaxpr, side: int) -> tuple[int, int]:
+    """(rows, elements) of one step of a kernel's grid, what it does in every step."""
+    rows = elements = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            rows += _tiles(equation, side)
+        elif name in CALLS:
+            inner = [_body(inner, side) for inner in jaxprs_in_params(equation.params)]
+            rows, elements = rows + sum(r for r, _ in inner), elements + sum(e for _, e in inner)
+        elif name not in FREE and name != "cond":
+            shapes = map(_shape, (*equation.invars, *equation.outvars))
+            largest = max(shapes, key=math.prod, default=())
+            elements += (EXP if name == "exp" else 1) * _registers(largest)
+    return rows, elements
+
+
+def _tiles(equation: JaxprEqn, side: int) -> int:
+    ((contracted, _), _) = equation.params["dimension_numbers"]
+    lhs, rhs = (_shape(variable) for variable in equation.invars)
+    inner = math.prod(lhs[axis] for axis in contracted)
+    outer = math.prod(lhs) // inner, math.prod(rhs) // inner
+    return outer[0] * math.ceil(inner / side) * math.ceil(outer[1] / side)
+
+
+def _registers(shape: tuple[int, ...]) -> int:
+    """Elements of an array in whole registers of 8 x 128."""
+    *outer, rows, lanes = (1, 1, *shape)
+    return math.prod(outer) * math.ceil(rows / 8) * 8 * math.ceil(lanes / 128) * 128
 
 
 def _of(jaxpr: Jaxpr) -> int:

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text.
+"""What a compiled program does and sends between devices, read from its text.
 
 The text names each collective once, however often the loop around it runs, and a TPU's compiler
 prints one that it spreads over several fusions once in each; so loops are followed with their trip
@@ -10,7 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+CONTROL = ("while", "conditional", "call")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
@@ -23,13 +26,29 @@ class Collective(NamedTuple):
 
     count: how often it runs in one call. shapes: of the arrays, as the text has them
     ("bf16[1,96,24,128]"); bytes: of all of them on one device, before or after, whichever is more.
-    operation: the traced operation that it serves.
+    operation: the traced operation that it serves. devices: numbers, in the order of the mesh, of
+    devices that exchange with each other; () where the text lists none, which means all. apart:
+    whether the program goes on while it runs.
     """
 
     kind: str
     count: int
     bytes: int
     shapes: tuple[str, ...]
+    operation: str
+    devices: tuple[int, ...] = ()
+    apart: bool = False
+
+
+class Work(NamedTuple):
+    """One instruction of a TPU's program to which its compiler gives cycles.
+
+    count: how often it runs in one call; cycles: of all these runs. operation: as of a Collective.
+    """
+
+    opcode: str
+    count: int
+    cycles: int
     operation: str
 
 
@@ -51,8 +70,27 @@ def collectives(text: str) -> list[Collective]:
                 chain = re.search(r'chain_id="(\d+)"', instruction.rest)
                 key = f"chain {chain[1]}" if chain else f"{number} {instruction.name}"
                 seen = found[key].count if key in found else 0
-                found[key] = _collective(kind, max(times, seen), instruction, computations[name])
+                apart = bool(chain) or instruction.opcode.endswith("-start")
+                sent = _collective(kind, max(times, seen), instruction, computations[name])
+                found[key] = sent._replace(apart=apart)
     return list(found.values())
+
+
+def works(text: str) -> list[Work]:
+    """What the cores do, one thing after the other, in the program whose `as_text()` this is.
+
+    Without what has no cycles: collectives, copies that run apart, and kernels (`tpu_custom_call`).
+    """
+    computations, entry = _parse(text)
+    found = []
+    for name, times in _visits(computations, entry, 1, fused=False):
+        for instruction in computations[name]:
+            cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
+            if cycles:
+                operation = _operation(instruction)
+                work = Work(instruction.opcode, times, times * int(cycles[1]), operation)
+                found.append(work)
+    return found
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
@@ -67,15 +105,22 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
     return computations, entry
 
 
-def _visits(computations: dict, name: str, times: int) -> Iterator[tuple[str, int]]:
-    """(computation, how often it runs), from each place that calls it."""
+def _visits(
+    computations: dict, name: str, times: int, fused: bool = True
+) -> Iterator[tuple[str, int]]:
+    """(computation, how often it runs), from each place that calls it.
+
+    fused: also those whose instructions are parts of one.
+    """
     yield name, times
     for instruction in computations[name]:
+        if not fused and instruction.opcode not in CONTROL:
+            continue
         trips = _trips(computations, instruction) if instruction.opcode == "while" else 1
         for called in CALLED.findall(instruction.rest):
             for inner in re.findall(r"[\w.\-]+", called):
                 if inner in computations:
-                    yield from _visits(computations, inner, times * trips)
+                    yield from _visits(computations, inner, times * trips, fused)
 
 
 def _trips(computations: dict, loop: _Instruction) -> int:
@@ -99,9 +144,28 @@ def _collective(
     if instruction.opcode.endswith("-start"):  # its result holds operands and results
         after = max(after[: len(after) // 2], after[len(after) // 2 :], key=_bytes)
     most = max(before, after, key=_bytes)
-    name = re.search(r'op_name="([^"]*)"', instruction.rest)
     shapes = tuple(f"{dtype}[{sizes}]" for dtype, sizes in most)
-    return Collective(kind, count, _bytes(most), shapes, name[1] if name else "")
+    operation, devices = _operation(instruction), _first_group(instruction.rest)
+    return Collective(kind, count, _bytes(most), shapes, operation, devices)
+
+
+def _operation(instruction: _Instruction) -> str:
+    name = re.search(r'op_name="([^"]*)"', instruction.rest)
+    return name[1] if name else ""
+
+
+def _first_group(rest: str) -> tuple[int, ...]:
+    """The first group of devices that exchange: replica_groups={{0,1},{2,3}} or [2,2]<=[4]."""
+    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", rest):
+        return tuple(map(int, listed[1].split(",")))
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
+    if iota is None:
+        return ()
+    groups, shape, order = (
+        [int(n) for n in part.split(",")] if part else [] for part in iota.groups()
+    )
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return tuple(map(int, numbers.transpose(order or None).reshape(groups)[0]))
 
 
 def _bytes(arrays: list[tuple[str, str]]) -> int:

@@ -1,23 +1,20 @@
 """What a configuration costs, known before anything is allocated or booked.
 
-`count` needs shapes alone. `compiled` gives the very step that training runs to the TPU's compiler,
-for a slice of TPUs that nobody needs to have.
+`count` needs shapes alone. `compiled` gives the very programs that run to the compiler of the chips
+they would run on, which nobody needs to have.
 """
 
 import dataclasses
-import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.parallel import cost, hlo, topology
-
-# Ids of a text encoder that is trained along; its table is small beside everything else.
-VOCABULARY = 256
+from snapvideo_jax.parallel import chips, compiler, cost, hlo, predict, topology
+from snapvideo_jax.parallel.programs import Program, share
 
 
 class Count(NamedTuple):
@@ -36,77 +33,87 @@ def count(config: Config) -> Count:
     return Count(cost.parameters(params["network"]), work)
 
 
-class Memory(NamedTuple):
-    """Bytes on one chip: what it has, what the program needs, and parts of that.
-
-    Beside the parts, the total holds the program itself and what it makes anew.
-    """
-
-    limit: int
-    total: int
-    parameters: int
-    moments: int
-    ema: int
-    batch: int
-    temporaries: int  # activations, gradients, gathered parameters; 0 if it does not fit
-
-
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A training step compiled for a slice."""
+    """What is known of a program on a slice. Bytes are of one chip, FLOPs of all together.
+
+    memory: bytes by name; of the parts of `total`, "activations" is what temporaries hold beside
+    gradients. limit: bytes that there are. seconds: None where the program does not fit.
+    """
 
     fits: bool
     chips: int
     chip: str
+    mesh: dict[str, int]
     parameters: int
-    memory: Memory
+    limit: int
+    total: int
+    memory: dict[str, int]
+    model_flops: int
+    flops: int
+    videos: int
+    calls: int
     collectives: Sequence[hlo.Collective]
+    seconds: predict.Seconds | None
     compile_seconds: float
 
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs a second over the peak, at the slow end of the prediction."""
+        if self.seconds is None:
+            return None
+        return self.model_flops / self.chips / chips.tpu(self.chip).peak / self.seconds.slow
 
-def compiled(config: Config, chips: Sequence[jax.Device]) -> Verdict:
-    """The training step of `config` on `chips`, which may be a topology's.
+    @property
+    def videos_per_second(self) -> float | None:
+        """Of all chips, at the slow end: trained on, or sampled to the end."""
+        return None if self.seconds is None else self.videos / self.calls / self.seconds.slow
 
-    Raises what the compiler raises for other reasons than memory.
+
+def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = None) -> Verdict:
+    """`program` for the chips of a slice, which may be a topology's.
+
+    kept: folder of earlier outcomes, which are compiled once. Raises what the compiler raises for
+    other reasons than memory.
     """
-    program = build.program(config, VOCABULARY, chips)
-    parts = _parts(program)
-    start, text = time.monotonic(), ""
-    try:
-        made = topology.compiled(program.step.lower(program.abstract_state, program.abstract_batch))
-        needs: Any = made.memory_analysis()
-        fits, temporaries = True, needs.temp_size_in_bytes
-        total = needs.argument_size_in_bytes + temporaries + needs.generated_code_size_in_bytes
-        total += needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
-        text = made.as_text()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        fits, temporaries = False, 0
-        total, _ = topology.exceeded(str(error))
-    seconds = time.monotonic() - start
-    memory = Memory(topology.memory(chips[0]), total, **parts, temporaries=temporaries)
+    lowered = program.call.lower(*program.arguments)
+    said = compiler.outcome(lowered, slice, topology.version(), kept)
+    chip = chips.tpu(slice[0].device_kind)
+    memory = {name: share(tree) for name, tree in (program.state | program.given).items()}
+    given = sum(memory.values())
+    total, gradients = said.needed, 0 if program.gradients is None else share(program.gradients)
+    if said.fits:
+        gradients = min(gradients, said.temporaries)
+        memory |= {"gradients": gradients, "activations": said.temporaries - gradients}
+    else:
+        total += given  # a refusal speaks of temporaries
+    flops = program.flops
+    collectives = hlo.collectives(said.text) if said.fits else []
+    seconds = None
+    if said.fits:
+        seconds = predict.seconds(
+            chip,
+            hlo.works(said.text),
+            cost.kernels(program.call, chip.side, *program.arguments),
+            collectives,
+            len(slice),
+            flops,
+            given,
+        )
     return Verdict(
-        fits,
-        len(chips),
-        chips[0].device_kind,
-        cost.parameters(program.abstract_state.params),
-        memory,
-        hlo.collectives(text) if text else (),
-        seconds,
-    )
-
-
-def _parts(program: build.Program) -> dict[str, int]:
-    """Bytes of a chip's share of what a step is given."""
-    state = program.abstract_state
-    trees = state.params, state.opt_state, state.ema, program.abstract_batch
-    return dict(zip(("parameters", "moments", "ema", "batch"), map(_share, trees), strict=True))
-
-
-def _share(tree: Any) -> int:
-    """Bytes that one chip holds of the abstract arrays of `tree`."""
-    return sum(
-        leaf.dtype.itemsize * int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
-        for leaf in jax.tree.leaves(tree)
+        fits=said.fits,
+        chips=len(slice),
+        chip=slice[0].device_kind,
+        mesh=dict(program.mesh.shape),
+        parameters=cost.parameters(program.state["parameters"]),
+        limit=topology.memory(slice[0]),
+        total=total,
+        memory=memory,
+        model_flops=program.model_flops,
+        flops=flops,
+        videos=program.videos,
+        calls=program.calls,
+        collectives=collectives,
+        seconds=seconds,
+        compile_seconds=said.seconds,
     )

@@ -43,12 +43,13 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
 )
 
 # Logical names of the axes of activations (models/fit.py), and of kernels where they are used
-# (models/layers.py) -> mesh axes. A group's patch tokens stay on their chip; latents are split like
-# the groups they belong to; kernels are gathered, and stay split over tensor alone.
+# (models/layers.py) -> mesh axes. Tokens stand in a row, group by group, and are split like their
+# groups, so a group's patch tokens stay on their chip; kernels are gathered, and stay split over
+# tensor alone.
 ACTIVATIONS = (
     ("batch", ("data", "fsdp")),
     ("groups", "group"),
-    ("latents", "group"),
+    ("tokens", "group"),
     ("hidden", "tensor"),
 )
 

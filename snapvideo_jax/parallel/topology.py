@@ -1,11 +1,11 @@
 """TPU slices by name, as devices of the TPU compiler: no TPU is needed, but libtpu is."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import compiler
 
 # Beside the environment's packages, not among them: there JAX would look for a TPU at each start.
 BESIDE = Path(sys.prefix) / "libtpu"
@@ -58,21 +59,13 @@ def devices(name: str) -> Sequence[jax.Device]:
     ConfigError, with what to do, where the name is unknown or libtpu is not installed.
     """
     wanted = shaped(name)
+    fused = {"chip_config_name": "megacore"} if wanted.startswith("v4") else {}  # as JAX runs them
     with _looking_nowhere(), _silenced_stderr():
         try:
-            return topologies.get_topology_desc(platform="tpu", topology_name=wanted).devices
+            return topologies.get_topology_desc(wanted, "tpu", **fused).devices
         except Exception as error:  # what libtpu says of a shape that does not exist
             reason = str(error).splitlines()[0]
             raise ConfigError(f"the TPU compiler refuses {wanted}: {reason}") from error
-
-
-def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The program, by the chips' own compiler. JAX's cache takes such a program, but cannot give it
-    back without a TPU, and warns each time that it tries.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
-        return lowered.compile()
 
 
 def memory(chip: jax.Device) -> int:
@@ -80,20 +73,17 @@ def memory(chip: jax.Device) -> int:
     one = NamedSharding(Mesh(np.array([chip]), ("chip",)), PartitionSpec())
     far_too_much = jax.ShapeDtypeStruct((2**12, 2**30), np.uint8, sharding=one)
     try:
-        compiled(jax.jit(lambda x: x + 1, out_shardings=one).lower(far_too_much))
+        compiler.compiled(jax.jit(lambda x: x + 1, out_shardings=one).lower(far_too_much))
     except jax.errors.JaxRuntimeError as error:
-        return exceeded(str(error))[1]
+        return compiler.exceeded(str(error))[1]
     raise AssertionError("a program of 4 TiB was compiled")
 
 
-def exceeded(error: str) -> tuple[int, int]:
-    """(needed, there are) bytes, from the compiler's refusal of a program that does not fit."""
-    sizes = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", error)
-    if sizes is None:
-        raise ValueError(error)
-    units = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}
-    needed, unit, there, limit_unit = sizes.groups()
-    return int(float(needed) * units[unit]), int(float(there) * units[limit_unit])
+def version() -> str:
+    """libtpu and its version, from beside the library where it says so."""
+    beside = [str(library().parent.parent)]
+    found = importlib.metadata.distributions(name="libtpu", path=beside)
+    return next((f"libtpu {each.version}" for each in found), "libtpu")
 
 
 def library() -> Path:

@@ -57,6 +57,8 @@ def test_a_chain_counts_once_and_a_loop_with_its_trips():
         2 * 768 * 24 * 128,
         ("bf16[1,768,24,128]",),
         "jit(step)/read",
+        (),
+        True,
     )
     assert reduce[:4] == ("all-reduce", 1, 4 * (64 + 8), ("f32[16,4]", "f32[8]"))
     assert scatter[:4] == ("reduce-scatter", 1, 4 * 64, ("f32[16,4]",))  # before it is scattered

@@ -55,7 +55,7 @@ def test_at_equal_size_the_upsampler_starts_as_the_first_stages_function(stage1)
     without_level = dataclasses.replace(told, augmentation=None)
     F, _ = SAME.apply({"params": grafted["network"]}, video, noise, without_level, latents)
     expected, _ = STAGE1.apply({"params": stage1["network"]}, *given(STAGE1, False))
-    np.testing.assert_array_equal(F, expected)
+    np.testing.assert_allclose(F, expected, atol=1e-5)  # values up to 5; sums of other lengths
 
 
 def test_only_the_leaves_that_know_the_size_change_and_only_the_level_is_new(stage1):

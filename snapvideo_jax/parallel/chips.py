@@ -1,0 +1,72 @@
+"""What a device can do at most, from its maker's data sheets: the yardstick of every prediction.
+
+Sources: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x (peak, HBM, interconnect);
+jax-ml.github.io/scaling-book/tpus (units of a core); NVIDIA's data sheets (dense, no sparsity).
+Clocks of TPUs follow from the peak: matrix units x side^2 x 2 x clock.
+"""
+
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from snapvideo_jax.errors import ConfigError
+
+
+class Chip(NamedTuple):
+    """One JAX device. Zeros where the maker says nothing, and nothing is predicted.
+
+    peak: bf16 FLOP/s. hbm: bytes/s. link: bytes/s to both neighbors along one axis of the torus
+    together, one way. arrays x side^2: multipliers of its matrix units. vector: element-wise
+    operations a cycle. vmem: KiB of fast memory that one fusion may take (a compiler's option).
+    """
+
+    name: str
+    peak: float
+    hbm: float
+    link: float = 0.0
+    arrays: int = 0
+    side: int = 128
+    vector: int = 0
+    vmem: int = 0
+
+    @property
+    def clock(self) -> float:
+        """Cycles a second."""
+        return self.peak / (2 * self.arrays * self.side**2) if self.arrays else 0.0
+
+
+# The part of JAX's `device_kind` that says which -> the chip; the first that matches. vector: 8 x
+# 128 lanes of 4 units a core. vmem: of 16, 32 and 64 MiB the best by the compiler's cycles for FIT
+# 500M (docs/performance.md); v6e's is what marin-community/marin uses (pull request 3053); 0 leaves
+# the compiler's default.
+CHIPS = (
+    ("TPU v6 lite", Chip("v6e", 918e12, 1638e9, 180e9, 4, 256, 4096, 98304)),
+    ("TPU v5 lite", Chip("v5e", 197e12, 819e9, 90e9, 4, 128, 4096, 32768)),
+    ("TPU v5", Chip("v5p", 459e12, 2765e9, 180e9, 8, 128, 8192, 32768)),
+    ("TPU v4", Chip("v4", 275e12, 1228e9, 90e9, 8, 128, 8192)),
+    ("TPU7x", Chip("tpu7x", 1153.5e12, 3690e9, 180e9, 4, 256, 4096)),  # one of a chip's two cores
+    ("H200", Chip("H200", 989.5e12, 4800e9)),
+    ("H100", Chip("H100", 989.5e12, 3350e9)),
+    ("A100", Chip("A100", 312e12, 2039e9)),
+)
+
+
+def options(mesh: Mesh) -> dict[str, str | bool | int | float] | None:
+    """What the compiler is told for the devices of a mesh; None: nothing."""
+    chip = of(mesh.devices.flat[0].device_kind)
+    return {"xla_tpu_scoped_vmem_limit_kib": str(chip.vmem)} if chip and chip.vmem else None
+
+
+def of(kind: str) -> Chip | None:
+    """The chip of a `device_kind`; None for one that is not in the table, such as a CPU."""
+    return next((chip for part, chip in CHIPS if part in kind), None)
+
+
+def tpu(kind: str) -> Chip:
+    """The chip of a TPU's `device_kind`; ConfigError for one that the table lacks."""
+    found = of(kind)
+    if found is None or not found.arrays:
+        raise ConfigError(
+            f"nothing is known of a {kind}; add it to snapvideo_jax/parallel/chips.py"
+        )
+    return found

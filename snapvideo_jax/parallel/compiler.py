@@ -1,0 +1,92 @@
+"""A program through the compiler of its chips, and what the compiler said, kept for the next time.
+
+JAX's own cache cannot give back a program for a TPU that is not there, and compiling takes minutes,
+so the compiled text and the memory it needs are kept in files of their own, named by a digest of
+the program, the chips and the compiler.
+"""
+
+import gzip
+import hashlib
+import json
+import re
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from snapvideo_jax import storage
+
+
+class Outcome(NamedTuple):
+    """What the compiler said. Bytes are of one device.
+
+    text: the compiled program; "" where it does not fit. needed: in all, as far as is known.
+    arguments, temporaries: of that; temporaries are 0 where only the sum is known.
+    """
+
+    text: str
+    fits: bool
+    needed: int
+    arguments: int
+    temporaries: int
+    seconds: float
+
+
+def outcome(
+    lowered: jax.stages.Lowered, chips: Sequence[jax.Device], version: str, kept: Path | None
+) -> Outcome:
+    """Compiles, or reads what was `kept` in that folder of the very same program.
+
+    version: of the compiler. Raises what the compiler raises for other reasons than memory.
+    """
+    where = [(chip.device_kind, *getattr(chip, "coords", ())) for chip in chips]
+    program = json.dumps([version, where, lowered.as_text()])
+    file = kept and kept / f"{hashlib.sha256(program.encode()).hexdigest()[:32]}.json.gz"
+    if file and file.exists():
+        return Outcome(*json.loads(gzip.decompress(file.read_bytes())))
+    made = _compile(lowered)
+    if file:
+        storage.make_folder(file.parent)
+        storage.write(file, gzip.compress(json.dumps(made).encode()))
+    return made
+
+
+def _compile(lowered: jax.stages.Lowered) -> Outcome:
+    start = time.monotonic()
+    try:
+        made = compiled(lowered)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Outcome("", False, exceeded(str(error))[0], 0, 0, time.monotonic() - start)
+    needs: Any = made.memory_analysis()
+    total = needs.argument_size_in_bytes + needs.temp_size_in_bytes
+    total += needs.generated_code_size_in_bytes
+    total += needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
+    sizes = needs.argument_size_in_bytes, needs.temp_size_in_bytes
+    return Outcome(made.as_text() or "", True, total, *sizes, time.monotonic() - start)
+
+
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The program, by the chips' own compiler. JAX's cache takes one for a TPU, but cannot give it
+    back without a TPU, and warns each time that it tries.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+        return lowered.compile()
+
+
+def exceeded(error: str) -> tuple[int, int]:
+    """(needed, there are) bytes, from a TPU compiler's refusal of a program that does not fit.
+
+    Of temporaries alone, where the refusal says so.
+    """
+    sizes = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", error)
+    if sizes is None:
+        raise ValueError(error)
+    units = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}
+    needed, unit, there, limit_unit = sizes.groups()
+    return int(float(needed) * units[unit]), int(float(there) * units[limit_unit])

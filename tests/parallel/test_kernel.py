@@ -1,0 +1,69 @@
+"""The TPU's kernel, interpreted: softmax attention and its gradient, as the plain product's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from snapvideo_jax.models.layers import dot_product_attention
+from snapvideo_jax.parallel import cost, kernel
+
+# Batch, queries, keys, heads, their width, whether keys are masked.
+CASES = {
+    "read, three groups": ((2, 3), 24, 40, 4, 48, False),
+    "write, queries in two blocks": ((2,), 1040, 24, 2, 64, False),
+    "latents, heads apart": ((1,), 16, 4096, 4, 128, False),
+    "conditions, masked": ((3,), 16, 133, 2, 64, True),
+}
+
+
+def drawn(batch, n, k, heads, width, masked):
+    key = jax.random.split(jax.random.key(0), 5)
+    draw = lambda i, rows: jax.random.normal(key[i], (*batch, rows, heads, width))
+    mask = (jax.random.uniform(key[4], (*batch, k)) > 0.4) if masked else None
+    return (draw(0, n), draw(1, k), draw(2, k)), draw(3, n), mask
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_it_is_softmax_attention_and_so_is_its_gradient(case):
+    qkv, slope, mask = drawn(*case)
+    total = lambda attend: lambda *qkv: jnp.sum(attend(*qkv, mask) * slope)
+    with pltpu.force_tpu_interpret_mode():
+        found = kernel.attention(*qkv, mask)
+        slopes = jax.grad(total(kernel.attention), (0, 1, 2))(*qkv)
+    np.testing.assert_allclose(found, dot_product_attention(*qkv, mask), atol=1e-5)
+    expected = jax.grad(total(dot_product_attention), (0, 1, 2))(*qkv)
+    for a, b in zip(slopes, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_bfloat16_goes_in_and_out_with_float32_between():
+    qkv, _, _ = drawn((1,), 64, 64, 2, 64, False)
+    half = [x.astype(jnp.bfloat16) for x in qkv]
+    with pltpu.force_tpu_interpret_mode():
+        found = kernel.attention(*half)
+    assert found.dtype == jnp.bfloat16
+    exact = dot_product_attention(*(x.astype(jnp.float32) for x in half))
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=0.02)
+
+
+def test_its_cost_counts_both_products_of_every_head_and_five_in_the_gradient():
+    q = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((3, 128, 4, 64), jnp.bfloat16)
+    scores = 3 * 4 * 256 * 128
+    assert cost.flops(kernel.attention, q, k, k) == 2 * 2 * scores * 64
+    gradient = jax.grad(lambda *qkv: jnp.sum(kernel.attention(*qkv)), (0, 1, 2))
+    assert cost.flops(gradient, q, k, k) == (2 + 5) * 2 * scores * 64
+
+
+def test_a_matrix_unit_pays_for_whole_tiles():
+    shape = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
+    (found,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
+    # A head's 256 queries against two tiles of keys, 64 of 128 rows of each in use; then 256 rows
+    # of weights through two tiles of values, 64 of 128 columns of each in use.
+    assert (found.name, found.runs, found.rows) == ("forward_attention", 1, 3 * 4 * (512 + 512))
+    scores = 3 * 4 * 256 * 256
+    assert (cost.EXP + 4) * scores < found.elements < (cost.EXP + 7) * scores
+    (wide,) = cost.kernels(kernel.attention, 256, shape, shape, shape)
+    assert wide.rows == found.rows / 2
