@@ -17,8 +17,14 @@ CONTROL = ("while", "conditional", "call")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
-ALONE = re.compile(r"replica_groups=(\{(\{\d+\},?)+\}|\[\d+,1\]<=)")  # groups of one device
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+
+# The groups of devices that exchange, in the forms that there are: {{0,1},{2,3}}; [2,2]<=[4]; and
+# mesh['a'=2,'b'=4], device_ids=([8]) {'a','b':(2)2}, along axes or the middle of one cut in three.
+LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+PAIRS = re.compile(r"source_target_pairs=\{([{}\d,]+)\}")
+IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}")
 
 
 class Collective(NamedTuple):
@@ -66,7 +72,7 @@ def collectives(text: str) -> list[Collective]:
     for number, (name, times) in enumerate(_visits(computations, entry, 1)):
         for instruction in computations[name]:
             kind = instruction.opcode.removesuffix("-start")
-            if kind in KINDS and not ALONE.search(instruction.rest):
+            if kind in KINDS and len(_first_group(instruction.rest)) != 1:
                 chain = re.search(r'chain_id="(\d+)"', instruction.rest)
                 key = f"chain {chain[1]}" if chain else f"{number} {instruction.name}"
                 seen = found[key].count if key in found else 0
@@ -141,7 +147,8 @@ def _collective(
     operands = re.findall(r"%([\w.\-]+)", instruction.rest.split(")")[0])
     before = ARRAY.findall(" ".join(types.get(name, "") for name in operands))
     after = ARRAY.findall(instruction.type)
-    if instruction.opcode.endswith("-start"):  # its result holds operands and results
+    if instruction.opcode.endswith("-start"):  # its result holds operands, results and handles
+        after = [array for array in after if array != ("u32", "")]
         after = max(after[: len(after) // 2], after[len(after) // 2 :], key=_bytes)
     most = max(before, after, key=_bytes)
     shapes = tuple(f"{dtype}[{sizes}]" for dtype, sizes in most)
@@ -155,17 +162,49 @@ def _operation(instruction: _Instruction) -> str:
 
 
 def _first_group(rest: str) -> tuple[int, ...]:
-    """The first group of devices that exchange: replica_groups={{0,1},{2,3}} or [2,2]<=[4]."""
-    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", rest):
-        return tuple(map(int, listed[1].split(",")))
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
-    if iota is None:
-        return ()
-    groups, shape, order = (
-        [int(n) for n in part.split(",")] if part else [] for part in iota.groups()
-    )
-    numbers = np.arange(math.prod(shape)).reshape(shape)
-    return tuple(map(int, numbers.transpose(order or None).reshape(groups)[0]))
+    """The first group of devices that exchange, or of one that sends to itself."""
+    if listed := LISTED.search(rest):
+        return tuple(_integers(listed[1]))
+    if pairs := PAIRS.search(rest):
+        both = [tuple(_integers(pair)) for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
+        return next((pair for pair in both if pair[0] != pair[1]), both[0][:1])
+    if mesh := MESH.search(rest):
+        return _along(*mesh.groups())
+    if iota := IOTA.search(rest):
+        groups, shape, order = iota.groups()
+        return tuple(_numbers(shape, order).reshape(_integers(groups))[0].tolist())
+    return ()
+
+
+def _along(sizes: str, numbers: str | None, axes: str) -> tuple[int, ...]:
+    """The first of the groups along some axes of a mesh, which may be parts of its axes.
+
+    sizes: 'a'=2,'b'=8. numbers: of its devices, in order or as [8,2]T(1,0). axes: 'a','b':(2)4 for
+    what is left when the 8 are cut into 2 x 4 x 1 and the 4 taken.
+    """
+    shape = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
+    places = {name: [0] for name in shape}
+    for name, outer, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
+        size = int(part or shape[name])
+        step = shape[name] // (size * int(outer or 1))
+        places[name] = [start + step * i for start in places[name] for i in range(size)]
+    ids = np.arange(math.prod(shape.values()))
+    if ordered := re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", numbers or ""):
+        ids = _numbers(*ordered.groups())
+    elif numbers:
+        ids = np.array(_integers(numbers))
+    return tuple(ids.reshape(*shape.values())[np.ix_(*places.values())].ravel().tolist())
+
+
+def _numbers(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, 2, ... laid out as `shape`, with the axes in another order: "2,4" and "1,0"."""
+    sizes = _integers(shape)
+    laid = np.arange(math.prod(sizes)).reshape(sizes)
+    return laid.transpose(_integers(order)) if order else laid
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 def _bytes(arrays: list[tuple[str, str]]) -> int:

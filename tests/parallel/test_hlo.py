@@ -96,3 +96,113 @@ def test_what_a_device_sends_to_itself_does_not_count(groups):
 
 def test_a_program_of_one_device_sends_nothing():
     assert hlo.collectives(jax.jit(jnp.sum).lower(jnp.zeros(8)).compile().as_text()) == []
+
+
+REDUCE = "channel_id=3, to_apply"
+
+
+@pytest.mark.parametrize(
+    ("groups", "first"),
+    [
+        ("replica_groups={{0,1},{2,3}}", (0, 1)),
+        ("replica_groups={{1,3,5},{0,2,4}}", (1, 3, 5)),
+        ("replica_groups={}", ()),
+        ("replica_groups=[1,8]<=[8]", (0, 1, 2, 3, 4, 5, 6, 7)),
+        ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("replica_groups=[2,4]<=[2,2,2]T(1,0,2)", (0, 1, 4, 5)),
+        ("source_target_pairs={{4,6},{6,4}}", (4, 6)),
+        ("source_target_pairs={{0,0},{2,1},{1,2},{3,3}}", (2, 1)),  # 0 sends to itself
+        ("replica_groups=mesh['a'=8] {'a'}", (0, 1, 2, 3, 4, 5, 6, 7)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}", (0, 4)),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'c','a'}", (0, 1, 4, 5)),
+        ("replica_groups=mesh['a'=8] {'a':(1)2}", (0, 4)),
+        ("replica_groups=mesh['a'=8] {'a':(2)2}", (0, 2)),
+        ("replica_groups=mesh['a'=8] {'a':(4)2}", (0, 1)),
+        ("replica_groups=mesh['a'=8] {'a':(4)2,'a':(1)2}", (0, 4, 1, 5)),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", (0, 4)),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(0,2,1,3) {'b'}", (0, 2)),
+    ],
+)
+def test_the_first_group_of_devices_that_exchange_is_read_in_every_form(groups, first):
+    text = TPU.replace(REDUCE, f"channel_id=3, {groups}, use_global_device_ids=true, to_apply")
+    (reduce,) = (c for c in hlo.collectives(text) if c.kind == "all-reduce")
+    assert reduce.devices == first
+
+
+# One collective of each kind as programs go on beside: started, and waited for later.
+STARTED = """
+ENTRY %main (x: f32[16,4]) -> f32[2,4] {
+  %x = f32[16,4]{1,0:T(8,128)} parameter(0)
+  %s.1 = (f32[16,4]{1,0}, f32[64,4]{1,0:S(1)}) all-gather-start(%x), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}
+  %d.1 = f32[64,4]{1,0} all-gather-done(%s.1)
+  %s.2 = (f32[16,4]{1,0}, f32[16,4]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), channel_id=2, source_target_pairs={{0,1},{1,0}}
+  %d.2 = f32[16,4]{1,0} collective-permute-done(%s.2)
+  %s.3 = f32[16,4]{1,0} all-reduce-start(%x), channel_id=3, replica_groups=[2,2]<=[4], to_apply=%add
+  %d.3 = f32[16,4]{1,0} all-reduce-done(%s.3)
+  %s.4 = ((f32[16,4]{1,0}), f32[4,4]{1,0}, u32[]{:S(2)}) reduce-scatter-start(%x), channel_id=4, dimensions={0}, to_apply=%add
+  %d.4 = f32[4,4]{1,0} reduce-scatter-done(%s.4)
+  ROOT %n = f32[16,4]{1,0} all-to-all(%d.3), channel_id=5, replica_groups=[1,4]<=[4], dimensions={0}
+}
+"""
+
+
+def test_what_is_started_counts_once_by_its_larger_side_and_runs_apart():
+    found = {c.kind: (c.count, c.bytes, c.apart) for c in hlo.collectives(STARTED)}
+    assert found == {
+        "all-gather": (1, 4 * 256, True),
+        "collective-permute": (1, 4 * 64, True),  # not what is sent and what comes, together
+        "all-reduce": (1, 4 * 64, True),
+        "reduce-scatter": (1, 4 * 64, True),
+        "all-to-all": (1, 4 * 64, False),
+    }
+
+
+# Cycles in a loop of 3 rounds of 2 rounds, in a branch, in a call, and on parts of a fusion.
+CYCLES = """HloModule jit_step, is_scheduled=true
+
+%parts (p: f32[8]) -> f32[8] {
+  ROOT %part = f32[8]{0} negate(%p), backend_config={"window_config":{"estimated_cycles":"1000000"}}
+}
+
+%inner (q: (s32[], f32[8])) -> (s32[], f32[8]) {
+  ROOT %i.1 = f32[8]{0} fusion(%q), kind=kLoop, calls=%parts, metadata={op_name="jit(step)/inner"}, backend_config={"window_config":{"estimated_cycles":"7"}}
+}
+
+%outer (r: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %o.1 = f32[8]{0} copy(%r), backend_config={"window_config":{"estimated_cycles":"100"}}
+  ROOT %o.2 = (s32[], f32[8]{0}) while(%r), condition=%c, body=%inner, backend_config={"known_trip_count":{"n":"2"}}
+}
+
+%branch (s: f32[8]) -> f32[8] {
+  ROOT %b.1 = f32[8]{0} convolution(%s), backend_config={"window_config":{"estimated_cycles":"20"}}
+}
+
+%called (t: f32[8]) -> f32[8] {
+  ROOT %t.1 = f32[8]{0} copy(%t), backend_config={"window_config":{"estimated_cycles":"5"}}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0:T(128)} parameter(0)
+  %w = (s32[], f32[8]{0}) while(%x), condition=%c, body=%outer, backend_config={"known_trip_count":{"n":"3"}}
+  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/kernel"}
+  %c.1 = f32[8]{0} conditional(%x), branch_computations={%branch, %called}
+  ROOT %c.2 = f32[8]{0} call(%x), to_apply=%called
+}
+"""
+
+
+def test_cycles_count_with_the_trips_of_loops_and_never_inside_a_fusion():
+    found = sorted(hlo.works(CYCLES), key=lambda work: -work.cycles)
+    assert found == [
+        ("copy", 3, 300, ""),
+        ("fusion", 6, 42, "jit(step)/inner"),
+        ("convolution", 1, 20, ""),
+        ("copy", 1, 5, ""),
+        ("copy", 1, 5, ""),
+    ]
+
+
+def test_a_program_for_another_device_has_no_cycles():
+    assert hlo.works(TPU) == []
