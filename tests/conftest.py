@@ -31,3 +31,15 @@ def trained_folder(tmp_path_factory):
     config.training.steps = 3
     loop.train(config, folder, lambda line: None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def libtpu():
+    """The TPU's compiler; skips without it."""
+    from snapvideo_jax.errors import ConfigError
+    from snapvideo_jax.parallel import topology
+
+    try:
+        topology.library()
+    except ConfigError as error:
+        pytest.skip(str(error))

@@ -5,6 +5,7 @@ jax-ml.github.io/scaling-book/tpus (units of a core); NVIDIA's data sheets (dens
 Clocks of TPUs follow from the peak: matrix units x side^2 x 2 x clock.
 """
 
+import re
 from typing import NamedTuple
 
 from jax.sharding import Mesh
@@ -35,19 +36,18 @@ class Chip(NamedTuple):
         return self.peak / (2 * self.arrays * self.side**2) if self.arrays else 0.0
 
 
-# The part of JAX's `device_kind` that says which -> the chip; the first that matches. vector: 8 x
-# 128 lanes of 4 units a core. vmem: of 16, 32 and 64 MiB the best by the compiler's cycles for FIT
-# 500M (docs/performance.md); v6e's is what marin-community/marin uses (pull request 3053); 0 leaves
-# the compiler's default.
+# What JAX's `device_kind` looks like -> the chip. vector: 8 x 128 lanes of 4 units a core. vmem: of
+# 16, 32 and 64 MiB the best by the compiler's cycles for FIT 500M (docs/performance.md); v6e's is
+# what marin-community/marin uses (pull request 3053); 0 leaves the compiler's default.
 CHIPS = (
-    ("TPU v6 lite", Chip("v6e", 918e12, 1638e9, 180e9, 4, 256, 4096, 98304)),
-    ("TPU v5 lite", Chip("v5e", 197e12, 819e9, 90e9, 4, 128, 4096, 32768)),
-    ("TPU v5", Chip("v5p", 459e12, 2765e9, 180e9, 8, 128, 8192, 32768)),
+    ("TPU v6( lite|e)", Chip("v6e", 918e12, 1638e9, 180e9, 4, 256, 4096, 98304)),
+    ("TPU v5( lite|e)", Chip("v5e", 197e12, 819e9, 90e9, 4, 128, 4096, 32768)),
+    ("TPU v5p?", Chip("v5p", 459e12, 2765e9, 180e9, 8, 128, 8192, 32768)),
     ("TPU v4", Chip("v4", 275e12, 1228e9, 90e9, 8, 128, 8192)),
     ("TPU7x", Chip("tpu7x", 1153.5e12, 3690e9, 180e9, 4, 256, 4096)),  # one of a chip's two cores
-    ("H200", Chip("H200", 989.5e12, 4800e9)),
-    ("H100", Chip("H100", 989.5e12, 3350e9)),
-    ("A100", Chip("A100", 312e12, 2039e9)),
+    ("NVIDIA H200", Chip("H200", 989.5e12, 4800e9)),
+    ("NVIDIA H100 80GB HBM3", Chip("H100", 989.5e12, 3350e9)),
+    ("NVIDIA A100-SXM4-80GB", Chip("A100", 312e12, 2039e9)),
 )
 
 
@@ -59,7 +59,7 @@ def options(mesh: Mesh) -> dict[str, str | bool | int | float] | None:
 
 def of(kind: str) -> Chip | None:
     """The chip of a `device_kind`; None for one that is not in the table, such as a CPU."""
-    return next((chip for part, chip in CHIPS if part in kind), None)
+    return next((chip for form, chip in CHIPS if re.fullmatch(form, kind)), None)
 
 
 def tpu(kind: str) -> Chip:

@@ -32,14 +32,6 @@ pytestmark = pytest.mark.usefixtures("libtpu")
 TOKENS = 133  # of conditions: 128 of text, and five numbers
 
 
-@pytest.fixture(scope="module")
-def libtpu():
-    try:
-        topology.library()
-    except ConfigError as error:
-        pytest.skip(str(error))
-
-
 def full():
     return fit_3b9_upsampler.get_config()
 
