@@ -5,19 +5,23 @@ so the compiled text and the memory it needs are kept in files of their own, nam
 the program, the chips and the compiler.
 """
 
+import contextlib
 import gzip
 import hashlib
 import json
 import re
 import time
 import warnings
-from collections.abc import Sequence
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from snapvideo_jax import storage
+from snapvideo_jax.errors import StorageError
+from snapvideo_jax.parallel import chips
 
 
 class Outcome(NamedTuple):
@@ -35,23 +39,33 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def outcome(
-    lowered: jax.stages.Lowered, chips: Sequence[jax.Device], version: str, kept: Path | None
-) -> Outcome:
-    """Compiles, or reads what was `kept` in that folder of the very same program.
+def outcome(lowered: jax.stages.Lowered, mesh: Mesh, version: str, kept: Path | None) -> Outcome:
+    """Compiles for the devices of a mesh, or reads what was `kept` in that folder of the very same
+    program for the same devices, order, options and version of the compiler.
 
-    version: of the compiler. Raises what the compiler raises for other reasons than memory.
+    A file that cannot be read or written is as none. Raises what the compiler raises for other
+    reasons than memory.
     """
-    where = [(chip.device_kind, *getattr(chip, "coords", ())) for chip in chips]
-    program = json.dumps([version, where, lowered.as_text()])
+    place = lambda device: (device.device_kind, device.id, *getattr(device, "coords", ()))
+    where = [place(device) for device in mesh.devices.flat]
+    program = json.dumps([version, where, chips.options(mesh), lowered.as_text()])
     file = kept and kept / f"{hashlib.sha256(program.encode()).hexdigest()[:32]}.json.gz"
-    if file and file.exists():
-        return Outcome(*json.loads(gzip.decompress(file.read_bytes())))
+    made = file and _read(file)
+    if made:
+        return made
     made = _compile(lowered)
     if file:
-        storage.make_folder(file.parent)
-        storage.write(file, gzip.compress(json.dumps(made).encode()))
+        with contextlib.suppress(StorageError):
+            storage.make_folder(file.parent)
+            storage.write(file, gzip.compress(json.dumps(made).encode()))
     return made
+
+
+def _read(file: Path) -> Outcome | None:
+    try:
+        return Outcome(*json.loads(gzip.decompress(file.read_bytes())))
+    except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged, or of another day
+        return None
 
 
 def _compile(lowered: jax.stages.Lowered) -> Outcome:

@@ -77,7 +77,7 @@ def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = 
     other reasons than memory.
     """
     lowered = program.call.lower(*program.arguments)
-    said = compiler.outcome(lowered, slice, topology.version(), kept)
+    said = compiler.outcome(lowered, program.mesh, topology.version(), kept)
     chip = chips.tpu(slice[0].device_kind)
     memory = {name: share(tree) for name, tree in (program.state | program.given).items()}
     given = sum(memory.values())
