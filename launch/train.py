@@ -13,6 +13,8 @@ Any field of the config is a flag; configs/base.py explains them all:
 
 The run shows a line every few seconds and writes metrics.jsonl, TensorBoard curves and checkpoints
 into --workdir. Ctrl-C or SIGTERM saves and ends it; the same command goes on where it stopped.
+--profile=10:13 writes an xprof trace of steps 10 to 13 into --workdir/profile
+(docs/performance.md).
 On many hosts, one process on each: docs/pods.md.
 Exit codes: 0 done, 2 bad flags or config, 3 bad data, 4 diverged, 5 storage, 143 preempted.
 """
@@ -22,17 +24,19 @@ from pathlib import Path
 from absl import flags
 
 from launch import main
-from snapvideo_jax.training import loop
+from snapvideo_jax.training import loop, profiler
 
 main.define_config()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; made where there is none.", required=True
 )
+PROFILE = flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace for xprof.")
 
 
 def train() -> None:
     """Flags in, one call."""
-    loop.train(flags.FLAGS.config, Path(WORKDIR.value), main.say)
+    profile = profiler.parse(PROFILE.value) if PROFILE.value is not None else range(0)
+    loop.train(flags.FLAGS.config, Path(WORKDIR.value), main.say, profile)
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
         (2, "model.fit.group", (*TRAIN, "--config.model.fit.group=(2,3,3)")),
         (2, "no/such.py", ("train", "--config=no/such.py")),
         (2, "'runs'", (*TRAIN, "runs")),
+        (2, "--profile=13:10 must be FIRST:LAST", (*TRAIN, "--profile=13:10")),
         (2, "workdri", (*TRAIN, "--workdri=x")),
         (3, "no/such/folder", (*TRAIN, *FOLDER)),
         (5, "no checkpoint", ("sample", "--checkpoint=no/such", "--prompt=a", "--out=o")),

@@ -5,6 +5,7 @@ checkpoint that verifies. What is in the folder of a run:
     checkpoints/STEP   state, config, digests     metrics.jsonl       loss and norms by step
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
     config.json        the config as last run     bad_records.jsonl   examples that were replaced
+    profile/           a trace, where one was asked for
 All processes of a job call train alike. The first one writes these files, but for the arrays of
 checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 """
@@ -29,7 +30,7 @@ from snapvideo_jax.data import order, pipeline
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted
 from snapvideo_jax.parallel import batches, hosts
-from snapvideo_jax.training import checkpoint, graft, telemetry
+from snapvideo_jax.training import checkpoint, graft, profiler, telemetry
 from snapvideo_jax.training.state import TrainState
 
 # Fields that may change between the runs of one folder; any other makes it another experiment.
@@ -44,9 +45,12 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 Log = Callable[[str], None]
 
 
-def train(config: Config, workdir: Path, log: Log = print) -> TrainState:
-    """Runs `config` in `workdir` to its last step, resuming what is there. Raises UserError."""
-    source = hosts.together(lambda: _source(config, workdir))
+def train(config: Config, workdir: Path, log: Log = print, profile: range = range(0)) -> TrainState:
+    """Runs `config` in `workdir` to its last step, resuming what is there. Raises UserError.
+
+    profile: steps that the first process traces.
+    """
+    source = hosts.together(lambda: _source(config, workdir, profile))
     if jax.process_count() > 1:
         hosts.check_same(_code(config), ConfigError)
         hosts.check_same({"the data": source.fingerprint}, DataError)
@@ -59,17 +63,21 @@ def train(config: Config, workdir: Path, log: Log = print) -> TrainState:
             "text": text.encoder,
         }
         state = _start(config, workdir, program, meta, log)
+        profiler.check(profile, int(state.step), config.training.steps)
         if int(state.step) >= config.training.steps:
             log(f"already at step {int(state.step)} of {config.training.steps}: {workdir}")
             return state
         if hosts.first():
             (workdir / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
-        return _run(config, workdir, program, source, text, state, meta, log)
+        traced = profile if hosts.first() else range(0)
+        trace = profiler.Trace(workdir / "profile", traced, log)
+        return _run(config, workdir, program, source, text, state, meta, trace, log)
 
 
-def _source(config: Config, workdir: Path) -> build.Source:
+def _source(config: Config, workdir: Path, profile: range) -> build.Source:
     """The data of a config that can work."""
     checks.check(config)
+    profiler.check(profile, 0, config.training.steps)
     build.mesh(config)
     return build.source(config, lambda path, why: _ledger(workdir, path, why))
 
@@ -94,6 +102,7 @@ def _run(
     text: build.Text,
     state: TrainState,
     meta: dict,
+    trace: profiler.Trace,
     log: Log,
 ) -> TrainState:
     """The loop. Metrics are fetched one step late, so the device never waits for the host."""
@@ -109,14 +118,18 @@ def _run(
         signals = stack.enter_context(hosts.Signals())
         plan = _plan(config, source, text, program)
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(plan, start, steps)))
+        stack.enter_context(trace)
         log("compiling the training step")
         update = hosts.compiled(program.step, program.abstract_state, program.abstract_batch)
         pending: tuple = ()
         for step in range(start + 1, steps + 1):
-            then = time.monotonic()
-            batch = next(feed)
-            report.waited(time.monotonic() - then)
-            state, metrics = update(state, batches.join(program.abstract_batch, batch))
+            trace.before(step, state)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                then = time.monotonic()
+                batch = next(feed)
+                report.waited(time.monotonic() - then)
+                state, metrics = update(state, batches.join(program.abstract_batch, batch))
+            trace.after(step, state)
             if pending:
                 report.step(*pending)
             pending = step, metrics

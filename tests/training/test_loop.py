@@ -132,6 +132,32 @@ def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path, 
     assert_same(state, unbroken[1])
 
 
+def names_in(folder):
+    """Which of the paper's names the one trace in a folder has."""
+    (trace,) = folder.glob("plugins/profile/*/*.xplane.pb")
+    content = trace.read_bytes()
+    names = (b"blocks/attend_conditioning/", b"blocks/read/", b"blocks/global0/", b"blocks/write/")
+    return [name for name in names if name in content]
+
+
+def test_a_trace_has_the_papers_names_and_changes_nothing(unbroken, tmp_path):
+    lines = []
+    state = loop.train(config(), tmp_path, lines.append, profile=range(3, 5))
+    assert len(names_in(tmp_path / "profile")) == 4
+    written = lines.index(f"trace for xprof in {tmp_path / 'profile'}")
+    assert not any(line.startswith("step 8/8") for line in lines[:written])
+    assert_same(state, unbroken[1])
+
+
+def test_a_run_that_is_stopped_within_the_trace_writes_it(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 20)
+    with pytest.raises(Preempted):
+        loop.train(config(), tmp_path, quiet, profile=range(1, 9))
+    assert len(names_in(tmp_path / "profile")) == 4
+    with pytest.raises(ConfigError, match=r"--profile=1:8: the run has steps \d to 8 left"):
+        loop.train(config(), tmp_path, quiet, profile=range(1, 9))
+
+
 def test_a_diverged_run_says_since_when(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "snapvideo_jax.training.step.sigmas.mean_loss_weight_F", lambda *numbers: float("nan")
@@ -149,6 +175,12 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write to"):
         loop.train(config(), tmp_path / "file" / "run", quiet)
+
+
+def test_a_trace_that_starts_after_the_run_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ConfigError, match="--profile=9:10: the run has steps 1 to 8 left"):
+        loop.train(config(), tmp_path / "run", quiet, profile=range(9, 11))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def eight():
     return Run(build.program(config(data=2, fsdp=4), VOCABULARY))
 
 
+def test_parts_of_the_step_have_scopes_for_a_profile(eight):
+    program = eight.program
+    lowered = program.step.lower(program.abstract_state, BATCH).as_text(debug_info=True)
+    for scope in ("loss/jvp(FIT)", "loss/jvp(T5Encoder)", "optimizer/sqrt", "ema/sub"):
+        assert f"jit(step)/{scope}" in lowered, scope
+
+
 @pytest.fixture(scope="module")
 def start(eight):
     """The initial state, made sharded."""
