@@ -20,13 +20,20 @@ training.batch_size prompts, to the TPU's own compiler for a slice that you need
 v5p-128, v6e-64, v4-32, or by shape as v5p:4x4x4). It prints whether it fits, what fills a chip's
 memory, how long it should take, and what the chips send each other (docs/planning.md says how far
 to trust that). It takes minutes and needs libtpu, not a TPU; the answer is kept, and the same
-question is answered at once.
+question is answered at once. What does not fit is named, with the change that should help.
+
+--search ranks meshes (data, fsdp, tensor; group for upsamplers), remat and micro-batches for
+--topology by closed forms, compiles the best few and says which trains fastest.
+
+--topology=measure runs the program on the devices at hand instead, beside what their data sheet (or
+two microbenchmarks, where there is none) predicts.
 
 Exit codes: 0 done, 2 bad flags or config, a mesh that cannot be, or a program that does not fit,
 5 FILE cannot be written.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,10 +41,20 @@ from absl import flags
 
 from launch import main
 from snapvideo_jax import build, checks, storage
+from snapvideo_jax.benchmark import prediction
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import text
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import doctor, doctor_table, plan, plan_table, programs, topology
+from snapvideo_jax.parallel import (
+    doctor,
+    doctor_table,
+    plan,
+    plan_table,
+    programs,
+    search,
+    topology,
+)
+from snapvideo_jax.parallel.doctor_table import size_text
 
 main.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
@@ -46,6 +63,10 @@ DEVICES = flags.DEFINE_integer(
     "devices", None, "Devices that the mesh is laid over; default: those at hand.", lower_bound=1
 )
 TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile a program for.")
+SEARCH = flags.DEFINE_bool("search", False, "Look for the fastest layout on --topology.")
+CANDIDATES = flags.DEFINE_integer(
+    "candidates", 3, "Meshes that --search compiles beside plain fsdp.", lower_bound=1
+)
 PROGRAM = flags.DEFINE_enum("program", "train", programs.KINDS, "What --topology compiles.")
 JSON = flags.DEFINE_string("json", None, "File for what the doctor or the compiler found.")
 
@@ -54,33 +75,81 @@ def run() -> None:
     """Flags in, JSON or tables out."""
     if not COUNT.value and not DOCTOR.value and not TOPOLOGY.value:
         raise ConfigError("say what to plan: --count, --doctor or --topology=SLICE")
+    if SEARCH.value and TOPOLOGY.value in (None, "measure"):
+        raise ConfigError("--search needs the slice to search on: --topology=v5p-64")
     if COUNT.value:
         main.say(json.dumps(plan.count(flags.FLAGS.config)._asdict(), indent=2))
     if DOCTOR.value:
         report(diagnose(flags.FLAGS.config, DEVICES.value or jax.device_count()))
-    if TOPOLOGY.value:
-        compile_for(flags.FLAGS.config, TOPOLOGY.value)
+    if TOPOLOGY.value == "measure":
+        measure(plannable(flags.FLAGS.config))
+    elif TOPOLOGY.value:
+        do = fastest if SEARCH.value else on_slice
+        do(plannable(flags.FLAGS.config), TOPOLOGY.value)
 
 
-def compile_for(config: Config, name: str) -> None:
+def on_slice(config: Config, name: str) -> None:
     """Prints what the compiler says of a program; ConfigError if it does not fit."""
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
-    for field in ("path", "text_states"):  # data need not be there yet
-        config.data[field] = config.data[field] or "unnamed"
-    checks.check(config)
     program = programs.program(config, PROGRAM.value, chips)
-    main.say(
-        f"compiling for {len(chips)} x {chips[0].device_kind}; minutes, if it is the first time"
-    )
+    main.say(f"compiling for {described(chips)}; minutes, if it is the first time")
     verdict = plan.compiled(program, chips, main.cache() / "plans")
     main.say(plan_table.text(verdict))
     write(plan_table.tree(verdict))
     if not verdict.fits:
-        raise ConfigError(
-            f"the training step does not fit {name}; raise training.accumulate, split the state "
-            "(mesh.fsdp), set model.remat=block, or take a larger slice"
-        )
+        raise ConfigError(f"it does not fit {name}; {remedy(config, chips)}")
+
+
+def remedy(config: Config, chips: Sequence[jax.Device]) -> str:
+    """The change that should make it fit at the least cost."""
+    if PROGRAM.value != "train":
+        return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
+    main.say("looking for what would fit")
+    found = search.candidates(config, chips)
+    shape = dict(build.mesh(config, chips).shape)
+    best = next((each for each in found if each.mesh == shape), found[0])
+    return f"try {' '.join(plan_table.flags(best))} (about {size_text(best.memory)} a chip)"
+
+
+def fastest(config: Config, name: str) -> None:
+    """Compiles the most promising ways to lay training out on a slice, and ranks them."""
+    jax.config.update("jax_platforms", "cpu")
+    chips = topology.devices(name)
+    main.say(f"searching for the fastest layout on {described(chips)}")
+    found = search.candidates(config, chips)
+    chosen = search.shortlist(found, len(chips), CANDIDATES.value)
+    main.say(f"{len(found)} layouts divide and should fit; compiling {len(chosen)} of them")
+    tell, rows = main.progress("layouts compiled"), []
+    for number, each in enumerate(chosen, start=1):
+        program = programs.program(each.apply(config), "train", chips)
+        rows.append((each, plan.compiled(program, chips, main.cache() / "plans")))
+        main.say(plan_table.row(*rows[-1]))
+        tell(number, len(chosen))
+    main.say(plan_table.ranking(rows))
+    write(plan_table.ranking_tree(rows))
+
+
+def measure(config: Config) -> None:
+    """Runs a program on the devices at hand, and prints its time beside the prediction."""
+    program = programs.program(config, PROGRAM.value, jax.devices())
+    main.say(f"compiling and running on {described(jax.devices())}")
+    found = prediction.compared(program, build.DTYPES[config.model.dtype])
+    main.say(plan_table.compared(found))
+    write(found._asdict() | {"rates": found.rates._asdict(), "error": found.error})
+
+
+def described(chips: Sequence[jax.Device]) -> str:
+    """16 x TPU v5 lite."""
+    return f"{len(chips)} x {chips[0].device_kind}"
+
+
+def plannable(config: Config) -> Config:
+    """The config, checked; its data need not be there yet."""
+    for field in ("path", "text_states"):
+        config.data[field] = config.data[field] or "unnamed"
+    checks.check(config)
+    return config
 
 
 def write(tree: Any) -> None:

@@ -182,6 +182,7 @@ class Denoiser:
         """
         latents = self.no_latents(x_sigma.shape[0])
         if self.network.latent_shape is not None:
-            _, new = self.F(params, x_sigma, log_sigma, given[0], latents, dropout_keys[0])
-            latents = jnp.where(edm.expand(keep_latents, new), jax.lax.stop_gradient(new), 0)
+            constant = jax.lax.stop_gradient((params, given[0]))
+            _, new = self.F(constant[0], x_sigma, log_sigma, constant[1], latents, dropout_keys[0])
+            latents = jnp.where(edm.expand(keep_latents, new), new, 0)
         return self.F(params, x_sigma, log_sigma, given[1], latents, dropout_keys[1])[0]

@@ -40,6 +40,7 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     "parallel/plan.py": {"build", "parallel"},
     "parallel/programs.py": {"build", "generator", "sample", "parallel"},
+    "parallel/search.py": {"build", "models", "parallel"},
     "training/loop.py": {
         "build", "checks", "sample", "data", "parallel", "training", "denoiser",
     }

@@ -5,6 +5,7 @@ softmax its exponentials and the residual stream its sums in float32. Every laye
 adds its own residual.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,7 +36,10 @@ BY_INPUT = ("o", "down", "output_conv")
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        lambda primitive, *_, **how: (
+            primitive is jax.lax.conv_general_dilated_p
+            or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *_, **how)
+        ),
         jax.checkpoint_policies.save_only_these_names("attention", "dropout"),
     ),
     "block": jax.checkpoint_policies.nothing_saveable,
@@ -120,8 +124,9 @@ def layer_norm(dtype: jnp.dtype, name: str, **kwargs) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=NORM_EPSILON, dtype=dtype, name=name, **kwargs)
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x), exact, computed in float32.
+    """x Phi(x), exact, computed in float32; of which only x is kept for the backward pass.
 
     By erf, since the erfc that jax.nn.gelu takes has two branches, between which a TPU's compiler
     writes a mask of the hidden units to memory.

@@ -11,10 +11,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce, repeat
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.conditioning import SCALE
-from snapvideo_jax.models.layers import Attend, dense, dot_product_attention, product, sinusoid
+from snapvideo_jax.models.layers import (
+    Attend,
+    dense,
+    dot_product_attention,
+    dropped,
+    product,
+    sinusoid,
+)
 
 NORM_GROUPS = 32
 NORM_EPSILON = 1e-5  # ADM's
@@ -92,7 +100,8 @@ class ResidualBlock(nn.Module):
         x, h = self.resample(x), self.resample(h)
         h = conv(self.channels, 3, self.dtype, "input_conv")(h)
         h = nn.silu(self.modulate(group_norm(self.dtype, "output_norm")(h), embedding))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        if train and self.dropout:
+            h = dropped(h, self.dropout, self.make_rng("dropout"))
         if x.shape[-1] != self.channels:
             x = conv(self.channels, 1, self.dtype, "skip")(x)
         return x + conv(self.channels, 3, self.dtype, "output_conv", ZERO)(h)
@@ -125,7 +134,8 @@ class MultiHeadAttention(nn.Module):
         q = split(dense(channels, self.dtype, "q")(x))
         k = split(dense(channels, self.dtype, "k")(context))
         v = split(dense(channels, self.dtype, "v")(context))
-        out = rearrange(self.attend(q, k, v, mask), "b n A d -> b n (A d)")
+        out = checkpoint_name(self.attend(q, k, v, mask), "attention")
+        out = rearrange(out, "b n A d -> b n (A d)")
         return nn.Dense(channels, dtype=self.dtype, kernel_init=ZERO, name="o")(out)
 
 

@@ -13,8 +13,10 @@ import jax
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.parallel import chips, compiler, cost, hlo, predict, topology
+from snapvideo_jax.parallel import chips, compiler, cost, hlo, predict, stored, topology
+from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel.programs import Program, share
+from snapvideo_jax.parallel.stored import Buffer
 
 
 class Count(NamedTuple):
@@ -38,7 +40,8 @@ class Verdict:
     """What is known of a program on a slice. Bytes are of one chip, FLOPs of all together.
 
     memory: bytes by name; of the parts of `total`, "activations" is what temporaries hold beside
-    gradients. limit: bytes that there are. seconds: None where the program does not fit.
+    gradients. limit: bytes that there are. seconds: None where the program does not fit. stored:
+    then, what training keeps for the backward pass, large first.
     """
 
     fits: bool
@@ -56,6 +59,7 @@ class Verdict:
     collectives: Sequence[hlo.Collective]
     seconds: predict.Seconds | None
     compile_seconds: float
+    stored: Sequence[Buffer] = ()
 
     @property
     def mfu(self) -> float | None:
@@ -87,6 +91,10 @@ def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = 
         memory |= {"gradients": gradients, "activations": said.temporaries - gradients}
     else:
         total += given  # a refusal speaks of temporaries
+    buffers = []
+    if not said.fits and program.gradients is not None:
+        split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
+        buffers = stored.buffers(program.call, program.arguments, split)
     flops = program.flops
     collectives = hlo.collectives(said.text) if said.fits else []
     seconds = None
@@ -116,4 +124,5 @@ def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = 
         collectives=collectives,
         seconds=seconds,
         compile_seconds=said.seconds,
+        stored=buffers,
     )

@@ -1,14 +1,18 @@
 """What is known of a program before it runs, for people and as a tree for JSON."""
 
 import importlib.metadata
+import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from snapvideo_jax.parallel import chips, predict, topology
 from snapvideo_jax.parallel.doctor_table import size_text
 from snapvideo_jax.parallel.plan import Verdict
+from snapvideo_jax.parallel.search import Candidate, is_plain
 
 NAMES = {"ema": "EMA"}
+Ranking = Sequence[tuple[Candidate, Verdict]]
 
 
 def text(verdict: Verdict) -> str:
@@ -23,6 +27,7 @@ def text(verdict: Verdict) -> str:
         "",
         f"Memory of a chip: {size_text(verdict.total)} of {size_text(verdict.limit)}",
         *filled(verdict),
+        *stored(verdict),
         "",
         *speed(verdict),
         *sent(verdict),
@@ -41,6 +46,15 @@ def filled(verdict: Verdict) -> list[str]:
         for name, size in parts
         if size
     ]
+
+
+def stored(verdict: Verdict) -> list[str]:
+    """What fills most of a chip that is too small."""
+    if not verdict.stored:
+        return []
+    lines = [f"  {size_text(each.size):>9}  {each.what}" for each in verdict.stored[:8]]
+    whole = size_text(sum(each.size for each in verdict.stored))
+    return ["", f"Kept for the backward pass: {whole} a chip, by the trace", *lines]
 
 
 def speed(verdict: Verdict) -> list[str]:
@@ -126,3 +140,72 @@ def _ms(seconds: float) -> str:
 
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
+
+
+def flags(candidate: Candidate) -> list[str]:
+    """As --config takes it."""
+    sizes = [f"--config.mesh.{axis}={size}" for axis, size in candidate.mesh.items()]
+    how = f"--config.model.remat={candidate.remat}"
+    return [*sizes, how, f"--config.training.accumulate={candidate.accumulate}"]
+
+
+def row(candidate: Candidate, verdict: Verdict) -> str:
+    """One layout in a line."""
+    named = " x ".join(f"{axis} {size}" for axis, size in candidate.mesh.items() if size > 1)
+    how = f"  {named:<34} remat {candidate.remat:<5} accumulate {candidate.accumulate:>3}: "
+    if verdict.seconds is None:
+        return how + f"does not fit, {size_text(verdict.total - verdict.limit)} too much"
+    return (
+        f"{how}{verdict.seconds.slow:.2f} s a step, MFU {verdict.mfu:.0%}, "
+        f"{size_text(verdict.total)} a chip"
+    )
+
+
+def ranking(rows: Ranking) -> str:
+    """The layouts, the fastest first, and what the best is worth."""
+    fitting = [each for each in rows if each[1].seconds is not None]
+    if not fitting:
+        return "none of the compiled layouts fits"
+    ranked = sorted(fitting, key=lambda each: _slow(each[1]))
+    lines = ["", "By the slow end of the prediction:", *(row(*each) for each in ranked), ""]
+    best, plain = ranked[0], next((each for each in ranked if is_plain(each[0])), None)
+    if plain is None:
+        lines.append("Plain fsdp does not fit, or does not divide.")
+    elif plain is best:
+        spent = _exchanges(plain[1])
+        lines.append(
+            f"Nothing beats plain fsdp: exchanges that it waits for are {spent:.0%} of its step, "
+            "and a mesh can save no more than that."
+        )
+    else:
+        gain = _slow(plain[1]) / _slow(best[1]) - 1
+        lines.append(f"The best is {gain:.0%} faster than plain fsdp (predicted):")
+    return "\n".join([*lines, "  " + " ".join(flags(best[0]))])
+
+
+def ranking_tree(rows: Ranking) -> list[dict[str, Any]]:
+    """For JSON, in the order of compiling."""
+    return [
+        {"remat": each.remat, "accumulate": each.accumulate, "closed_form_seconds": each.seconds}
+        | tree(verdict)
+        for each, verdict in rows
+    ]
+
+
+def compared(found: Any) -> str:
+    """A prediction.Compared in two lines."""
+    rates = found.rates
+    return (
+        f"measured {_ms(found.measured)} a call (median of {len(found.rounds)}: "
+        f"{', '.join(_ms(each) for each in found.rounds)}), predicted at full rate "
+        f"{_ms(found.predicted)}: {found.error:+.0%}\n"
+        f"rates ({rates.source}): {rates.multiply / 1e12:.3g} TFLOP/s, {rates.move / 1e9:.3g} GB/s"
+    )
+
+
+def _slow(verdict: Verdict) -> float:
+    return math.inf if verdict.seconds is None else verdict.seconds.slow
+
+
+def _exchanges(verdict: Verdict) -> float:
+    return 0.0 if verdict.seconds is None else verdict.seconds.waits / verdict.seconds.slow

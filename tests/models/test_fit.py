@@ -208,10 +208,11 @@ def test_what_is_computed_again_in_the_backward_pass_changes_no_value(toy):
         model = FIT(**TOY, remat=remat)
         return jax.value_and_grad(lambda p: jnp.sum(model.apply({"params": p}, *given)[0] ** 2))
 
-    expected = None
+    expected, always = None, None
     for remat in ("none", "dots", "block"):
         again = str(jax.make_jaxpr(program(remat))(params)).count("remat")
-        assert (again > 0) == (remat != "none")
+        always = again if always is None else always  # activation functions are in any case
+        assert (again > always) == (remat != "none")
         found = jax.jit(program(remat), compiler_options=QUICKLY)(params)
         expected = found if expected is None else expected
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

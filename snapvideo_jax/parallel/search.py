@@ -1,0 +1,183 @@
+"""Which mesh, remat and micro-batch train fastest on a slice.
+
+Most are ruled out or ranked by closed forms, and the first few of the rest are compiled. The closed
+forms know what each axis of the mesh sends and what each policy of remat keeps; they rank, and the
+compiler judges.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from snapvideo_jax import build
+from snapvideo_jax.build import Config
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.layers import REMAT
+from snapvideo_jax.parallel import chips, cost, doctor, programs, stored, topology
+from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.parallel.chips import Chip
+
+EFFICIENCY = 0.5  # of the peak that products reach; the same for all candidates, so it ranks none
+ROOM = 0.9  # share of a chip's memory that the estimate may fill: it is one
+PASSES = 3  # in which kernels are gathered: self-conditioning's, forward, backward
+
+
+class Candidate(NamedTuple):
+    """A way to lay out training. memory: bytes a chip; seconds: a step; both by closed forms."""
+
+    mesh: dict[str, int]
+    remat: str
+    accumulate: int
+    memory: int
+    seconds: float
+
+    def apply(self, config: Config) -> Config:
+        """The config with it."""
+        changed = copy.deepcopy(config)
+        changed.mesh.update(self.mesh)
+        changed.model.remat = self.remat
+        changed.training.accumulate = self.accumulate
+        return changed
+
+
+class Profile(NamedTuple):
+    """What one policy of remat costs a video. kept: bytes of all that is stored for the backward
+    pass; passing: bytes of one block's work, while it is made again; flops: of a step.
+    """
+
+    kept: float
+    passing: float
+    flops: float
+
+
+def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
+    """All that divide and should fit, the fastest first; ConfigError if there are none.
+
+    Nothing is compiled; the step is traced once for each policy of remat.
+    """
+    chip, limit = chips.tpu(slice[0].device_kind), topology.memory(slice[0])
+    denoiser = build.denoiser(config, programs.VOCABULARY)
+    params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), build.blank_batch(config)))
+    profiles = {remat: profile(config, remat, slice[0]) for remat in REMAT}
+    made = [
+        Candidate(sizes, remat, accumulate, memory, seconds)
+        for sizes, accumulate in layouts(config, len(slice))
+        if not doctor.examine(
+            denoiser, params, sizes, len(slice), config.training.batch_size, accumulate
+        ).problems
+        for remat, per_video in profiles.items()
+        for memory, seconds in [estimate(config, chip, params, sizes, accumulate, per_video)]
+        if memory < ROOM * limit
+    ]
+    if not made:
+        raise ConfigError(
+            f"no mesh of {len(slice)} x {chip.name} should hold this training step; take a larger "
+            "slice or a smaller training.batch_size"
+        )
+    return sorted(made, key=lambda candidate: (candidate.seconds, candidate.accumulate))
+
+
+def layouts(config: Config, num_chips: int) -> Iterator[tuple[dict[str, int], int]]:
+    """(sizes of the mesh, accumulate): powers of two whose product is the slice."""
+    powers = [2**i for i in range(num_chips.bit_length())]
+    grouped = powers if config.model.name == "fit" and config.data.low_res else [1]
+    for fsdp, group, tensor in itertools.product(powers, grouped, powers):
+        data = num_chips // (fsdp * group * tensor)
+        if data * fsdp * group * tensor != num_chips:
+            continue
+        rows = config.training.batch_size // (data * fsdp)
+        for micro in powers:  # videos of one device at a time
+            if rows >= micro and rows % micro == 0:
+                sizes = {"data": data, "fsdp": fsdp, "group": group, "tensor": tensor}
+                yield sizes, rows // micro
+
+
+def profile(config: Config, remat: str, chip: jax.Device) -> Profile:
+    """Traced for one video on one chip."""
+    one = copy.deepcopy(config)
+    one.mesh.update(data=1, fsdp=1, group=1, tensor=1)
+    one.training.update(batch_size=1, accumulate=1)
+    kept = {}
+    for policy in {remat, "none"}:
+        one.model.remat = policy
+        made = build.program(one, programs.VOCABULARY, [chip])
+        kept[policy] = stored.total(made.step, (made.abstract_state, made.abstract_batch), 1)
+        if policy == remat:
+            flops = cost.flops(made.step, made.abstract_state, made.abstract_batch)
+    blocks = (
+        config.model.fit.blocks
+        if config.model.name == "fit"
+        else 2 * len(config.model.unet.multipliers)
+    )
+    passing = 0 if remat == "none" else kept["none"] / blocks
+    return Profile(kept[remat], passing, flops)
+
+
+def estimate(
+    config: Config,
+    chip: Chip,
+    params: Any,
+    sizes: dict[str, int],
+    accumulate: int,
+    per_video: Profile,
+) -> tuple[int, float]:
+    """(bytes of a chip, seconds of a step) by closed forms."""
+    data, fsdp, group, tensor = (sizes[axis] for axis in meshes.AXES)
+    numbers, split = cost.parameters(params), fsdp * group
+    videos = config.training.batch_size / (data * fsdp)
+    micro = videos / accumulate
+    state = sum(doctor.COPIES.values()) * 4 * numbers / (split * tensor)
+    # Half of what is kept belongs to heads and hidden units, which tensor splits.
+    kept = (per_video.kept + per_video.passing) / group * (1 + 1 / tensor) / 2
+    memory = state + micro * kept
+    flops = per_video.flops * config.training.batch_size
+    work = flops / (math.prod(sizes.values()) * chip.peak * EFFICIENCY)
+    return int(memory), work + sum(exchanges(config, chip, numbers, sizes, accumulate).values())
+
+
+def patch_tokens(config: Config) -> int:
+    """N of a FIT."""
+    frames, height, width = build.padded_video(config)
+    return frames * height * width // config.model.fit.patch**2
+
+
+def exchanges(
+    config: Config, chip: Chip, numbers: int, sizes: dict[str, int], accumulate: int
+) -> dict[str, float]:
+    """Seconds that a step spends on what each axis of the mesh sends, one after the other."""
+    data, fsdp, group, tensor = (sizes[axis] for axis in meshes.AXES)
+    split, micro = fsdp * group, config.training.batch_size / (data * fsdp) / accumulate
+    ring = lambda n: (n - 1) / n
+    kernels = 2 * numbers / tensor  # bytes in bfloat16
+    gathered = accumulate * (PASSES + 2) * kernels * ring(split) / chip.link  # and summed back
+    replicas = 2 * 4 * numbers / (split * tensor) * ring(data) / chip.link
+    fit = config.model.fit
+    whole = accumulate * micro * 2  # bytes of a number, in bfloat16, of all videos of a device
+    rows = fit.blocks * whole * fit.latents * fit.latent_channels / group
+    latents = (fit.global_layers + 2) * rows  # that attention and feed-forwards give back
+    patches = fit.blocks * whole * patch_tokens(config) * fit.patch_channels / group
+    heads = 2 * 2 * PASSES * (latents + patches) * ring(tensor) / chip.link
+    latents = 4 * PASSES * fit.global_layers * rows / tensor * group / 4 / chip.link
+    latents = latents if group > 1 else 0.0
+    if config.model.name != "fit":
+        heads = latents = 0.0
+    return {"fsdp": gathered, "data": replicas, "tensor": heads, "group": latents}
+
+
+def shortlist(found: Sequence[Candidate], num_chips: int, number: int) -> list[Candidate]:
+    """What to compile: the best of each of the `number` best meshes, and of plain fsdp."""
+    best: dict[tuple, Candidate] = {}
+    for candidate in found:
+        best.setdefault(tuple(candidate.mesh.values()), candidate)
+    plain = best.get((1, num_chips, 1, 1))
+    chosen = list(best.values())[:number]
+    return chosen if plain is None or plain in chosen else [*chosen, plain]
+
+
+def is_plain(candidate: Candidate) -> bool:
+    """Whether its mesh is fsdp alone."""
+    return all(size == 1 for axis, size in candidate.mesh.items() if axis != "fsdp")
