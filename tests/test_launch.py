@@ -114,6 +114,37 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
     assert bad and all("broken.mp4" in row["path"] for row in bad)
 
 
+LOWERED = """
+import jax
+from launch import main
+from snapvideo_jax import build
+from tests import tiny
+
+def say():
+    jax.jit(lambda x: x + 1)(1.0)
+    program = build.program(tiny.get_config(), 64)
+    print(program.step.lower(program.abstract_state, program.abstract_batch).as_text())
+
+main.run(say)
+"""
+
+
+def test_a_second_start_compiles_nothing_anew(tmp_path):
+    started = []
+    for seed in ("1", "2"):  # of Python's hashes, which differ from start to start
+        environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONHASHSEED": seed}
+        del environment["JAX_COMPILATION_CACHE_DIR"]
+        command = [sys.executable, "-c", LOWERED]
+        options = dict(cwd=ROOT, env=environment, text=True, capture_output=True)
+        done = subprocess.run(command, **options)
+        assert done.returncode == 0, done.stderr
+        kept = {path.name for path in (tmp_path / "snapvideo_jax").glob("*-cache")}
+        started.append((done.stdout, kept))
+    assert started[0] == started[1]
+    text, kept = started[0]
+    assert "func.func public @main" in text and any(name.startswith("jit") for name in kept)
+
+
 @pytest.mark.parametrize(
     "name", ["train", "sample", "evaluate", "export", "plan", "benchmark", "prepare embed"]
 )

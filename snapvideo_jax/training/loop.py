@@ -270,7 +270,8 @@ class _Report:
 
     def __init__(self, config: Config, workdir: Path, start: int, log: Log):
         self._config, self._workdir = config, workdir
-        self._schedule = build.schedule(config)
+        # All at once: a computation between steps would wait for the one that is under way.
+        self._rates = np.asarray(build.schedule(config)(np.arange(config.training.steps)))
         self._skipped = 0
         self._file = self._board = telemetry.Nowhere()
         if hosts.first():
@@ -297,7 +298,7 @@ class _Report:
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches one step's metrics, writes them, and gives up on a run that has diverged."""
         values = {name: np.asarray(value).item() for name, value in metrics.items()}
-        values["learning_rate"] = np.asarray(self._schedule(step - 1)).item()
+        values["learning_rate"] = self._rates[step - 1].item()
         rates = self._progress.step(step, values["loss"])
         if step % self._config.log.metrics_every == 0 or step == self._config.training.steps:
             self._file.write(step, values)

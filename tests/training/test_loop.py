@@ -1,5 +1,7 @@
 """A run that is stopped and started again is the run that was never stopped."""
 
+import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -156,6 +158,41 @@ def test_a_run_that_is_stopped_within_the_trace_writes_it(tmp_path, monkeypatch)
     assert len(names_in(tmp_path / "profile")) == 4
     with pytest.raises(ConfigError, match=r"--profile=1:8: the run has steps \d to 8 left"):
         loop.train(config(), tmp_path, quiet, profile=range(1, 9))
+
+
+class Metric:
+    """A number that a device is still working on, until somebody asks for it."""
+
+    def __init__(self, seen, step):
+        self._seen, self._step = seen, step
+
+    def __array__(self, dtype=None, copy=None):
+        self._seen.append(("fetched", self._step))
+        return np.zeros((), dtype)
+
+
+def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypatch):
+    """And nothing is computed in between, for that would wait for the step under way."""
+    seen, whole, rates = [], build.program, build.schedule
+
+    def schedule(config):
+        return lambda step: seen.append(("computed",)) or rates(config)(step)
+
+    def update(state, batch):
+        step = 1 + int(state.step)
+        seen.append(("dispatched", step))
+        metrics = {name: Metric(seen, step) for name in ("loss", "grad_norm", "skipped")}
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    faked = lambda *sizes: dataclasses.replace(whole(*sizes), step=update)
+    monkeypatch.setattr(build, "program", faked)
+    monkeypatch.setattr(build, "schedule", schedule)
+    loop.train(config(), tmp_path, quiet)
+    order = [what for what, _ in itertools.groupby(seen)]
+    expected = [("computed",), ("dispatched", 1)]
+    for step in range(2, 9):
+        expected += [("dispatched", step), ("fetched", step - 1)]
+    assert order == [*expected, ("fetched", 8)]
 
 
 def test_a_diverged_run_says_since_when(tmp_path, monkeypatch):
