@@ -11,6 +11,9 @@ are random and on the devices already, so data, text encoder and sampler are in 
 --devices=1,2,4,8 lays each config's mesh over the first of the devices, with --batch_sizes videos
 for each. --dtype sets model.dtype of all configs.
 
+--topology=v5p:1x1x1 runs nothing: the TPU's compiler says what each program would take there, at the
+slow end of its band, and the report marks it as predicted (docs/planning.md).
+
 DIR gets report.json, report.md, report.html (one file that holds all) and, where matplotlib is
 installed, pictures. How to read them: docs/benchmarks.md.
 
@@ -22,7 +25,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,11 @@ from absl import flags
 
 from launch import main, number_lists
 from snapvideo_jax import build, checks, storage
-from snapvideo_jax.benchmark import machine, measure, plots, programs, report
+from snapvideo_jax.benchmark import machine, measure, plots, predicted, programs, report
+from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import topology
 
 CONFIGS = flags.DEFINE_list(
     "configs", ["configs/fit_500m.py", "configs/unet_284m.py"], "Configuration files to compare."
@@ -49,17 +54,27 @@ DEVICES = number_lists.define_integers(
     "devices", "How many devices to measure on; default: all.", lower_bound=1
 )
 REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each program.", lower_bound=1)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "TPU slice, as v5p:2x2x1, to predict for instead of measuring here."
+)
 DTYPE = flags.DEFINE_enum("dtype", None, list(build.DTYPES), "model.dtype of all configs.")
 
 
 def run() -> None:
     """Flags in, a folder of figures out."""
-    wanted = asked()
-    measure.check(wanted)
+    if TOPOLOGY.value:
+        jax.config.update("jax_platforms", "cpu")  # nothing is run
+        slice = topology.devices(TOPOLOGY.value)
+        wanted = asked(len(slice))
+        source = predict(wanted, slice)
+    else:
+        wanted = asked(jax.device_count())
+        measure.check(wanted)
+        source = measure.run(wanted, main.say, main.progress)
     folder = storage.make_folder(OUT.value)
     facts = machine.facts() | {"date": today(), "command": command()}
     rows, parts, tell = [], measure.parts(wanted), main.progress("parts of the benchmark")
-    for number, found in enumerate(measure.run(wanted, main.say, main.progress), start=1):
+    for number, found in enumerate(source, start=1):
         rows += found
         tell(number, len(parts))
         write(folder, report.tree(rows, facts), {})  # what is known, should the next one end it all
@@ -72,8 +87,23 @@ def run() -> None:
     main.say(f"\n{folder / 'report.html'} has it all")
 
 
-def asked() -> measure.Asked:
+def predict(wanted: measure.Asked, slice: Sequence[jax.Device]) -> Iterator[list[Row]]:
+    """The rows of each of the parts, as the compiler of a slice predicts them."""
+    for _, mode, size in measure.parts(wanted):
+        rows = []
+        for key, config in wanted.configs.items():
+            config.training.batch_size = size * len(slice)
+            main.say(f"{key} {mode}, {config.training.batch_size} videos: compiling; minutes")
+            rows.append(predicted.row(key, config, mode, slice, main.cache() / "plans"))
+        yield rows
+
+
+def asked(num_devices: int) -> measure.Asked:
     """What the flags ask for; ConfigError for what cannot be measured."""
+    if TOPOLOGY.value and (DEVICES.value or SWEEP.value):
+        raise ConfigError(
+            "--topology predicts for one slice: it goes without --devices and --sweep"
+        )
     unknown = set(MODES.value) - set(programs.MODES)
     if unknown or not MODES.value:
         raise ConfigError(
@@ -83,7 +113,7 @@ def asked() -> measure.Asked:
     if len(set(names)) < len(names) or not names:
         raise ConfigError(f"--configs={','.join(CONFIGS.value)}: name each one once")
     configs = {key: load(path) for key, path in zip(names, CONFIGS.value, strict=True)}
-    devices = sorted(set(DEVICES.value or [jax.device_count()]))
+    devices = sorted(set(DEVICES.value or [num_devices]))
     return measure.Asked(configs, list(dict.fromkeys(MODES.value)), sizes(), devices, REPEATS.value)
 
 

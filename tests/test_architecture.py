@@ -38,6 +38,7 @@ MAY_IMPORT = {
 }
 # The loop stands above build and sample: the only place of effects.
 EXCEPTIONS = {
+    "benchmark/scaling.py": {"build", "data", "denoiser", "diffusion", "parallel"},
     "parallel/plan.py": {"build", "parallel"},
     "parallel/programs.py": {"build", "generator", "sample", "parallel"},
     "parallel/search.py": {"build", "models", "parallel"},

@@ -8,25 +8,15 @@ from typing import Any
 
 import jax
 
+from snapvideo_jax.parallel import chips
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-# bfloat16 operations a second of one device, dense, by the start of its name; from the data sheets
-# of NVIDIA and Google.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
 
 
 def peak_flops(device: str, dtype: str) -> float | None:
     """Operations a second that a device can do at most; None where that is not known."""
-    known = (flops for name, flops in PEAK_FLOPS.items() if device.startswith(name))
-    return next(known, None) if dtype == "bfloat16" else None
+    chip = chips.of(device)
+    return chip.peak if chip and dtype == "bfloat16" else None
 
 
 def free_memory(device: jax.Device) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from snapvideo_jax.benchmark import report as reports
+from snapvideo_jax.benchmark import scaling_report
 from snapvideo_jax.benchmark.rows import GIGA
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 OURS, PAPER = "#2e6fb7", "#b9bec5"
 COLORS = ("#2e6fb7", "#d1603d", "#2e9e5b", "#8e5ea2", "#c2a01e", "#555555")
+STUDY_COLORS = {"fit": COLORS[0], "unet": COLORS[1]}
 MISSING = "no pictures: they need matplotlib; install it: pip install 'matplotlib>=3.9'"
 
 
@@ -143,6 +145,55 @@ def scaling(report: Report) -> "Figure":
         axes.set(xlabel="devices", ylabel="videos a second")
         axes.legend(fontsize=8)
     return figure
+
+
+def study_pngs(study: Report) -> dict[str, bytes]:
+    """File name -> PNG, of the scaling study: the loss by size and cost, and by noise level."""
+    return {
+        "scaling_loss.png": _png(study_loss(study)),
+        "scaling_bins.png": _png(study_bins(study)),
+    }
+
+
+def study_loss(study: Report) -> "Figure":
+    """The held-out loss against parameters, FLOPs and time: a curve a family."""
+    fields = {
+        "parameters": "parameters of the network",
+        "gflop_per_video": "GFLOP of one evaluation, a video",
+        "ms_per_step": "ms of a training step, median",
+    }
+    figure, panels = _panels(study, list(fields), 12.0)
+    for axes, (field, text) in zip(panels, fields.items(), strict=True):
+        for family, rows in _families(study):
+            points = sorted((row[field], row["held_out_loss"]) for row in rows)
+            label, color = scaling_report.NAMES[family], STUDY_COLORS[family]
+            axes.plot(*_columns(points), color=color, marker="o", label=label)
+        axes.set(xscale="log", yscale="log", xlabel=text, ylabel="held-out loss")
+        axes.grid(color="#dddddd", which="both")
+        axes.legend(fontsize=8)
+    return figure
+
+
+def study_bins(study: Report) -> "Figure":
+    """The held-out loss in each range of ln sigma: a curve a network, wider for larger ones."""
+    figure, (axes,) = _panels(study, [""], 8.0)
+    places = range(len(scaling_report.labels(study)))
+    for family, rows in _families(study):
+        for row in rows:
+            how = dict(color=STUDY_COLORS[family], linewidth=0.6 + 0.6 * row["size"], marker=".")
+            label = f"{scaling_report.name(row)}, {row['parameters'] / 1e6:.2f} M"
+            axes.plot(places, row["held_out_loss_by_bin"], label=label, **how)
+    axes.set_xticks(places, scaling_report.labels(study), fontsize=8)
+    axes.set(yscale="log", xlabel="ln sigma, ranges equally likely in training")
+    axes.set_ylabel("held-out loss")
+    axes.grid(color="#dddddd", which="both")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _families(study: Report) -> list[tuple[str, list]]:
+    names = list(dict.fromkeys(row["family"] for row in study["rows"]))
+    return [(name, [row for row in study["rows"] if row["family"] == name]) for name in names]
 
 
 def _mode_panels(report: Report) -> "tuple[Figure, Iterator[tuple[Axes, Rows]]]":

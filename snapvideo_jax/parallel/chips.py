@@ -47,7 +47,9 @@ CHIPS = (
     ("TPU7x", Chip("tpu7x", 1153.5e12, 3690e9, 180e9, 4, 256, 4096)),  # one of a chip's two cores
     ("NVIDIA H200", Chip("H200", 989.5e12, 4800e9)),
     ("NVIDIA H100 80GB HBM3", Chip("H100", 989.5e12, 3350e9)),
+    ("NVIDIA H100 PCIe", Chip("H100 PCIe", 756e12, 2000e9)),
     ("NVIDIA A100-SXM4-80GB", Chip("A100", 312e12, 2039e9)),
+    ("NVIDIA A100-SXM4-40GB", Chip("A100", 312e12, 1555e9)),
 )
 
 

@@ -123,6 +123,23 @@ def _sample(config: Config, devices: Sequence[jax.Device]) -> Program:
     )
 
 
+def evaluation(config: Config, devices: Sequence[jax.Device]) -> Program:
+    """One evaluation of the network for `training.batch_size` videos, as benchmarks time it."""
+    made = build.evaluation(config, VOCABULARY, devices)
+    params, inputs = made.abstract
+    return Program(
+        call=made.call,
+        arguments=(params, *inputs),
+        state={"parameters": params},
+        given={"batch": inputs},
+        gradients=None,
+        mesh=made.mesh,
+        videos=config.training.batch_size,
+        calls=1,
+        model_flops=cost.flops(made.call, params, *inputs),
+    )
+
+
 def _text_apart(batch: dict[str, Any]) -> dict[str, Any]:
     text = {name: leaf for name, leaf in batch.items() if name.startswith("text")}
     rest = {name: leaf for name, leaf in batch.items() if name not in text}

@@ -16,7 +16,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.data import order, pipeline
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted
-from snapvideo_jax.parallel import batches, hosts
+from snapvideo_jax.parallel import batches, hosts, stored
+from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.training import checkpoint, graft, profiler, telemetry
 from snapvideo_jax.training.state import TrainState
 
@@ -108,6 +109,7 @@ def _run(
     """The loop. Metrics are fetched one step late, so the device never waits for the host."""
     start, steps = int(state.step), config.training.steps
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_fitting(program))
         report = stack.enter_context(_Report(config, workdir, start, log))
         saved = checkpoint.Checkpoints(
             workdir / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_every
@@ -145,6 +147,19 @@ def _run(
         raise Preempted(f"preempted: saved step {step}, resume with the same command")
     log(f"done: step {steps}, checkpoint in {workdir / 'checkpoints' / str(steps)}")
     return state
+
+
+@contextlib.contextmanager
+def _fitting(program: build.Program) -> Iterator[None]:
+    """Says what filled the devices' memory, and what to do, if it does not hold a step."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        given = program.abstract_state, program.abstract_batch
+        split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
+        raise ConfigError(stored.refusal(program.step, given, split)) from error
 
 
 def _start(

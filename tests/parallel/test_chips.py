@@ -30,7 +30,7 @@ def test_every_kind_that_jax_reports_is_its_chip(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["cpu", "TPU v3", "TPU v4 lite", "NVIDIA H100 PCIe", "NVIDIA A100-PCIE-40GB"]
+    "kind", ["cpu", "TPU v3", "TPU v4 lite", "NVIDIA H100 NVL", "NVIDIA A100-PCIE-40GB"]
 )
 def test_another_kind_is_none_and_not_the_next_best(kind):
     assert chips.of(kind) is None

@@ -1,0 +1,42 @@
+"""Rows of a benchmark for TPUs that are not there, by their compiler (parallel/plan.py)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from snapvideo_jax import build
+from snapvideo_jax.benchmark.rows import Row
+from snapvideo_jax.build import Config
+from snapvideo_jax.parallel import chips, plan, programs
+
+
+def row(name: str, config: Config, mode: str, slice: Sequence[jax.Device], kept: Path) -> Row:
+    """The prediction at its slow end for one configuration; without times if it does not fit.
+
+    config: has the batch of all chips together. kept: folder of what the compiler said before.
+    """
+    if mode == "train":
+        program = programs.program(config, "train", slice)
+    else:
+        program = programs.evaluation(config, slice)
+    verdict = plan.compiled(program, slice, kept)
+    return Row(
+        config=name,
+        network=config.model.name,
+        video=build.padded_video(config),
+        mode=mode,
+        kind="predicted",
+        device=verdict.chip,
+        devices=verdict.chips,
+        mesh=verdict.mesh,
+        dtype=config.model.dtype,
+        batch=config.training.batch_size,
+        step_ms=() if verdict.seconds is None else (1e3 * verdict.seconds.slow,),
+        model_flops=verdict.model_flops,
+        hardware_flops=verdict.flops,
+        peak_flops=chips.tpu(verdict.chip).peak if config.model.dtype == "bfloat16" else None,
+        peak_memory_bytes=verdict.total,
+        memory_source="compiler",
+        compile_seconds=verdict.compile_seconds,
+    )

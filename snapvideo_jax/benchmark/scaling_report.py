@@ -1,0 +1,67 @@
+"""The scaling study as tables: one row a network, and its loss by noise level."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snapvideo_jax.benchmark.report import Table, aligned, where
+
+TITLE = "Loss of FIT and U-Net by size"
+NAMES = {"fit": "FIT", "unet": "U-Net"}
+
+
+def tables(study: Mapping[str, Any]) -> list[Table]:
+    """Size, cost and loss of each network; its loss in each bin of ln sigma."""
+    source = where(study, "measured")
+    header = ("network", "parameters", "with text encoder", "GFLOP a video")
+    header += ("ms a step, median", "from, to", "held-out loss")
+    lines = [_line(row) for row in study["rows"]]
+    bins = [
+        (name(row), *(f"{loss:.4f}" for loss in row["held_out_loss_by_bin"]))
+        for row in study["rows"]
+    ]
+    return [
+        Table("Networks", source, header, lines),
+        Table("Held-out loss by ln sigma", source, ("network", *labels(study)), bins),
+    ]
+
+
+def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name(row),
+        f"{row['parameters']:,}",
+        f"{row['parameters'] + row['text_encoder_parameters']:,}",
+        f"{row['gflop_per_video']:.4f}",
+        f"{row['ms_per_step']:.1f}",
+        f"{row['ms_per_step_min']:.1f} to {row['ms_per_step_max']:.1f}",
+        f"{row['held_out_loss']:.4f}",
+    )
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """As tables and pictures call a network."""
+    return f"{NAMES[row['family']]} {row['size']}"
+
+
+def labels(study: Mapping[str, Any]) -> list[str]:
+    """Of the bins: below 2.0, 2.0 to 2.5, ..., above 5.0."""
+    edges: Sequence[str] = [f"{edge:.1f}" for edge in study["bin_edges"]]
+    inner = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
+    return [f"below {edges[0]}", *inner, f"above {edges[-1]}"]
+
+
+def markdown(study: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """scaling.md: what was done, the tables, and the pictures beside it."""
+    seen = study["steps"] * study["batch"]
+    done = (
+        f"Each network took {study['steps']} steps of {study['batch']} videos, the same {seen:,} "
+        "for all, in turns. The loss is training's (0 is best, 1 is that of F = 0 on white data), "
+        f"of the EMA, on {study['held_out_videos']} videos of compositions that training never "
+        "shows, with the same noise for all; a FIT starts from the latents of a first pass. GFLOP "
+        "are of one evaluation of the network."
+    )
+    parts = [f"# {TITLE}", done]
+    for table in tables(study):
+        source = table.where.replace(study["command"], f"`{study['command']}`")
+        parts += [f"## {table.title}", aligned(table), source]
+    parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+    return "\n\n".join(parts) + "\n"
