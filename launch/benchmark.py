@@ -11,8 +11,8 @@ are random and on the devices already, so data, text encoder and sampler are in 
 --devices=1,2,4,8 lays each config's mesh over the first of the devices, with --batch_sizes videos
 for each. --dtype sets model.dtype of all configs.
 
---topology=v5p:1x1x1 runs nothing: the TPU's compiler says what each program would take there, at the
-slow end of its band, and the report marks it as predicted (docs/planning.md).
+--topology=v5p:1x1x1 runs nothing: the TPU's compiler says what each program would take there, at
+the slow end of its band, and the report marks it as predicted (docs/planning.md).
 
 DIR gets report.json, report.md, report.html (one file that holds all) and, where matplotlib is
 installed, pictures. How to read them: docs/benchmarks.md.
@@ -34,7 +34,7 @@ from absl import flags
 
 from launch import main, number_lists
 from snapvideo_jax import build, checks, storage
-from snapvideo_jax.benchmark import machine, measure, plots, predicted, programs, report
+from snapvideo_jax.benchmark import machine, measure, plots, programs, report
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
@@ -89,6 +89,8 @@ def run() -> None:
 
 def predict(wanted: measure.Asked, slice: Sequence[jax.Device]) -> Iterator[list[Row]]:
     """The rows of each of the parts, as the compiler of a slice predicts them."""
+    from snapvideo_jax.benchmark import predicted  # plans sampling too, and needs all of it
+
     for _, mode, size in measure.parts(wanted):
         rows = []
         for key, config in wanted.configs.items():
