@@ -96,7 +96,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def exceeded(error: str) -> tuple[int, int]:
     """(needed, there are) bytes, from a TPU compiler's refusal of a program that does not fit.
 
-    Of temporaries alone, where the refusal says so.
+    Arguments are in it, even where the refusal calls all of it temporaries.
     """
     sizes = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", error)
     if sizes is None:

@@ -89,8 +89,6 @@ def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = 
     if said.fits:
         gradients = min(gradients, said.temporaries)
         memory |= {"gradients": gradients, "activations": said.temporaries - gradients}
-    else:
-        total += given  # a refusal speaks of temporaries
     buffers = []
     if not said.fits and program.gradients is not None:
         split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))

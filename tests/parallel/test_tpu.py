@@ -18,10 +18,13 @@ from snapvideo_jax.models.fit import FITBlock
 from snapvideo_jax.models.layers import rematerialized
 from snapvideo_jax.parallel import (
     attention,
+    chips,
     compiler,
+    cost,
     hlo,
     plan,
     plan_table,
+    predict,
     programs,
     rules,
     topology,
@@ -180,9 +183,9 @@ def test_without_the_compiler_there_is_one_line_with_the_command(monkeypatch, tm
 def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(tmp_path):
     config = shapes.get_config()
     config.mesh.update(data=2, fsdp=2)
-    chips = topology.devices("v5e-4")
-    program = programs.program(config, "train", chips)
-    verdict = plan.compiled(program, chips, tmp_path)
+    slice = topology.devices("v5e-4")
+    program = programs.program(config, "train", slice)
+    verdict = plan.compiled(program, slice, tmp_path)
     text, told = plan_table.text(verdict), plan_table.tree(verdict)
     memory = told["hbm_bytes_per_chip"]
     assert told["fits"] and "4 x TPU v5 lite, data 2 x fsdp 2: fits, 16.8 GB to spare" in text
@@ -192,12 +195,19 @@ def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(tmp_path):
     assert memory["ema"] == memory["parameters"] == pytest.approx(2 * told["parameters"], rel=0.02)
     parts = sum(memory.values()) - memory["limit"] - memory["total"]
     assert parts <= memory["total"] < 2 * parts
+    lowered = program.call.lower(*program.arguments)
+    said = compiler.outcome(lowered, program.mesh, topology.version(), tmp_path)
+    arguments = sum(map(programs.share, (program.state | program.given).values()))
+    print(
+        f"arguments by shape {arguments / 1e6:.2f} MB, by the compiler {said.arguments / 1e6:.2f}"
+    )
+    assert said.arguments == pytest.approx(arguments, rel=0.01)
     sent = {(each["kind"], tuple(each["axes"])) for each in told["collectives"]}
     assert {kind for kind, _ in sent} >= {"all-gather", "all-reduce"}
     assert {axes for _, axes in sent} <= {("fsdp",), ("data",), ("data", "fsdp")}
     fast, slow = told["predicted_step_seconds_range"]
     assert 0 < fast < told["predicted_step_seconds"] == slow < 0.1 and 0 < told["predicted_mfu"] < 1
-    again = plan.compiled(program, chips, tmp_path)  # from what was kept: seconds, not minutes
+    again = plan.compiled(program, slice, tmp_path)  # from what was kept: seconds, not minutes
     assert again == verdict and len(list(tmp_path.iterdir())) == 1
 
 
@@ -211,3 +221,73 @@ def test_what_a_program_needs_too_much_is_read_from_the_compilers_refusal():
 
 def test_a_chip_has_the_memory_that_its_compiler_says():
     assert topology.memory(topology.devices("v5e-1")[0]) == int(15.75 * 2**30)
+
+
+def on_one(slice, function, *shapes, dtype=jnp.float32):
+    """`function` of arrays of these shapes as a program for the first chip of a slice."""
+    mesh = meshes.make_mesh(dict.fromkeys(meshes.AXES, 1), topology.devices(slice)[:1])
+    here = meshes.replicated(mesh)
+    given = tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=here) for shape in shapes)
+    call = jax.jit(function, out_shardings=here, compiler_options=chips.options(mesh))
+    state = {"parameters": given}
+    work = cost.flops(call, *given)
+    return programs.Program(call, given, state, {}, None, mesh, 1, 1, work)
+
+
+def judged(program):
+    return plan.compiled(program, list(program.mesh.devices.flat))
+
+
+GB = 2**18, 1024  # as float32
+
+
+def three_at_once(x, y):
+    made = jax.lax.optimization_barrier((jnp.sin(x), jnp.cos(x), jnp.tanh(x)))
+    return jnp.sum(made[0] * made[1] * made[2]) + jnp.sum(y)
+
+
+@pytest.mark.parametrize(("x", "y"), [(4, 2), (2, 10), (3, 5)])
+def test_a_program_that_does_not_fit_needs_what_a_larger_chip_says_it_needs(x, y):
+    """Arguments of x and y GB, three more of x at once: 15.75 GB are too few, 31 are enough."""
+    sizes = [(gb * GB[0], GB[1]) for gb in (x, y)]
+    small, large = (judged(on_one(name, three_at_once, *sizes)) for name in ("v5e-1", "v6e-1"))
+    assert (small.fits, large.fits, small.seconds, small.mfu) == (False, True, None, None)
+    assert small.total == pytest.approx((4 * x + y) * 2**30, rel=0.01)
+    assert small.total == pytest.approx(large.total, rel=0.01)
+    assert "does not fit" in plan_table.text(small)
+    assert not plan_table.tree(small)["fits"]
+
+
+def product(*sizes, out=None):
+    n, k, m = sizes
+    return lambda a, b: jnp.dot(a, b, preferred_element_type=out), (n, k), (k, m)
+
+
+# Of the roofline of products and memory, what the slow end is at most. Measured: docs/planning.md.
+BENCHMARKS = {
+    "4096 x 4096 x 4096": (product(4096, 4096, 4096), jnp.bfloat16, 2, 1.15),
+    "4096 x 4096 x 4096 to float32": (
+        product(4096, 4096, 4096, out=jnp.float32), jnp.bfloat16, 4, 1.15,
+    ),
+    "8192 x 4096 x 4096": (product(8192, 4096, 4096), jnp.bfloat16, 2, 1.15),
+    "copy of 1 GB of float32": ((jnp.copy, GB), jnp.float32, 4, 1.5),
+    "1 GB of bfloat16 doubled": ((lambda x: 2 * x, (2 * GB[0], GB[1])), jnp.bfloat16, 2, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slice", ["v5e-1", "v5p-8"])
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_band_holds_the_roofline_and_its_slow_end_is_near_it(slice, name):
+    (function, *shapes), dtype, out, most = BENCHMARKS[name]
+    program = on_one(slice, function, *shapes, dtype=dtype)
+    chip = chips.tpu(program.mesh.devices.flat[0].device_kind)
+    said = compiler.outcome(program.call.lower(*program.arguments), program.mesh, "", None)
+    rows, columns = shapes[0][0], shapes[-1][1]
+    moved = programs.share(program.arguments) + out * rows * columns
+    flops = 2 * rows * shapes[0][1] * columns if len(shapes) == 2 else 0
+    works = hlo.works(said.text)
+    found = predict.seconds(chip, works, [], [], 1, program.flops, moved)
+    roofline = max(flops / chip.peak, moved / chip.hbm)
+    print(f"{chip.name}  {name}: {1000 * roofline:.3f} ms, slow {found.slow / roofline:.2f} times")
+    assert found.fast == pytest.approx(roofline, rel=0.1)
+    assert 1 < found.slow / roofline < most
