@@ -62,15 +62,15 @@ def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
     chip, limit = chips.tpu(slice[0].device_kind), topology.memory(slice[0])
     denoiser = build.denoiser(config, programs.VOCABULARY)
     params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), build.blank_batch(config)))
-    profiles = {remat: profile(config, remat, slice[0]) for remat in REMAT}
+    per_video = profiles(config, slice[0])
     made = [
         Candidate(sizes, remat, accumulate, memory, seconds)
         for sizes, accumulate in layouts(config, len(slice))
         if not doctor.examine(
             denoiser, params, sizes, len(slice), config.training.batch_size, accumulate
         ).problems
-        for remat, per_video in profiles.items()
-        for memory, seconds in [estimate(config, chip, params, sizes, accumulate, per_video)]
+        for remat, costs in per_video.items()
+        for memory, seconds in [estimate(config, chip, params, sizes, accumulate, costs)]
         if memory < ROOM * limit
     ]
     if not made:
@@ -96,25 +96,22 @@ def layouts(config: Config, num_chips: int) -> Iterator[tuple[dict[str, int], in
                 yield sizes, rows // micro
 
 
-def profile(config: Config, remat: str, chip: jax.Device) -> Profile:
-    """Traced for one video on one chip."""
+def profiles(config: Config, chip: jax.Device) -> dict[str, Profile]:
+    """Of each policy of remat, traced for one video on one chip."""
     one = copy.deepcopy(config)
     one.mesh.update(data=1, fsdp=1, group=1, tensor=1)
     one.training.update(batch_size=1, accumulate=1)
-    kept = {}
-    for policy in {remat, "none"}:
-        one.model.remat = policy
+    kept, flops = {}, {}
+    for remat in REMAT:
+        one.model.remat = remat
         made = build.program(one, programs.VOCABULARY, [chip])
-        kept[policy] = stored.total(made.step, (made.abstract_state, made.abstract_batch), 1)
-        if policy == remat:
-            flops = cost.flops(made.step, made.abstract_state, made.abstract_batch)
-    blocks = (
-        config.model.fit.blocks
-        if config.model.name == "fit"
-        else 2 * len(config.model.unet.multipliers)
-    )
-    passing = 0 if remat == "none" else kept["none"] / blocks
-    return Profile(kept[remat], passing, flops)
+        given = made.abstract_state, made.abstract_batch
+        kept[remat] = stored.total(made.step, given, 1)
+        flops[remat] = cost.flops(made.step, *given)
+    fit, unet = config.model.fit, config.model.unet
+    blocks = fit.blocks if config.model.name == "fit" else 2 * len(unet.multipliers)
+    passing = lambda remat: 0 if remat == "none" else kept["none"] / blocks
+    return {remat: Profile(kept[remat], passing(remat), flops[remat]) for remat in REMAT}
 
 
 def estimate(

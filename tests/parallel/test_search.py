@@ -1,0 +1,98 @@
+"""The search: what divides, what fits, what each axis of the mesh costs, and what is compiled."""
+
+import math
+
+import jax
+import pytest
+
+from configs import fit_3b9, fit_3b9_upsampler
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import chips, search, topology
+from tests import tiny
+
+V5P = chips.tpu("TPU v5p")
+N = 3_914_472_496  # parameters of FIT 3.9B
+
+
+def sizes(data=1, fsdp=1, group=1, tensor=1):
+    return dict(data=data, fsdp=fsdp, group=group, tensor=tensor)
+
+
+def test_every_layout_takes_all_chips_and_deals_the_batch_evenly():
+    config = fit_3b9.get_config()
+    found = list(search.layouts(config, 32))
+    assert len(found) > 50
+    for mesh, accumulate in found:
+        assert math.prod(mesh.values()) == 32 and mesh["group"] == 1
+        assert config.training.batch_size % (mesh["data"] * mesh["fsdp"] * accumulate) == 0
+
+
+def test_groups_are_split_where_patches_are_many():
+    groups = {mesh["group"] for mesh, _ in search.layouts(fit_3b9_upsampler.get_config(), 16)}
+    assert groups == {1, 2, 4, 8, 16}
+
+
+def test_replicas_send_the_gradient_once_a_step_and_nothing_else():
+    sent = search.exchanges(fit_3b9.get_config(), V5P, N, sizes(data=32), accumulate=4)
+    assert sent.pop("data") == pytest.approx(2 * 4 * N * 31 / 32 / 180e9)
+    assert set(sent.values()) == {0.0}
+
+
+def test_fsdp_gathers_kernels_in_each_pass_of_each_micro_batch():
+    once, four = (
+        search.exchanges(fit_3b9.get_config(), V5P, N, sizes(fsdp=32), k)["fsdp"] for k in (1, 4)
+    )
+    assert once == pytest.approx((3 + 2) * 2 * N * 31 / 32 / 180e9)
+    assert four == pytest.approx(4 * once)
+
+
+def test_tensor_sends_activations_as_often_as_there_are_videos():
+    config = fit_3b9.get_config()
+    sent = [search.exchanges(config, V5P, N, sizes(fsdp=8, tensor=4), k)["tensor"] for k in (1, 8)]
+    assert sent[0] == pytest.approx(sent[1])
+    rows = 6 * 4096 / 8 * 2  # blocks x videos of a device x bytes of a number
+    tokens = 6 * 768 * 3072 + 2560 * 1024  # latents' six layers of a block, and written patches
+    assert sent[0] == pytest.approx(12 * rows * tokens * 3 / 4 / 180e9)
+
+
+def test_remat_and_micro_batches_trade_time_for_memory():
+    config, params = fit_3b9.get_config(), {"kernel": jax.ShapeDtypeStruct((N,), "float32")}
+    thick = search.Profile(kept=20e9, passing=0, flops=25e12)
+    thin = search.Profile(kept=2e9, passing=3e9, flops=32e12)
+    layout = lambda k, video: search.estimate(config, V5P, params, sizes(fsdp=32), k, video)
+    state = 5 * 4 * N / 32
+    assert layout(128, thick)[0] == pytest.approx(state + 20e9)
+    assert layout(64, thick)[0] == pytest.approx(state + 40e9)
+    assert layout(64, thin)[0] == pytest.approx(state + 10e9)
+    assert min(layout(128, thick)[1], layout(64, thin)[1]) > layout(64, thick)[1]
+
+
+def candidate(seconds, **axes):
+    return search.Candidate(sizes(**axes), "dots", 1, 1, seconds)
+
+
+def test_the_best_of_each_mesh_is_compiled_and_plain_fsdp_in_any_case():
+    found = [
+        candidate(1, data=8),
+        candidate(2, data=8),
+        candidate(3, data=2, fsdp=4),
+        candidate(4, data=4, fsdp=2),
+        candidate(5, fsdp=8),
+    ]
+    assert [each.seconds for each in search.shortlist(found, 8, 2)] == [1, 3, 5]
+    assert [each.seconds for each in search.shortlist(found, 8, 9)] == [1, 3, 4, 5]
+    assert search.is_plain(found[-1]) and not search.is_plain(found[2])
+
+
+def test_what_does_not_fit_is_no_candidate(monkeypatch):
+    config = tiny.get_config()
+    monkeypatch.setattr(chips, "tpu", lambda kind: V5P)
+    monkeypatch.setattr(topology, "memory", lambda chip: 10**9)
+    found = search.candidates(config, jax.devices())
+    times = [each.seconds for each in found]
+    assert times == sorted(times) and max(each.memory for each in found) < 0.9e9
+    assert found[0].apply(config).mesh.to_dict() == found[0].mesh
+    monkeypatch.setattr(topology, "memory", lambda chip: 10**3)
+    monkeypatch.setattr(search, "profiles", lambda *_: {"dots": search.Profile(1, 0, 1)})
+    with pytest.raises(ConfigError, match="no mesh of 8 x v5p should hold this training step"):
+        search.candidates(config, jax.devices())
