@@ -30,6 +30,7 @@ from snapvideo_jax.parallel import (
     topology,
 )
 from snapvideo_jax.parallel import mesh as meshes
+from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("libtpu")
 TOKENS = 133  # of conditions: 128 of text, and five numbers
@@ -180,6 +181,30 @@ def test_without_the_compiler_there_is_one_line_with_the_command(monkeypatch, tm
         topology.devices("v5e-4")
 
 
+def arguments_of(program, kept=None):
+    """Bytes of a chip: by the compiler, and by the shapes of the program's parts."""
+    lowered = program.call.lower(*program.arguments)
+    said = compiler.outcome(lowered, program.mesh, topology.version(), kept)
+    return said.arguments, sum(map(programs.share, (program.state | program.given).values()))
+
+
+@pytest.mark.slow
+def test_arguments_are_the_parts_to_one_percent_from_fifty_megabytes_on():
+    config = tiny.get_config()
+    config.model.conditioning_channels = 128
+    config.model.text_encoder.update(channels=128, heads=2, head_channels=64, hidden=256)
+    config.model.fit.update(
+        patch_channels=128,
+        latent_channels=256,
+        latents=128,
+        patch_head_channels=64,
+        latent_head_channels=64,
+    )
+    program = programs.program(config, "train", topology.devices("v5e-1"))
+    arguments, by_shape = arguments_of(program)
+    assert 50e6 < by_shape < arguments < 1.01 * by_shape
+
+
 def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(tmp_path):
     config = shapes.get_config()
     config.mesh.update(data=2, fsdp=2)
@@ -195,13 +220,8 @@ def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(tmp_path):
     assert memory["ema"] == memory["parameters"] == pytest.approx(2 * told["parameters"], rel=0.02)
     parts = sum(memory.values()) - memory["limit"] - memory["total"]
     assert parts <= memory["total"] < 2 * parts
-    lowered = program.call.lower(*program.arguments)
-    said = compiler.outcome(lowered, program.mesh, topology.version(), tmp_path)
-    arguments = sum(map(programs.share, (program.state | program.given).values()))
-    print(
-        f"arguments by shape {arguments / 1e6:.2f} MB, by the compiler {said.arguments / 1e6:.2f}"
-    )
-    assert said.arguments == pytest.approx(arguments, rel=0.01)
+    arguments, by_shape = arguments_of(program, tmp_path)
+    assert by_shape < arguments < 1.02 * by_shape  # in whole tiles of 8 x 128: 1.5 %
     sent = {(each["kind"], tuple(each["axes"])) for each in told["collectives"]}
     assert {kind for kind, _ in sent} >= {"all-gather", "all-reduce"}
     assert {axes for _, axes in sent} <= {("fsdp",), ("data",), ("data", "fsdp")}
