@@ -1,5 +1,6 @@
 """The programs that runs consist of, with abstract arguments, ready for any compiler."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -70,19 +71,21 @@ def _train(config: Config, devices: Sequence[jax.Device]) -> Program:
         mesh=made.mesh,
         videos=config.training.batch_size,
         calls=1,
-        model_flops=_once(config),
+        model_flops=_once(config, devices),
     )
 
 
-def _once(config: Config) -> int:
+def _once(config: Config, devices: Sequence[jax.Device]) -> int:
     """FLOPs of a training step in which nothing is computed again, neither by remat nor in the
-    gradient of an attention kernel: on one CPU, which has none.
+    gradient of an attention kernel: on one CPU, which has none, unless JAX may use no CPU.
     """
+    with contextlib.suppress(RuntimeError):
+        devices = jax.devices("cpu")
     plain = copy.deepcopy(config)
     plain.model.remat = "none"
     plain.training.accumulate = 1
     plain.mesh.update(dict.fromkeys(meshes.AXES, 1))
-    made = build.program(plain, VOCABULARY, jax.devices("cpu")[:1])
+    made = build.program(plain, VOCABULARY, devices[:1])
     return cost.flops(made.step, made.abstract_state, made.abstract_batch)
 
 

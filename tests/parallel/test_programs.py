@@ -129,6 +129,15 @@ def test_what_an_attention_kernel_computes_again_is_not_the_models(train, monkey
     assert kernel.model_flops == train.model_flops < kernel.flops
 
 
+def test_the_models_flops_are_counted_where_jax_may_use_no_cpu(train, monkeypatch):
+    def none(platform=None):
+        raise RuntimeError(f"unknown backend {platform}")
+
+    config, here = tiny.get_config(), jax.devices()
+    monkeypatch.setattr(jax, "devices", none)
+    assert programs.program(config, "train", here).model_flops == train.model_flops
+
+
 def test_an_upsampler_is_no_first_stage_and_a_first_stage_no_upsampler():
     upsampler = made("upsample", tiny.get_upsampler_config)
     assert upsampler.model_flops == made("sample", tiny.get_upsampler_config).model_flops
