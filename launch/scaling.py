@@ -28,7 +28,7 @@ from snapvideo_jax.benchmark.report import aligned
 from snapvideo_jax.data.text import train_vocabulary
 
 OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
-STEPS = flags.DEFINE_integer("steps", 600, f"Of training, with {scaling.BATCH} videos each.")
+STEPS = flags.DEFINE_integer("steps", 300, f"Of training, with {scaling.BATCH} videos each.")
 SIZES = number_lists.define_integers("sizes", "Some of 1,2,3,4; default: all.", lower_bound=1)
 
 
@@ -41,8 +41,7 @@ def run() -> None:
     vocabulary = folder / "vocabulary.model"
     train_vocabulary(build.source(config, lambda path, why: None).captions(), vocabulary)
     text = build.text(config, vocabulary)
-    rounds = main.progress("rounds of steps")
-    study = scaling.run(config, sizes, STEPS.value, text, main.say, rounds) | facts()
+    study = scaling.run(config, sizes, STEPS.value, text, main.say, main.progress) | facts()
     if not plots.available():
         main.say(plots.MISSING)
     pictures = plots.study_pngs(study) if plots.available() else {}

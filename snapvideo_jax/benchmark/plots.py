@@ -165,11 +165,12 @@ def study_loss(study: Report) -> "Figure":
     figure, panels = _panels(study, list(fields), 12.0)
     for axes, (field, text) in zip(panels, fields.items(), strict=True):
         for family, rows in _families(study):
-            points = sorted((row[field], row["held_out_loss"]) for row in rows)
+            points = [(row[field], row["held_out_loss"]) for row in rows]
             label, color = scaling_report.NAMES[family], STUDY_COLORS[family]
             axes.plot(*_columns(points), color=color, marker="o", label=label)
         axes.set(xscale="log", yscale="log", xlabel=text, ylabel="held-out loss")
-        axes.grid(color="#dddddd", which="both")
+        axes.tick_params(axis="x", which="minor", labelbottom=False)
+        _plain(axes)
         axes.legend(fontsize=8)
     return figure
 
@@ -180,15 +181,23 @@ def study_bins(study: Report) -> "Figure":
     places = range(len(scaling_report.labels(study)))
     for family, rows in _families(study):
         for row in rows:
-            how = dict(color=STUDY_COLORS[family], linewidth=0.6 + 0.6 * row["size"], marker=".")
+            how: Any = dict(color=STUDY_COLORS[family], linewidth=0.6 + 0.6 * row["size"])
             label = f"{scaling_report.name(row)}, {row['parameters'] / 1e6:.2f} M"
-            axes.plot(places, row["held_out_loss_by_bin"], label=label, **how)
+            axes.plot(places, row["held_out_loss_by_bin"], label=label, marker=".", **how)
     axes.set_xticks(places, scaling_report.labels(study), fontsize=8)
     axes.set(yscale="log", xlabel="ln sigma, ranges equally likely in training")
     axes.set_ylabel("held-out loss")
-    axes.grid(color="#dddddd", which="both")
-    axes.legend(fontsize=8)
+    _plain(axes)
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
+
+
+def _plain(axes: "Axes") -> None:
+    """Losses as 0.02 and not as powers of ten."""
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(lambda value, _: f"{value:g}")
+    axes.tick_params(axis="y", which="both", labelsize=8)
+    axes.grid(color="#dddddd", which="both")
 
 
 def _families(study: Report) -> list[tuple[str, list]]:

@@ -36,7 +36,12 @@ class Size(NamedTuple):
 
 
 # A U-Net's channels are multiples of 32, so small ones have fewer and narrower levels.
-SIZES = {1: Size(16, (1,)), 2: Size(32, (1, 1)), 3: Size(64, (1, 2)), 4: Size(128, (1, 2, 4))}
+SIZES = {
+    1: Size(16, (1, 1)),
+    2: Size(32, (1, 1, 2)),
+    3: Size(64, (1, 2, 3)),
+    4: Size(128, (1, 2, 4)),
+}
 FAMILIES = ("fit", "unet")
 LEARNING_RATES = {"fit": 3e-3, "unet": 1e-3}
 BATCH = 8
@@ -97,19 +102,23 @@ def run(
     steps: int,
     text: build.Text,
     say: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    progress: Callable[[str], Callable[[int, int], None]],
 ) -> dict[str, Any]:
-    """Rows and what they have in common, as scaling.json has them. progress: rounds of steps."""
+    """Rows and what they have in common, as scaling.json has them.
+
+    progress: things -> (how many are done, of how many).
+    """
     learners = {}
     for family in FAMILIES:
         for size in sizes:
             say(f"{family} {size}: compiling")
             made = sized(config, family, size, steps)
             learners[family, size] = Learner(made, text.vocabulary_size)
+    tell = progress("steps of each")
     for done, batch in enumerate(training_batches(config, text, steps), start=1):
         for learner in learners.values():
             learner.step(batch)
-        progress(done, steps)
+        tell(done, steps)
     shown = held_out(config, text)
     rows = []
     for (family, size), learner in learners.items():
@@ -149,7 +158,7 @@ def training_batches(config: Config, text: build.Text, steps: int) -> Iterator[B
     plan = pipeline.Plan(
         example=world.example,
         encode=text.encode,
-        box=tuple(slice(0, size) for size in (data.num_frames, data.height, data.width)),
+        box=(slice(data.num_frames), slice(data.height), slice(data.width)),
         batch_size=BATCH,
         images=order.image_rows(BATCH, data.image_fraction),
         rows=range(BATCH),
@@ -189,15 +198,19 @@ def losses(config: Config, denoiser: Denoiser, params: Params, shown: Batch) -> 
         levels = [_quantile(config, (i + (place + 0.5) / N) / BINS) for place in range(N)]
         key = jax.random.fold_in(jax.random.key(config.seed), i)
         of_each = one(params, shown, jnp.float32(levels), key)
-        found.append(float(np.mean(of_each, dtype=np.float64)) / weight)
+        found.append(float(np.asarray(of_each, np.float64).mean()) / weight)
     return found
 
 
 def _losses(
-    params: Params, shown: Batch, log_sigma: Float[Array, " B"], key: Array, denoiser: Denoiser
+    params: Params,
+    shown: dict[str, Array],
+    log_sigma: Float[Array, " B"],
+    key: Array,
+    denoiser: Denoiser,
 ) -> Float[Array, " B"]:
     """w |F - c_nrm v|^2 of each video; a network with latents starts from those of a first pass."""
-    x, given = denoiser.encode(jnp.asarray(shown["video"])), denoiser.conditions(params, shown)
+    x, given = denoiser.encode(shown["video"]), denoiser.conditions(params, shown)
     sigma, eps = jnp.exp(log_sigma), jax.random.normal(key, x.shape)
     sd, si = denoiser.sigma_data, denoiser.sigma_in
     x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, si)
