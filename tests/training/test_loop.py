@@ -1,8 +1,10 @@
 """A run that is stopped and started again is the run that was never stopped."""
 
 import dataclasses
+import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 
@@ -142,20 +144,42 @@ def names_in(folder):
     return [name for name in names if name in content]
 
 
-def test_a_trace_has_the_papers_names_and_changes_nothing(unbroken, tmp_path):
+def alone(work, folder):
+    """In a process of its own: the profiler of one that has loaded a TPU's compiler crashes."""
+    process = multiprocessing.get_context("spawn").Process(target=begin, args=(work, folder))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+
+
+def begin(work, folder):
+    importlib.import_module("tests.conftest")  # the devices of all tests
+    work(folder)
+
+
+def trace_two_steps(folder):
     lines = []
-    state = loop.train(config(), tmp_path, lines.append, profile=range(3, 5))
-    assert len(names_in(tmp_path / "profile")) == 4
-    written = lines.index(f"trace for xprof in {tmp_path / 'profile'}")
+    loop.train(config(), folder, lines.append, profile=range(3, 5))
+    assert len(names_in(folder / "profile")) == 4
+    written = lines.index(f"trace for xprof in {folder / 'profile'}")
     assert not any(line.startswith("step 8/8") for line in lines[:written])
-    assert_same(state, unbroken[1])
 
 
-def test_a_run_that_is_stopped_within_the_trace_writes_it(tmp_path, monkeypatch):
-    stop_at(monkeypatch, 20)
-    with pytest.raises(Preempted):
-        loop.train(config(), tmp_path, quiet, profile=range(1, 9))
-    assert len(names_in(tmp_path / "profile")) == 4
+def trace_until_a_signal(folder):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stop_at(monkeypatch, 20)
+        with pytest.raises(Preempted):
+            loop.train(config(), folder, quiet, profile=range(1, 9))
+    assert len(names_in(folder / "profile")) == 4
+
+
+def test_a_trace_has_the_papers_names_and_changes_nothing(unbroken, tmp_path):
+    alone(trace_two_steps, tmp_path)
+    assert_same(loop.train(config(), tmp_path, quiet), unbroken[1])
+
+
+def test_a_run_that_is_stopped_within_the_trace_writes_it(tmp_path):
+    alone(trace_until_a_signal, tmp_path)
     with pytest.raises(ConfigError, match=r"--profile=1:8: the run has steps \d to 8 left"):
         loop.train(config(), tmp_path, quiet, profile=range(1, 9))
 
