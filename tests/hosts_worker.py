@@ -57,14 +57,14 @@ def twice(records, train=loop.train):
             os.kill(os.getpid(), signal.SIGTERM)
         return following(self)
 
-    def both(config, workdir, log):
+    def both(config, workdir, log, *more):
         pipeline.Feed.__next__ = stopping
         stopped = None
         try:
-            train(config, workdir, log)
+            train(config, workdir, log, *more)
         except Preempted as error:
             stopped = error
-        train(config, workdir, log)
+        train(config, workdir, log, *more)
         made = noise(build.mesh(config))
         shards = {str(shard.index[0].start): shard.data for shard in made.addressable_shards}
         np.savez(records / f"noise.{jax.process_index()}.npz", **shards)
