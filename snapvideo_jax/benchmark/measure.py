@@ -20,6 +20,7 @@ from snapvideo_jax.benchmark.programs import Case, Compiled
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import compiler
 
 Say = Callable[[str], None]
 Progress = Callable[[str], Callable[[int, int], None]]  # things -> (how many are done, of how many)
@@ -136,7 +137,7 @@ def attempt(made: Sequence[Compiled], repeats: int, progress: Progress) -> list[
             step_done()
         taken = rounds(running, repeats, step_done)
     except jax.errors.JaxRuntimeError as error:
-        if not programs.exhausted(error):
+        if not compiler.exhausted(error):
             raise
         return None
     return [Timed(ms, bytes_) for ms, bytes_ in zip(taken, memory, strict=True)]

@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 
 from snapvideo_jax import build
+from snapvideo_jax.benchmark import machine
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
-from snapvideo_jax.parallel import chips, plan, programs
+from snapvideo_jax.parallel import plan, programs
 
 
 def row(name: str, config: Config, mode: str, slice: Sequence[jax.Device], kept: Path) -> Row:
@@ -35,7 +36,7 @@ def row(name: str, config: Config, mode: str, slice: Sequence[jax.Device], kept:
         step_ms=() if verdict.seconds is None else (1e3 * verdict.seconds.slow,),
         model_flops=verdict.model_flops,
         hardware_flops=verdict.flops,
-        peak_flops=chips.tpu(verdict.chip).peak if config.model.dtype == "bfloat16" else None,
+        peak_flops=machine.peak_flops(verdict.chip, config.model.dtype),
         peak_memory_bytes=verdict.total,
         memory_source="compiler",
         compile_seconds=verdict.compile_seconds,

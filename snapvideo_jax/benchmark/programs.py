@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.parallel import cost
+from snapvideo_jax.parallel import compiler, cost
 
 MODES = ("train", "infer")
 VOCABULARY = 256  # ids of a text encoder that is trained along; its table is small
@@ -61,11 +61,12 @@ def compiled(case: Case) -> Compiled:
     try:
         program = made.call.lower(*made.abstract).compile()
     except jax.errors.JaxRuntimeError as error:
-        if not exhausted(error):
+        if not compiler.exhausted(error):
             raise
         return Compiled(case, made, None, None, None)
     seconds = time.monotonic() - start
-    return Compiled(case, made, program, seconds, _needed(program.memory_analysis()))
+    needs = program.memory_analysis()  # None where a backend says nothing
+    return Compiled(case, made, program, seconds, needs and compiler.needed(needs))
 
 
 def work(case: Case) -> Work:
@@ -113,17 +114,3 @@ def flops(case: Case, made: Work) -> tuple[int, int]:
     plain.model.remat = "none"
     whole = work(case._replace(config=plain))
     return cost.flops(whole.call, *whole.abstract), hardware
-
-
-def exhausted(error: BaseException) -> bool:
-    """Whether JAX ran out of a device's memory."""
-    return "RESOURCE_EXHAUSTED" in str(error)
-
-
-def _needed(needs: Any) -> int | None:
-    """Bytes of one device that a program needs, by the compiler; None where that says nothing."""
-    if needs is None:
-        return None
-    new = needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
-    made = needs.temp_size_in_bytes + needs.generated_code_size_in_bytes
-    return needs.argument_size_in_bytes + made + new

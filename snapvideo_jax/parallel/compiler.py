@@ -73,15 +73,24 @@ def _compile(lowered: jax.stages.Lowered) -> Outcome:
     try:
         made = compiled(lowered)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not exhausted(error):
             raise
         return Outcome("", False, exceeded(str(error))[0], 0, 0, time.monotonic() - start)
     needs: Any = made.memory_analysis()
-    total = needs.argument_size_in_bytes + needs.temp_size_in_bytes
-    total += needs.generated_code_size_in_bytes
-    total += needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
     sizes = needs.argument_size_in_bytes, needs.temp_size_in_bytes
-    return Outcome(made.as_text() or "", True, total, *sizes, time.monotonic() - start)
+    return Outcome(made.as_text() or "", True, needed(needs), *sizes, time.monotonic() - start)
+
+
+def needed(needs: Any) -> int:
+    """Bytes of one device in all, from a program's `memory_analysis()`."""
+    new = needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
+    made = needs.temp_size_in_bytes + needs.generated_code_size_in_bytes
+    return needs.argument_size_in_bytes + made + new
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether a device's memory did not hold a program."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

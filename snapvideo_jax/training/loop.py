@@ -29,7 +29,7 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.data import order, pipeline
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted
-from snapvideo_jax.parallel import batches, hosts, stored
+from snapvideo_jax.parallel import batches, compiler, hosts, stored
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.training import checkpoint, graft, profiler, telemetry
 from snapvideo_jax.training.state import TrainState
@@ -155,7 +155,7 @@ def _fitting(program: build.Program) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not compiler.exhausted(error):
             raise
         given = program.abstract_state, program.abstract_batch
         split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
