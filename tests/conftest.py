@@ -43,3 +43,9 @@ def libtpu():
         topology.library()
     except ConfigError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def plans():
+    """Where what a TPU's compiler said is kept from one run of the tests to the next."""
+    return CACHE / "plans"

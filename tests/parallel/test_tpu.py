@@ -205,12 +205,12 @@ def test_arguments_are_the_parts_to_one_percent_from_fifty_megabytes_on():
     assert 50e6 < by_shape < arguments < 1.01 * by_shape
 
 
-def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(tmp_path):
+def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(plans):
     config = shapes.get_config()
     config.mesh.update(data=2, fsdp=2)
     slice = topology.devices("v5e-4")
     program = programs.program(config, "train", slice)
-    verdict = plan.compiled(program, slice, tmp_path)
+    verdict = plan.compiled(program, slice, plans)
     text, told = plan_table.text(verdict), plan_table.tree(verdict)
     memory = told["hbm_bytes_per_chip"]
     assert told["fits"] and "4 x TPU v5 lite, data 2 x fsdp 2: fits, 16.8 GB to spare" in text
@@ -220,15 +220,13 @@ def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(tmp_path):
     assert memory["ema"] == memory["parameters"] == pytest.approx(2 * told["parameters"], rel=0.02)
     parts = sum(memory.values()) - memory["limit"] - memory["total"]
     assert parts <= memory["total"] < 2 * parts
-    arguments, by_shape = arguments_of(program, tmp_path)
+    arguments, by_shape = arguments_of(program, plans)
     assert by_shape < arguments < 1.02 * by_shape  # in whole tiles of 8 x 128: 1.5 %
     sent = {(each["kind"], tuple(each["axes"])) for each in told["collectives"]}
     assert {kind for kind, _ in sent} >= {"all-gather", "all-reduce"}
     assert {axes for _, axes in sent} <= {("fsdp",), ("data",), ("data", "fsdp")}
     fast, slow = told["predicted_step_seconds_range"]
     assert 0 < fast < told["predicted_step_seconds"] == slow < 0.1 and 0 < told["predicted_mfu"] < 1
-    again = plan.compiled(program, slice, tmp_path)  # from what was kept: seconds, not minutes
-    assert again == verdict and len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_a_program_needs_too_much_is_read_from_the_compilers_refusal():

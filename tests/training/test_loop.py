@@ -35,18 +35,19 @@ PROGRAM = build.program
 PROGRAMS = {}
 
 
+def remembered(config, vocabulary_size):
+    """build.program, made once for each config."""
+    key = config.to_json(), vocabulary_size
+    if key not in PROGRAMS:
+        PROGRAMS[key] = PROGRAM(config, vocabulary_size)
+    return PROGRAMS[key]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compile_once():
     """Runs of one config in this process share their compiled step; test_launch.py does not."""
-
-    def program(config, vocabulary_size):
-        key = config.to_json(), vocabulary_size
-        if key not in PROGRAMS:
-            PROGRAMS[key] = PROGRAM(config, vocabulary_size)
-        return PROGRAMS[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "program", program)
+        patch.setattr(build, "program", remembered)
         yield
 
 
@@ -124,15 +125,14 @@ def test_another_experiment_in_the_same_folder_is_refused(unbroken):
         loop.train(config(model__dropout=0.2), unbroken[0], quiet)
 
 
-def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path, monkeypatch):
-    stop_at(monkeypatch, 45)  # drawn for step 8, so that step 3 has long been saved
-    with pytest.raises(Preempted):
-        loop.train(config(), tmp_path, quiet)
+def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path):
+    loop.train(config(), tmp_path, quiet)
     newest = max(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
     (tmp_path / "checkpoints" / str(newest) / "meta" / "metadata").write_text("not json")
     lines = []
     state = loop.train(config(), tmp_path, lines.append)
     assert any(f"ignoring checkpoint {newest} " in line for line in lines)
+    assert any("resuming at step" in line for line in lines)
     assert_same(state, unbroken[1])
 
 
@@ -144,44 +144,42 @@ def names_in(folder):
     return [name for name in names if name in content]
 
 
-def alone(work, folder):
-    """In a process of its own: the profiler of one that has loaded a TPU's compiler crashes."""
-    process = multiprocessing.get_context("spawn").Process(target=begin, args=(work, folder))
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """The folders of a run with a trace of two steps and of one stopped within its trace.
+
+    Made in a process of its own: the profiler of one that has loaded a TPU's compiler crashes.
+    """
+    folders = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("stopped")
+    process = multiprocessing.get_context("spawn").Process(target=trace, args=folders)
     process.start()
     process.join(300)
     assert process.exitcode == 0
+    return folders
 
 
-def begin(work, folder):
+def trace(two, stopped):
     importlib.import_module("tests.conftest")  # the devices of all tests
-    work(folder)
-
-
-def trace_two_steps(folder):
     lines = []
-    loop.train(config(), folder, lines.append, profile=range(3, 5))
-    assert len(names_in(folder / "profile")) == 4
-    written = lines.index(f"trace for xprof in {folder / 'profile'}")
-    assert not any(line.startswith("step 8/8") for line in lines[:written])
-
-
-def trace_until_a_signal(folder):
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(build, "program", remembered)
+        loop.train(config(), two, lines.append, profile=range(3, 5))
+        written = lines.index(f"trace for xprof in {two / 'profile'}")
+        assert not any(line.startswith("step 8/8") for line in lines[:written])
         stop_at(monkeypatch, 20)
         with pytest.raises(Preempted):
-            loop.train(config(), folder, quiet, profile=range(1, 9))
-    assert len(names_in(folder / "profile")) == 4
+            loop.train(config(), stopped, quiet, profile=range(1, 9))
 
 
-def test_a_trace_has_the_papers_names_and_changes_nothing(unbroken, tmp_path):
-    alone(trace_two_steps, tmp_path)
-    assert_same(loop.train(config(), tmp_path, quiet), unbroken[1])
+def test_a_trace_has_the_papers_names_and_changes_nothing(traced, unbroken):
+    assert len(names_in(traced[0] / "profile")) == 4
+    assert_same(loop.train(config(), traced[0], quiet), unbroken[1])
 
 
-def test_a_run_that_is_stopped_within_the_trace_writes_it(tmp_path):
-    alone(trace_until_a_signal, tmp_path)
+def test_a_run_that_is_stopped_within_the_trace_writes_it(traced):
+    assert len(names_in(traced[1] / "profile")) == 4
     with pytest.raises(ConfigError, match=r"--profile=1:8: the run has steps \d to 8 left"):
-        loop.train(config(), tmp_path, quiet, profile=range(1, 9))
+        loop.train(config(), traced[1], quiet, profile=range(1, 9))
 
 
 class Metric:

@@ -241,16 +241,12 @@ def test_images_that_are_no_videos_have_a_law_of_their_own_and_one_noise_for_all
     drawn = step.draws(both, OBJECTIVE, batch["video"], streams)
     one_noise = drawn._replace(eps=jnp.broadcast_to(drawn.eps[:, :1], drawn.eps.shape))
     dropout = streams["dropout1"], streams["dropout2"]
-    loss = lambda denoiser, interval, drawn: float(
-        step.loss(
-            params,
-            batch | {"frame_interval": jnp.full(len(drawn.eps), interval)},
-            drawn,
-            dropout,
-            denoiser,
-            OBJECTIVE,
-        )
-    )
+    jitted = jax.jit(step.loss, static_argnums=(4, 5))
+
+    def loss(denoiser, interval, drawn):
+        shown = batch | {"frame_interval": jnp.full(len(drawn.eps), interval)}
+        return float(jitted(params, shown, drawn, dropout, denoiser, OBJECTIVE))
+
     assert loss(both, 0.0, drawn) == pytest.approx(loss(image, 0.0, one_noise), rel=1e-6)
     assert loss(both, 0.25, drawn) == pytest.approx(loss(video, 0.25, drawn), rel=1e-6)
     assert loss(both, 0.0, drawn) != pytest.approx(loss(video, 0.0, drawn), rel=1e-3)
