@@ -73,6 +73,8 @@ def collectives(text: str) -> list[Collective]:
         for instruction in computations[name]:
             kind = instruction.opcode.removesuffix("-start")
             if kind in KINDS and len(_first_group(instruction.rest)) != 1:
+                if name.startswith("all-reduce-scatter"):  # how a TPU's compiler writes one
+                    kind = "reduce-scatter"
                 chain = re.search(r'chain_id="(\d+)"', instruction.rest)
                 key = f"chain {chain[1]}" if chain else f"{number} {instruction.name}"
                 seen = found[key].count if key in found else 0
