@@ -51,9 +51,9 @@ class Denoiser:
         return params | {"network": variables["params"]}
 
     def lean(self, params: Params) -> Params:
-        """`params` for sampling: kernels, which are only multiplied, in the network's dtype.
+        """`params` for use: kernels, which are only multiplied, in the network's dtype.
 
-        The results are the same bits, from half the memory; training needs them in float32.
+        The results are the same bits, from half the memory; updates need them in float32.
         """
 
         def cast(path: tuple, leaf: Array) -> Array:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from snapvideo_jax.models.patches import group
 
 NORM_EPSILON = 1e-6
+GLOROT = nn.initializers.xavier_uniform()  # Keras' default, as in FIT
 
 # (q [*b n A d], k [*b k A d], v, mask [*b k] or None) -> [*b n A d]: `dot_product_attention`, or a
 # kernel of the devices in its place.
@@ -107,13 +108,19 @@ def product(name: str, of: Callable[..., Array]) -> Callable[..., Array]:
     return multiply
 
 
-def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
-    """A projection with Glorot-uniform kernel (Keras' default, as in FIT) and zero bias."""
+def dense(
+    features: int,
+    dtype: jnp.dtype,
+    name: str,
+    use_bias: bool = True,
+    kernel_init: Callable = GLOROT,
+) -> nn.Dense:
+    """A projection with zero bias."""
     return nn.Dense(
         features,
         use_bias,
         dtype=dtype,
-        kernel_init=nn.initializers.xavier_uniform(),
+        kernel_init=kernel_init,
         dot_general=product(name, jax.lax.dot_general),
         name=name,
     )

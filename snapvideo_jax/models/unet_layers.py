@@ -136,7 +136,7 @@ class MultiHeadAttention(nn.Module):
         v = split(dense(channels, self.dtype, "v")(context))
         out = checkpoint_name(self.attend(q, k, v, mask), "attention")
         out = rearrange(out, "b n A d -> b n (A d)")
-        return nn.Dense(channels, dtype=self.dtype, kernel_init=ZERO, name="o")(out)
+        return dense(channels, self.dtype, "o", kernel_init=ZERO)(out)
 
 
 class SpatialAttention(nn.Module):

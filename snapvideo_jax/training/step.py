@@ -110,20 +110,22 @@ def loss_and_gradient(
 ) -> tuple[Float[Array, ""], Params]:
     """The loss of a batch and its gradient, from `accumulate` micro-batches one after the other.
 
-    Gradients are added in float32. Only the activations of one micro-batch are alive at a time, and
-    all draws are the whole batch's, so their number changes nothing but memory and time; dropout
-    alone is drawn anew in each.
+    The gradient is that of kernels in the network's dtype (`Denoiser.lean`), which is the same and
+    rounds them once a step; it is added and returned in float32. Only the activations of one
+    micro-batch are alive at a time, and all draws are the whole batch's, so their number changes
+    nothing but memory and time; dropout alone is drawn anew in each.
     """
     slope = jax.value_and_grad(functools.partial(loss, denoiser=denoiser, objective=objective))
     drawn = draws(denoiser, objective, batch["video"], streams)
     dropout = streams["dropout1"], streams["dropout2"]
+    lean, wide = denoiser.lean(params), lambda x: x.astype(jnp.float32)
     if accumulate == 1:
-        return slope(params, batch, drawn, dropout)
+        return jax.tree.map(wide, slope(lean, batch, drawn, dropout))
 
     def add(sums, micro):
         number, rows = micro
         keys = jax.tree.map(lambda key: jax.random.fold_in(key, number), dropout)
-        return jax.tree.map(jnp.add, sums, slope(params, *rows, keys)), None
+        return jax.tree.map(jnp.add, sums, slope(lean, *rows, keys)), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (jnp.zeros(()), params))
     micros = jnp.arange(accumulate), micro_batches((batch, drawn), accumulate)

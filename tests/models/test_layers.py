@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,39 +109,6 @@ def test_dropout_halves_hidden_units_in_training_alone(random_params):
     np.testing.assert_array_equal(run(1, False), run(2, False))
     np.testing.assert_array_equal(run(1, True), run(1, True))
     assert (run(1, True) != run(2, True)).any() and (run(1, True) != run(1, False)).any()
-
-
-@pytest.mark.parametrize("width", [64, 65])
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_keeps_the_mean_and_has_a_mask_for_each_element(width, rate):
-    out = np.asarray(layers.dropped(jnp.ones((400, width)), rate, jax.random.key(0)))
-    zero = out == 0
-    np.testing.assert_allclose(out[~zero], 1 / (1 - rate), rtol=1e-6)
-    spread = np.sqrt(rate * (1 - rate))
-    np.testing.assert_allclose(zero.mean(axis=0), rate, atol=5 * spread / np.sqrt(400))
-    assert zero.mean() == pytest.approx(rate, abs=5 * spread / np.sqrt(out.size))
-    alike = np.corrcoef(zero.T) - np.eye(width)
-    assert np.abs(alike).max() < 5.5 / np.sqrt(400)
-
-
-def test_the_gradient_of_a_bias_is_summed_in_float32():
-    """512 ones have the sum 256 where it is kept in bfloat16."""
-    slope = jax.grad(lambda bias: layers.shifted(jnp.zeros((2, 256, 3), jnp.bfloat16), bias).sum())
-    np.testing.assert_array_equal(slope(jnp.zeros(3)), 512)
-    uneven = normal(0, 5, 7, 3)
-    slope = jax.grad(lambda bias: (uneven * layers.shifted(jnp.zeros((5, 7, 3)), bias)).sum())
-    np.testing.assert_allclose(slope(jnp.zeros(3)), uneven.sum((0, 1)), rtol=1e-5)
-
-
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_an_affine_layer_has_the_parameters_and_values_of_flaxs(use_bias):
-    x = normal(0, 2, 4, 5, 6)
-    ours = layers.dense(8, jnp.float32, "up", use_bias)
-    flaxs = nn.Dense(8, use_bias, kernel_init=layers.GLOROT)
-    got, made = ours.init_with_output(jax.random.key(0), x)
-    expected, its = flaxs.init_with_output(jax.random.key(0), x)
-    jax.tree.map(np.testing.assert_array_equal, made, its)
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 def test_bfloat16_keeps_parameters_and_the_residual_stream_in_float32():

@@ -108,8 +108,8 @@ def rows_of(device, rows):
     return shard.data.ravel().tolist()
 
 
-def stand_in(answer):
-    """A denoiser of blank videos with F = answer(params, x_sigma, dropout keys)."""
+def stand_in(answer, dtype=jnp.float32):
+    """A denoiser of blank videos with F = answer(params in dtype, x_sigma, dropout keys)."""
 
     def given(batch):
         n = len(batch["video"])
@@ -118,6 +118,7 @@ def stand_in(answer):
 
     return types.SimpleNamespace(
         encode=lambda video: jnp.zeros((len(video), 1, 8, 8, 3)),
+        lean=lambda params: params.astype(dtype),
         conditions=lambda params, batch: given(batch),
         low_res=None,
         self_conditioned_F=lambda params, x_sigma, log_sigma, passes, kept, dropout: answer(
@@ -144,12 +145,21 @@ def test_micro_batches_have_masks_of_their_own(of):
         assert np.mean(np.asarray(grad) == 0) == pytest.approx(dropped, abs=0.08)
 
 
-def test_gradients_are_added_in_float32():
+def test_gradients_of_kernels_in_bfloat16_are_added_in_float32():
     """Five hundred numbers of one size do not add up in bfloat16, which stops at 256 of them."""
-    denoiser = stand_in(lambda w, x_sigma, keys: w.astype(jnp.float32) * jnp.ones_like(x_sigma))
-    _, expected = loss_and_gradient(jnp.float32(100), blank(512), 1, denoiser)
-    _, found = loss_and_gradient(jnp.bfloat16(100), blank(512), 512, denoiser)
-    assert found.dtype == jnp.float32
+    seen = []
+
+    def answer(w, x_sigma, keys):
+        seen.append(w.dtype)
+        return w.astype(jnp.float32) * jnp.ones_like(x_sigma)
+
+    of = lambda dtype, k: loss_and_gradient(
+        jnp.float32(100), blank(512), k, stand_in(answer, dtype)
+    )[1]
+    expected, once, found = of(jnp.float32, 1), of(jnp.bfloat16, 1), of(jnp.bfloat16, 512)
+    assert seen == [jnp.float32, jnp.bfloat16, jnp.bfloat16]
+    assert once.dtype == found.dtype == jnp.float32
+    assert float(once) == pytest.approx(float(expected), rel=0.01)
     assert float(found) == pytest.approx(float(expected), rel=0.01)
 
 
