@@ -22,7 +22,7 @@ memory, how long it should take, and what the chips send each other (docs/planni
 to trust that). It takes minutes and needs libtpu, not a TPU; the answer is kept, and the same
 question is answered at once. What does not fit is named, with the change that should help.
 
---search ranks meshes (data, fsdp, tensor; group for upsamplers), remat and micro-batches for
+--search ranks meshes (data, fsdp, tensor; group for upsamplers), remat, dtype and micro-batches for
 --topology by closed forms, compiles the best few and says which trains fastest.
 
 --topology=measure runs the program on the devices at hand instead, beside what their data sheet (or
@@ -107,8 +107,8 @@ def remedy(config: Config, chips: Sequence[jax.Device]) -> str:
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
     main.say("looking for what would fit")
     found = search.candidates(config, chips)
-    shape = dict(build.mesh(config, chips).shape)
-    best = next((each for each in found if each.mesh == shape), found[0])
+    here = config.model.dtype, dict(build.mesh(config, chips).shape)
+    best = next((each for each in found if (each.dtype, each.mesh) == here), found[0])
     return f"try {' '.join(plan_table.flags(best))} (about {size_text(best.memory)} a chip)"
 
 

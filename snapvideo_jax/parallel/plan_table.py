@@ -145,14 +145,15 @@ def _version(package: str) -> str:
 def flags(candidate: Candidate) -> list[str]:
     """As --config takes it."""
     sizes = [f"--config.mesh.{axis}={size}" for axis, size in candidate.mesh.items()]
-    how = f"--config.model.remat={candidate.remat}"
-    return [*sizes, how, f"--config.training.accumulate={candidate.accumulate}"]
+    how = [f"--config.model.{name}={getattr(candidate, name)}" for name in ("remat", "dtype")]
+    return [*sizes, *how, f"--config.training.accumulate={candidate.accumulate}"]
 
 
 def row(candidate: Candidate, verdict: Verdict) -> str:
     """One layout in a line."""
     named = " x ".join(f"{axis} {size}" for axis, size in candidate.mesh.items() if size > 1)
-    how = f"  {named:<34} remat {candidate.remat:<5} accumulate {candidate.accumulate:>3}: "
+    how = f"  {named:<34} {candidate.dtype:<8} remat {candidate.remat:<5} "
+    how += f"accumulate {candidate.accumulate:>3}: "
     if verdict.seconds is None:
         return how + f"does not fit, {size_text(verdict.total - verdict.limit)} too much"
     return (
@@ -186,7 +187,8 @@ def ranking(rows: Ranking) -> str:
 def ranking_tree(rows: Ranking) -> list[dict[str, Any]]:
     """For JSON, in the order of compiling."""
     return [
-        {"remat": each.remat, "accumulate": each.accumulate, "closed_form_seconds": each.seconds}
+        {"remat": each.remat, "dtype": each.dtype, "accumulate": each.accumulate}
+        | {"closed_form_seconds": each.seconds}
         | tree(verdict)
         for each, verdict in rows
     ]

@@ -1,8 +1,8 @@
-"""Which mesh, remat and micro-batch train fastest on a slice.
+"""Which mesh, remat, micro-batch and dtype train fastest on a slice.
 
 Most are ruled out or ranked by closed forms, and the first few of the rest are compiled. The closed
-forms know what each axis of the mesh sends and what each policy of remat keeps; they rank, and the
-compiler judges.
+forms know what each axis of the mesh sends and what each policy of remat keeps, and take exchanges
+to run beside the work; they rank, and the compiler judges.
 """
 
 import copy
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
@@ -27,26 +28,30 @@ PASSES = 3  # in which kernels are gathered: self-conditioning's, forward, backw
 
 
 class Candidate(NamedTuple):
-    """A way to lay out training. memory: bytes a chip; seconds: a step; both by closed forms."""
+    """A way to lay out training. dtype: of products. memory: bytes a chip; seconds: of a step, of
+    which exchanges take `sending`, beside the work; all by closed forms.
+    """
 
     mesh: dict[str, int]
     remat: str
+    dtype: str
     accumulate: int
     memory: int
     seconds: float
+    sending: float
 
     def apply(self, config: Config) -> Config:
         """The config with it."""
         changed = copy.deepcopy(config)
         changed.mesh.update(self.mesh)
-        changed.model.remat = self.remat
+        changed.model.update(remat=self.remat, dtype=self.dtype)
         changed.training.accumulate = self.accumulate
         return changed
 
 
 class Profile(NamedTuple):
-    """What one policy of remat costs a video. kept: bytes of all that is stored for the backward
-    pass; passing: bytes of one block's work, while it is made again; flops: of a step.
+    """What a policy of remat costs a video in one dtype. kept: bytes of all that is stored for the
+    backward pass; passing: bytes of one block's work, while it is made again; flops: of a step.
     """
 
     kept: float
@@ -57,28 +62,29 @@ class Profile(NamedTuple):
 def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
     """All that divide and should fit, the fastest first; ConfigError if there are none.
 
-    Nothing is compiled; the step is traced once for each policy of remat.
+    Nothing is compiled; the step is traced once for each policy of remat and dtype.
     """
     chip, limit = chips.tpu(slice[0].device_kind), topology.memory(slice[0])
     denoiser = build.denoiser(config, programs.VOCABULARY)
     params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), build.blank_batch(config)))
     per_video = profiles(config, slice[0])
     made = [
-        Candidate(sizes, remat, accumulate, memory, seconds)
+        Candidate(sizes, remat, dtype, accumulate, *estimated)
         for sizes, accumulate in layouts(config, len(slice))
         if not doctor.examine(
             denoiser, params, sizes, len(slice), config.training.batch_size, accumulate
         ).problems
-        for remat, costs in per_video.items()
-        for memory, seconds in [estimate(config, chip, params, sizes, accumulate, costs)]
-        if memory < ROOM * limit
+        for (remat, dtype), costs in per_video.items()
+        for estimated in [estimate(config, chip, params, sizes, accumulate, dtype, costs)]
+        if estimated.memory < ROOM * limit
     ]
     if not made:
         raise ConfigError(
             f"no mesh of {len(slice)} x {chip.name} should hold this training step; take a larger "
             "slice or a smaller training.batch_size"
         )
-    return sorted(made, key=lambda candidate: (candidate.seconds, candidate.accumulate))
+    rank = lambda each: (each.seconds, each.sending, each.accumulate)
+    return sorted(made, key=rank)
 
 
 def layouts(config: Config, num_chips: int) -> Iterator[tuple[dict[str, int], int]]:
@@ -96,22 +102,30 @@ def layouts(config: Config, num_chips: int) -> Iterator[tuple[dict[str, int], in
                 yield sizes, rows // micro
 
 
-def profiles(config: Config, chip: jax.Device) -> dict[str, Profile]:
-    """Of each policy of remat, traced for one video on one chip."""
+def profiles(config: Config, chip: jax.Device) -> dict[tuple[str, str], Profile]:
+    """Of each policy of remat and each dtype, traced for one video on one chip."""
     one = copy.deepcopy(config)
     one.mesh.update(data=1, fsdp=1, group=1, tensor=1)
     one.training.update(batch_size=1, accumulate=1)
     kept, flops = {}, {}
-    for remat in REMAT:
-        one.model.remat = remat
+    for remat, dtype in itertools.product(REMAT, build.DTYPES):
+        one.model.update(remat=remat, dtype=dtype)
         made = build.program(one, programs.VOCABULARY, [chip])
         given = made.abstract_state, made.abstract_batch
-        kept[remat] = stored.total(made.step, given, 1)
-        flops[remat] = cost.flops(made.step, *given)
+        kept[remat, dtype] = stored.total(made.step, given, 1)
+        flops[remat, dtype] = cost.flops(made.step, *given)
     fit, unet = config.model.fit, config.model.unet
     blocks = fit.blocks if config.model.name == "fit" else 2 * len(unet.multipliers)
-    passing = lambda remat: 0 if remat == "none" else kept["none"] / blocks
-    return {remat: Profile(kept[remat], passing(remat), flops[remat]) for remat in REMAT}
+    passing = lambda remat, dtype: 0 if remat == "none" else kept["none", dtype] / blocks
+    return {how: Profile(kept[how], passing(*how), flops[how]) for how in kept}
+
+
+class Estimate(NamedTuple):
+    """Of a candidate."""
+
+    memory: int
+    seconds: float
+    sending: float
 
 
 def estimate(
@@ -120,20 +134,25 @@ def estimate(
     params: Any,
     sizes: dict[str, int],
     accumulate: int,
+    dtype: str,
     per_video: Profile,
-) -> tuple[int, float]:
-    """(bytes of a chip, seconds of a step) by closed forms."""
+) -> Estimate:
+    """Memory and time by closed forms."""
     data, fsdp, group, tensor = (sizes[axis] for axis in meshes.AXES)
     numbers, split = cost.parameters(params), fsdp * group
     videos = config.training.batch_size / (data * fsdp)
-    micro = videos / accumulate
-    state = sum(doctor.COPIES.values()) * 4 * numbers / (split * tensor)
+    micro, width = videos / accumulate, jnp.dtype(dtype).itemsize
+    held = 4 * sum(doctor.COPIES.values()) + (width if width < 4 else 0)  # `Denoiser.lean`
     # Half of what is kept belongs to heads and hidden units, which tensor splits.
-    kept = (per_video.kept + per_video.passing) / group * (1 + 1 / tensor) / 2
-    memory = state + micro * kept
+    share = (1 + 1 / tensor) / 2 / group
+    memory = held * numbers / (split * tensor) + micro * share * (
+        per_video.kept + per_video.passing
+    )
     flops = per_video.flops * config.training.batch_size
     work = flops / (math.prod(sizes.values()) * chip.peak * EFFICIENCY)
-    return int(memory), work + sum(exchanges(config, chip, numbers, sizes, accumulate).values())
+    moved = 2 * videos * share * per_video.kept / chip.hbm  # written, then read
+    sending = sum(exchanges(config, chip, numbers, sizes, accumulate, width).values())
+    return Estimate(int(memory), max(work + moved, sending), sending)
 
 
 def patch_tokens(config: Config) -> int:
@@ -143,17 +162,27 @@ def patch_tokens(config: Config) -> int:
 
 
 def exchanges(
-    config: Config, chip: Chip, numbers: int, sizes: dict[str, int], accumulate: int
+    config: Config,
+    chip: Chip,
+    numbers: int,
+    sizes: dict[str, int],
+    accumulate: int,
+    width: int,
 ) -> dict[str, float]:
-    """Seconds that a step spends on what each axis of the mesh sends, one after the other."""
+    """Seconds that a step spends on what each axis of the mesh sends, one after the other.
+
+    width: bytes of a number. Gradients are summed after each micro-batch: over plain fsdp into the
+    parts that devices keep; else each gets the sum first, which is as much again.
+    """
     data, fsdp, group, tensor = (sizes[axis] for axis in meshes.AXES)
     split, micro = fsdp * group, config.training.batch_size / (data * fsdp) / accumulate
     ring = lambda n: (n - 1) / n
-    kernels = 2 * numbers / tensor  # bytes in bfloat16
-    gathered = accumulate * (PASSES + 2) * kernels * ring(split) / chip.link  # and summed back
-    replicas = 2 * 4 * numbers / (split * tensor) * ring(data) / chip.link
+    kernels = accumulate * width * numbers / tensor
+    sums = 1 if data * group == 1 else 2
+    gathered = (PASSES + sums) * kernels * ring(split) / chip.link
+    replicas = 2 * kernels / split * ring(data) / chip.link
     fit = config.model.fit
-    whole = accumulate * micro * 2  # bytes of a number, in bfloat16, of all videos of a device
+    whole = accumulate * micro * width  # bytes of a number of all videos of a device
     rows = fit.blocks * whole * fit.latents * fit.latent_channels / group
     latents = (fit.global_layers + 2) * rows  # that attention and feed-forwards give back
     patches = fit.blocks * whole * patch_tokens(config) * fit.patch_channels / group

@@ -32,43 +32,66 @@ def test_groups_are_split_where_patches_are_many():
     assert groups == {1, 2, 4, 8, 16}
 
 
-def test_replicas_send_the_gradient_once_a_step_and_nothing_else():
-    sent = search.exchanges(fit_3b9.get_config(), V5P, N, sizes(data=32), accumulate=4)
-    assert sent.pop("data") == pytest.approx(2 * 4 * N * 31 / 32 / 180e9)
+def test_replicas_sum_the_gradient_after_each_micro_batch_and_send_nothing_else():
+    sent = search.exchanges(fit_3b9.get_config(), V5P, N, sizes(data=32), accumulate=4, width=2)
+    assert sent.pop("data") == pytest.approx(4 * 2 * 2 * N * 31 / 32 / 180e9)
     assert set(sent.values()) == {0.0}
 
 
 def test_fsdp_gathers_kernels_in_each_pass_of_each_micro_batch():
-    once, four = (
-        search.exchanges(fit_3b9.get_config(), V5P, N, sizes(fsdp=32), k)["fsdp"] for k in (1, 4)
+    once, four, wide = (
+        search.exchanges(fit_3b9.get_config(), V5P, N, sizes(fsdp=32), k, width)["fsdp"]
+        for k, width in ((1, 2), (4, 2), (1, 4))
     )
-    assert once == pytest.approx((3 + 2) * 2 * N * 31 / 32 / 180e9)
-    assert four == pytest.approx(4 * once)
+    assert once == pytest.approx((3 + 1) * 2 * N * 31 / 32 / 180e9)
+    assert four == pytest.approx(4 * once) and wide == pytest.approx(2 * once)
+
+
+def test_beside_replicas_fsdp_gives_each_device_the_whole_sum_first():
+    sent = search.exchanges(fit_3b9.get_config(), V5P, N, sizes(data=4, fsdp=8), 1, 2)
+    assert sent["fsdp"] == pytest.approx((3 + 2) * 2 * N * 7 / 8 / 180e9)
 
 
 def test_tensor_sends_activations_as_often_as_there_are_videos():
     config = fit_3b9.get_config()
-    sent = [search.exchanges(config, V5P, N, sizes(fsdp=8, tensor=4), k)["tensor"] for k in (1, 8)]
+    mesh = sizes(fsdp=8, tensor=4)
+    sent = [search.exchanges(config, V5P, N, mesh, k, 2)["tensor"] for k in (1, 8)]
     assert sent[0] == pytest.approx(sent[1])
     rows = 6 * 4096 / 8 * 2  # blocks x videos of a device x bytes of a number
     tokens = 6 * 768 * 3072 + 2560 * 1024  # latents' six layers of a block, and written patches
     assert sent[0] == pytest.approx(12 * rows * tokens * 3 / 4 / 180e9)
 
 
-def test_remat_and_micro_batches_trade_time_for_memory():
+def test_remat_dtype_and_micro_batches_trade_time_for_memory():
     config, params = fit_3b9.get_config(), {"kernel": jax.ShapeDtypeStruct((N,), "float32")}
     thick = search.Profile(kept=20e9, passing=0, flops=25e12)
     thin = search.Profile(kept=2e9, passing=3e9, flops=32e12)
-    layout = lambda k, video: search.estimate(config, V5P, params, sizes(fsdp=32), k, video)
-    state = 5 * 4 * N / 32
-    assert layout(128, thick)[0] == pytest.approx(state + 20e9)
-    assert layout(64, thick)[0] == pytest.approx(state + 40e9)
-    assert layout(64, thin)[0] == pytest.approx(state + 10e9)
-    assert min(layout(128, thick)[1], layout(64, thin)[1]) > layout(64, thick)[1]
+
+    def layout(k, video, dtype="bfloat16"):
+        return search.estimate(config, V5P, params, sizes(fsdp=32), k, dtype, video)
+
+    state, lean = 5 * 4 * N / 32, 2 * N / 32
+    assert layout(128, thick).memory == pytest.approx(state + lean + 20e9)
+    assert layout(64, thick).memory == pytest.approx(state + lean + 40e9)
+    assert layout(64, thick, "float32").memory == pytest.approx(state + 40e9)
+    assert layout(64, thin).memory == pytest.approx(state + lean + 10e9)
+    assert layout(64, thin).seconds > layout(64, thick).seconds
+    assert layout(64, thick, "float32").sending == pytest.approx(2 * layout(64, thick).sending)
+
+
+def test_exchanges_run_beside_the_work():
+    config, params = fit_3b9.get_config(), {"kernel": jax.ShapeDtypeStruct((N,), "float32")}
+    video = search.Profile(kept=20e9, passing=0, flops=25e12)
+    few, many = (
+        search.estimate(config, V5P, params, sizes(fsdp=32), k, "bfloat16", video) for k in (1, 128)
+    )
+    work = 4096 * (25e12 / (0.5 * 459e12) + 2 * 20e9 / 2765e9) / 32
+    assert few.seconds == pytest.approx(work) and few.sending < work
+    assert many.seconds == many.sending > work
 
 
 def candidate(seconds, **axes):
-    return search.Candidate(sizes(**axes), "dots", 1, 1, seconds)
+    return search.Candidate(sizes(**axes), "dots", "bfloat16", 1, 1, seconds, 0)
 
 
 def test_the_best_of_each_mesh_is_compiled_and_plain_fsdp_in_any_case():
@@ -88,11 +111,16 @@ def test_what_does_not_fit_is_no_candidate(monkeypatch):
     config = tiny.get_config()
     monkeypatch.setattr(chips, "tpu", lambda kind: V5P)
     monkeypatch.setattr(topology, "memory", lambda chip: 10**9)
+    monkeypatch.setattr(search, "REMAT", {"none": None})
     found = search.candidates(config, jax.devices())
-    times = [each.seconds for each in found]
+    times = [(each.seconds, each.sending) for each in found]
     assert times == sorted(times) and max(each.memory for each in found) < 0.9e9
-    assert found[0].apply(config).mesh.to_dict() == found[0].mesh
+    assert {each.dtype for each in found} == {"float32", "bfloat16"}
+    applied = found[0].apply(config)
+    assert applied.mesh.to_dict() == found[0].mesh and applied.model.dtype == found[0].dtype
     monkeypatch.setattr(topology, "memory", lambda chip: 10**3)
-    monkeypatch.setattr(search, "profiles", lambda *_: {"dots": search.Profile(1, 0, 1)})
+    monkeypatch.setattr(
+        search, "profiles", lambda *_: {("dots", "float32"): search.Profile(1, 0, 1)}
+    )
     with pytest.raises(ConfigError, match="no mesh of 8 x v5p should hold this training step"):
         search.candidates(config, jax.devices())
