@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from snapvideo_jax.benchmark import plots
+from launch import main
+from snapvideo_jax.benchmark import measure, plots
 from snapvideo_jax.errors import ConfigError
 from tests.in_process import launch
 
@@ -109,8 +110,6 @@ def test_without_matplotlib_there_is_a_report_without_pictures_of_more_and_more_
 
 
 def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):
-    from snapvideo_jax.benchmark import measure
-
     seen = []
     monkeypatch.setattr(measure, "run", lambda asked, say, progress: seen.append(asked) or [])
     launch(
@@ -122,3 +121,25 @@ def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):
         f"--out={tmp_path}",
     )
     assert seen[0].batch_sizes == [3, 6, 12, 24] and seen[0].devices == [8]
+
+
+@pytest.mark.usefixtures("libtpu")
+def test_a_topology_is_predicted_and_nothing_is_run(tmp_path, plans, monkeypatch):
+    monkeypatch.setattr(main, "cache", lambda: plans.parent)
+    monkeypatch.setattr(measure, "run", None)
+    flags = "--topology=v5e-4", "--modes=infer", "--batch_sizes=2", "--dtype=bfloat16"
+    launch("benchmark", CONFIGS, *flags, f"--out={tmp_path}")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["config"] for row in report["rows"]] == ["tiny", "tiny_unet"]
+    for row in report["rows"]:
+        assert row["kind"] == "predicted" and row["device"] == "TPU v5 lite" and row["devices"] == 4
+        assert row["batch"] == 8 and len(row["step_ms"]) == 1 and row["memory_source"] == "compiler"
+        assert row["ms_per_video"] == pytest.approx(row["step_ms"][0] / 2)
+        assert 0 < row["mfu"] < 1 and 0 < row["peak_memory_bytes"] < 1e9
+    assert [ratio["kind"] for ratio in report["ratios"]] == ["predicted"]
+    assert "predicted" in (tmp_path / "report.md").read_text()
+
+
+def test_a_topology_goes_without_a_sweep(tmp_path):
+    with pytest.raises(ConfigError, match="--topology predicts for one slice"):
+        launch("benchmark", CONFIGS, "--topology=v5e-1", "--sweep", f"--out={tmp_path / 'o'}")
