@@ -1,5 +1,7 @@
 """Config -> data, modules, optimizer, mesh, compiled step; with checks.py the reader of configs."""
 
+import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -199,6 +201,21 @@ def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     if config.model.name == "unet" and made.shape["group"] > 1:
         raise ConfigError(f"mesh.group={made.shape['group']}: only FIT has patch groups to split")
     return made
+
+
+def once(config: Config, devices: Sequence[jax.Device]) -> tuple[Config, Sequence[jax.Device]]:
+    """A config and a device for the same mathematics, in which nothing is computed again.
+
+    Neither by remat nor in the gradient of an attention kernel: on one CPU, which has none, unless
+    JAX may use no CPU. To count FLOPs by.
+    """
+    with contextlib.suppress(RuntimeError):
+        devices = jax.devices("cpu")
+    plain = copy.deepcopy(config)
+    plain.model.remat = "none"
+    plain.training.accumulate = 1
+    plain.mesh.update(dict.fromkeys(meshes.AXES, 1))
+    return plain, devices[:1]
 
 
 def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,6 +1,5 @@
 """What is timed: training's own step, and the one evaluation of the network that samplers make."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -106,11 +105,7 @@ def filled(abstract: Any) -> Any:
 
 
 def flops(case: Case, made: Work) -> tuple[int, int]:
-    """(model, hardware) FLOPs of a step, from the traced program: without and with remat."""
-    hardware = cost.flops(made.call, *made.abstract)
-    if case.config.model.remat == "none":
-        return hardware, hardware
-    plain = copy.deepcopy(case.config)
-    plain.model.remat = "none"
-    whole = work(case._replace(config=plain))
-    return cost.flops(whole.call, *whole.abstract), hardware
+    """(model, hardware) FLOPs of a step: without and with what is computed again."""
+    config, devices = build.once(case.config, case.devices)
+    plain = work(case._replace(config=config, devices=devices))
+    return cost.flops(plain.call, *plain.abstract), cost.flops(made.call, *made.abstract)

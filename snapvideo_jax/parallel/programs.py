@@ -1,7 +1,5 @@
 """The programs that runs consist of, with abstract arguments, ready for any compiler."""
 
-import contextlib
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +58,8 @@ def program(config: Config, kind: str, devices: Sequence[jax.Device]) -> Program
 
 def _train(config: Config, devices: Sequence[jax.Device]) -> Program:
     made = build.program(config, VOCABULARY, devices)
+    counted, device = build.once(config, devices)
+    plain = build.program(counted, VOCABULARY, device)
     arguments = made.abstract_state, made.abstract_batch
     state = made.abstract_state
     return Program(
@@ -71,22 +71,8 @@ def _train(config: Config, devices: Sequence[jax.Device]) -> Program:
         mesh=made.mesh,
         videos=config.training.batch_size,
         calls=1,
-        model_flops=_once(config, devices),
+        model_flops=cost.flops(plain.step, plain.abstract_state, plain.abstract_batch),
     )
-
-
-def _once(config: Config, devices: Sequence[jax.Device]) -> int:
-    """FLOPs of a training step in which nothing is computed again, neither by remat nor in the
-    gradient of an attention kernel: on one CPU, which has none, unless JAX may use no CPU.
-    """
-    with contextlib.suppress(RuntimeError):
-        devices = jax.devices("cpu")
-    plain = copy.deepcopy(config)
-    plain.model.remat = "none"
-    plain.training.accumulate = 1
-    plain.mesh.update(dict.fromkeys(meshes.AXES, 1))
-    made = build.program(plain, VOCABULARY, devices[:1])
-    return cost.flops(made.step, made.abstract_state, made.abstract_batch)
 
 
 def _sample(config: Config, devices: Sequence[jax.Device]) -> Program:
