@@ -1,5 +1,6 @@
 """What all entry points share: flags, joining the job, quiet logs, one-line errors, exit codes."""
 
+import gc
 import os
 import re
 import sys
@@ -63,7 +64,15 @@ def run(main: Callable[[], None]) -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache()))
+    collect_seldom()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def collect_seldom() -> None:
+    """Tracing makes millions of objects, most of which stay: at Python's own thresholds, looking
+    for garbage among them is a fifth of the time (docs/performance.md).
+    """
+    gc.set_threshold(100_000, 50, 100)
 
 
 def cache() -> Path:

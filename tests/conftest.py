@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, a compilation cache outside the tree, and a toy run, for all tests."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+gc.set_threshold(100_000, 50, 100)  # as launch.main does
 CACHE = Path(tempfile.gettempdir()) / f"snapvideo_jax-tests-{os.getuid()}"
 
 jax.config.update("jax_platforms", "cpu")
