@@ -106,7 +106,7 @@ def remedy(config: Config, chips: Sequence[jax.Device]) -> str:
     if PROGRAM.value != "train":
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
     main.say("looking for what would fit")
-    found = search.candidates(config, chips)
+    found = search.candidates(config, chips, room=0.9)  # with something to spare
     here = config.model.dtype, dict(build.mesh(config, chips).shape)
     best = next((each for each in found if (each.dtype, each.mesh) == here), found[0])
     return f"try {' '.join(plan_table.flags(best))} (about {size_text(best.memory)} a chip)"

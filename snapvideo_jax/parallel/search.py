@@ -23,7 +23,6 @@ from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel.chips import Chip
 
 EFFICIENCY = 0.5  # of the peak that products reach; the same for all candidates, so it ranks none
-ROOM = 0.9  # share of a chip's memory that the estimate may fill: it is one
 PASSES = 3  # in which kernels are gathered: self-conditioning's, forward, backward
 
 
@@ -59,10 +58,12 @@ class Profile(NamedTuple):
     flops: float
 
 
-def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
+def candidates(config: Config, slice: Sequence[jax.Device], room: float = 1.0) -> list[Candidate]:
     """All that divide and should fit, the fastest first; ConfigError if there are none.
 
     Nothing is compiled; the step is traced once for each policy of remat and dtype.
+
+    room: share of a chip's memory that the estimate may fill.
     """
     chip, limit = chips.tpu(slice[0].device_kind), topology.memory(slice[0])
     denoiser = build.denoiser(config, programs.VOCABULARY)
@@ -76,7 +77,7 @@ def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
         ).problems
         for (remat, dtype), costs in per_video.items()
         for estimated in [estimate(config, chip, params, sizes, accumulate, dtype, costs)]
-        if estimated.memory < ROOM * limit
+        if estimated.memory < room * limit
     ]
     if not made:
         raise ConfigError(
