@@ -57,7 +57,9 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.model.name = "fit"  # "fit" or "unet": which of the two below is built
     config.model.conditioning_channels = 768  # Tables 7 and 8, FIT 500M
     config.model.dropout = 0.1  # FIT: after self-attention; U-Net: residual blocks; Tables 7, 8
-    config.model.remat = "none"  # recomputed in the backward pass: "none", "dots" or "block"
+    # Computed again in the backward pass: nothing ("none"), what is cheap ("dots"; "offload" too,
+    # and the rest waits in the host's memory), or a whole block ("block").
+    config.model.remat = "none"
     config.model.dtype = "float32"  # of matrix products: "float32" or "bfloat16"; open
 
     config.model.fit = ConfigDict()

@@ -16,7 +16,7 @@ from snapvideo_jax.errors import ConfigError
 KNOWN = {
     "data.source": ("shapes", "folder"),
     "model.name": ("fit", "unet"),
-    "model.remat": ("none", "dots", "block"),
+    "model.remat": ("none", "dots", "offload", "block"),
     "model.dtype": tuple(build.DTYPES),
     "model.text_encoder.source": ("trained", "stored"),
     "optimizer.name": ("lamb", "adam"),

@@ -32,18 +32,20 @@ Attend = Callable[[Array, Array, Array, Array | None], Array]
 BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
-# What the backward pass computes again instead of keeping, by name: nothing, everything but the
-# products with kernels, attention and dropout's masks, or all of a block from its inputs.
+# What the backward pass computes again instead of keeping, by name: nothing; everything but the
+# products with kernels, attention and dropout's masks; the same, but those wait in the memory of
+# the host meanwhile; or all of a block from its inputs.
+POLICIES = jax.checkpoint_policies
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        lambda primitive, *_, **how: (
-            primitive is jax.lax.conv_general_dilated_p
-            or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *_, **how)
-        ),
-        jax.checkpoint_policies.save_only_these_names("attention", "dropout"),
+    "dots": POLICIES.save_only_these_names("product", "attention", "dropout"),
+    "offload": POLICIES.save_and_offload_only_these_names(
+        names_which_can_be_saved=["dropout"],
+        names_which_can_be_offloaded=["product", "attention"],
+        offload_src="device",
+        offload_dst="pinned_host",
     ),
-    "block": jax.checkpoint_policies.nothing_saveable,
+    "block": POLICIES.nothing_saveable,
 }
 
 
@@ -103,7 +105,7 @@ def product(name: str, of: Callable[..., Array]) -> Callable[..., Array]:
         anywhere = (PartitionSpec.UNCONSTRAINED,) * (inputs.ndim - 2)
         inputs = named(inputs, ("batch", *anywhere, taken))
         kernel = gathered(kernel, (None,) * (kernel.ndim - 2) + (taken, made))
-        return of(inputs, kernel, *how, **more)
+        return checkpoint_name(of(inputs, kernel, *how, **more), "product")
 
     return multiply
 

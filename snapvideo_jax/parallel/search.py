@@ -104,12 +104,15 @@ def layouts(config: Config, num_chips: int) -> Iterator[tuple[dict[str, int], in
 
 
 def profiles(config: Config, chip: jax.Device) -> dict[tuple[str, str], Profile]:
-    """Of each policy of remat and each dtype, traced for one video on one chip."""
+    """Of each policy of remat and each dtype, traced for one video on one chip.
+
+    But for "offload": of the way to the host's memory nothing is known here.
+    """
     one = copy.deepcopy(config)
     one.mesh.update(data=1, fsdp=1, group=1, tensor=1)
     one.training.update(batch_size=1, accumulate=1)
     kept, flops = {}, {}
-    for remat, dtype in itertools.product(REMAT, build.DTYPES):
+    for remat, dtype in itertools.product(REMAT.keys() - {"offload"}, build.DTYPES):
         one.model.update(remat=remat, dtype=dtype)
         made = build.program(one, programs.VOCABULARY, [chip])
         given = made.abstract_state, made.abstract_batch

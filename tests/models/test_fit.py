@@ -11,6 +11,7 @@ import pytest
 from configs import base
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models import layers
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
 from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.layers import AttentionBlock, FeedForward
@@ -209,8 +210,10 @@ def test_what_is_computed_again_in_the_backward_pass_changes_no_value(toy):
         return jax.value_and_grad(lambda p: jnp.sum(model.apply({"params": p}, *given)[0] ** 2))
 
     expected, always = None, None
-    for remat in ("none", "dots", "block"):
-        again = str(jax.make_jaxpr(program(remat))(params)).count("remat")
+    for remat in layers.REMAT:
+        traced = str(jax.make_jaxpr(program(remat))(params))
+        assert ("MemorySpace.Host" in traced) == (remat == "offload")
+        again = traced.count("remat")
         always = again if always is None else always  # activation functions are in any case
         assert (again > always) == (remat != "none")
         found = jax.jit(program(remat), compiler_options=QUICKLY)(params)
