@@ -213,7 +213,6 @@ def once(config: Config, devices: Sequence[jax.Device]) -> tuple[Config, Sequenc
         devices = jax.devices("cpu")
     plain = copy.deepcopy(config)
     plain.model.remat = "none"
-    plain.training.accumulate = 1
     plain.mesh.update(dict.fromkeys(meshes.AXES, 1))
     return plain, devices[:1]
 
