@@ -63,8 +63,12 @@ def job(*commands):
     late.start()
     outputs = [process.communicate() for process in processes]
     late.cancel()
-    said = [re.sub(r"\[Gloo\].*\n", "", out) for out, _ in outputs]  # its connections
-    return [(p.returncode, o, e) for p, o, (_, e) in zip(processes, said, outputs, strict=True)]
+    return [(p.returncode, *said) for p, said in zip(processes, outputs, strict=True)]
+
+
+# Of "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peer ranks is : 7",
+# which several threads write at a time, so that lines are cut anywhere.
+GLOO = set("Gloo Rank is connected to peer ranks Expected number of".split())
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(pair):
 def test_the_first_process_speaks_for_both(pair):
     (_, first, _), (_, second, _) = pair[2]
     assert "resuming at step 4 on 8 cpu device(s) data=8" in first and "done: step 8" in first
-    assert second.strip() == ""
+    assert set(re.findall(r"[A-Za-z]+", second)) <= GLOO
 
 
 def test_each_shared_file_is_written_once(pair):
