@@ -157,7 +157,7 @@ def row(candidate: Candidate, verdict: Verdict) -> str:
     if verdict.seconds is None:
         return how + f"does not fit, {size_text(verdict.total - verdict.limit)} too much"
     return (
-        f"{how}{verdict.seconds.slow:.2f} s a step, MFU {verdict.mfu:.0%}, "
+        f"{how}{_ms(verdict.seconds.slow)} a step, MFU {verdict.mfu:.0%}, "
         f"{size_text(verdict.total)} a chip"
     )
 
