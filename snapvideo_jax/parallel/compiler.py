@@ -23,6 +23,12 @@ from snapvideo_jax import storage
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.parallel import chips
 
+# How a TPU's compiler refuses a program: before it has placed the arrays in memory, and after.
+REFUSALS = (
+    r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)",
+    r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
+)
+
 
 class Outcome(NamedTuple):
     """What the compiler said. Bytes are of one device.
@@ -107,7 +113,7 @@ def exceeded(error: str) -> tuple[int, int]:
 
     Arguments are in it, even where the refusal calls all of it temporaries.
     """
-    sizes = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", error)
+    sizes = next(filter(None, (re.search(form, error) for form in REFUSALS)), None)
     if sizes is None:
         raise ValueError(error)
     units = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}

@@ -137,6 +137,7 @@ def test_another_refusal_is_raised_and_not_kept(tmp_path):
         ("(1.50T) exceeds available HBM (95.00G)", 1.5 * 1024 * GB, 95 * GB),
         ("(16385.0M) exceeds available HBM (16384.0M)", 16385 * 2**20, 16 * GB),
         ("(512.00K) exceeds available HBM (4.00K)", 512 * 1024, 4096),
+        ("in memory space hbm. Used 15.50G of 15.25G hbm. Exceeded", 15.5 * GB, 15.25 * GB),
     ],
 )
 def test_sizes_are_read_in_every_unit(sizes, needed, there):
