@@ -1,6 +1,5 @@
 """Eight virtual CPU devices, a compilation cache outside the tree, and a toy run, for all tests."""
 
-import gc
 import os
 import tempfile
 from pathlib import Path
@@ -12,9 +11,11 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-gc.set_threshold(100_000, 50, 100)  # as launch.main does
+from launch import main  # noqa: E402
+
 CACHE = Path(tempfile.gettempdir()) / f"snapvideo_jax-tests-{os.getuid()}"
 
+main.collect_seldom()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
