@@ -142,6 +142,7 @@ def network(config: Config, attend: Attend = dot_product_attention) -> FIT | UNe
         patch_head_channels=fit.patch_head_channels,
         latent_head_channels=fit.latent_head_channels,
         table_std=fit.table_std,
+        unroll=fit.unroll,
         **common,
     )
 

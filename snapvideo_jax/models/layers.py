@@ -17,8 +17,9 @@ from flax.linen.spmd import logical_to_mesh_axes, with_logical_constraint
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
+from snapvideo_jax.models.dropout import dropped
 from snapvideo_jax.models.patches import group
 
 NORM_EPSILON = 1e-6
@@ -50,16 +51,40 @@ REMAT = {
 
 
 def rematerialized(
-    block: type[nn.Module], policy: str, static_argnums: int, prevent_cse: bool
+    block: type[nn.Module], policy: str, static_argnums: int, looped: bool = False
 ) -> type[nn.Module]:
     """`block` under the policy of REMAT; `static_argnums` is its `train`, self counted as 0.
 
-    prevent_cse may be False inside a scan, where the compiler cannot undo it.
+    In a loop over blocks (`looped`) the compiler cannot undo it. Elsewhere it is kept from that,
+    but where little is computed again: there it may keep what it takes to be worth it.
     """
     if REMAT[policy] is None:
         return block
-    static = (static_argnums,)
-    return nn.remat(block, policy=REMAT[policy], static_argnums=static, prevent_cse=prevent_cse)
+    return nn.remat(
+        block,
+        policy=REMAT[policy],
+        static_argnums=(static_argnums,),
+        prevent_cse=not looped and policy != "dots",
+    )
+
+
+def kept(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
+    """x under a name that policies of REMAT know, kept as the bits that it is.
+
+    Numbers that are kept JAX rounds to their own dtype again, in fear of a compiler that computes
+    in a wider one; behind a kernel that is a pass over memory of its own.
+    """
+    return cast(Array, _kept(x, name))
+
+
+def _keep(x: Array, name: str) -> tuple[Array, None]:
+    bits = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    held = checkpoint_name(jax.lax.bitcast_convert_type(x, bits), name)
+    return jax.lax.bitcast_convert_type(held, x.dtype), None
+
+
+_kept = jax.custom_vjp(lambda x, name: x, nondiff_argnums=(1,))
+_kept.defvjp(_keep, lambda name, _, slope: (slope,))
 
 
 def named(x: Array, axes: tuple[Any, ...]) -> Array:
@@ -105,7 +130,7 @@ def product(name: str, of: Callable[..., Array]) -> Callable[..., Array]:
         anywhere = (PartitionSpec.UNCONSTRAINED,) * (inputs.ndim - 2)
         inputs = named(inputs, ("batch", *anywhere, taken))
         kernel = gathered(kernel, (None,) * (kernel.ndim - 2) + (taken, made))
-        return checkpoint_name(of(inputs, kernel, *how, **more), "product")
+        return kept(of(inputs, kernel, *how, **more), "product")
 
     return multiply
 
@@ -142,15 +167,6 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     wide = x.astype(jnp.float32)
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 2**-0.5))).astype(x.dtype)
-
-
-def dropped(x: Float[Array, "..."], rate: float, key: PRNGKeyArray) -> Float[Array, "..."]:
-    """x with a share `rate` of its elements 0, the rest scaled up to the same mean.
-
-    The mask is kept for the backward pass: drawing it again costs more than reading it.
-    """
-    kept = checkpoint_name(jax.random.bernoulli(key, 1 - rate, x.shape), "dropout")
-    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -214,7 +230,7 @@ class Attention(nn.Module):
             self.split(dense(width, self.dtype, name)(tokens))
             for name, tokens in (("q", queries), ("k", keys), ("v", keys))
         )
-        out = checkpoint_name(self.attend(q, k, v, mask), "attention").reshape(*x.shape[:2], width)
+        out = kept(self.attend(q, k, v, mask), "attention").reshape(*x.shape[:2], width)
         return x + dense(x.shape[-1], self.dtype, "o")(out)
 
     def split(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B *G n A d"]:

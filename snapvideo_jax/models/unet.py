@@ -124,7 +124,7 @@ class UNet(nn.Module):
             c_noise, given
         )
         embedding = SigmaEmbedding(self.channels, self.dtype, name="sigma")(c_noise)
-        Block = rematerialized(UNetBlock, self.remat, static_argnums=4, prevent_cse=True)
+        Block = rematerialized(UNetBlock, self.remat, static_argnums=4)
 
         def block(
             name: str, h: Frames, level: int, attention: bool, resample: Resample = keep

@@ -11,15 +11,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce, repeat
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.conditioning import SCALE
+from snapvideo_jax.models.dropout import dropped
 from snapvideo_jax.models.layers import (
     Attend,
     dense,
     dot_product_attention,
-    dropped,
+    kept,
     product,
     sinusoid,
 )
@@ -134,7 +134,7 @@ class MultiHeadAttention(nn.Module):
         q = split(dense(channels, self.dtype, "q")(x))
         k = split(dense(channels, self.dtype, "k")(context))
         v = split(dense(channels, self.dtype, "v")(context))
-        out = checkpoint_name(self.attend(q, k, v, mask), "attention")
+        out = kept(self.attend(q, k, v, mask), "attention")
         out = rearrange(out, "b n A d -> b n (A d)")
         return dense(channels, self.dtype, "o", kernel_init=ZERO)(out)
 

@@ -3,6 +3,8 @@
 FIT attends over few keys at a time (24 to 4,608, paper Table 8), so a row of scores is never cut:
 no running maximum, and nothing but the inputs is kept for the gradient. Scores stay on the chip.
 Heads lie side by side in the last dimension, as projections make them, so no token is moved.
+Short sequences, such as the frames at one place of a U-Net, are packed: several lie in one, whose
+tokens see those of their own alone.
 """
 
 import functools
@@ -28,7 +30,16 @@ BYTES = 64 * 2**20  # of fast memory that a kernel may take; chips have 128 MiB
 def fits(q: Any, k: Any) -> bool:
     """Whether the kernel takes q [*b n A d] and k [*b k A d]: enough work a call, and room."""
     n, keys, d = q.shape[-3], k.shape[-3], q.shape[-1]
-    return keys <= MOST_KEYS and n * keys >= FEWEST_SCORES and d % 8 == 0
+    scores = n * keys * packed(q, k) ** 2
+    return keys <= MOST_KEYS and scores >= FEWEST_SCORES and d % 8 == 0
+
+
+def packed(q: Any, k: Any) -> int:
+    """How many sequences that attend to themselves lie in one: as many as fill LANES, or 1."""
+    n, keys = q.shape[-3], k.shape[-3]
+    several = LANES // n
+    fills = n == keys and several * n == LANES and math.prod(q.shape[:-3]) % several == 0
+    return several if fills else 1
 
 
 def attention(
@@ -38,29 +49,34 @@ def attention(
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b n A d"]:
     """Softmax attention, scaled by 1 / sqrt(d); `mask` is True at the keys that may be seen."""
-    heads, d = q.shape[-2:]
-    rows = lambda x: x.reshape(-1, x.shape[-3], heads * d)
-    bias = None
-    if mask is not None:
+    n, heads, d = q.shape[-3:]
+    several, bias = 1, None
+    if mask is None:
+        several = packed(q, k)
+    else:
         bias = jnp.where(mask, 0.0, MASKED).reshape(-1, 1, mask.shape[-1])
-    out: Any = _attention(heads, rows(q), rows(k), rows(v), bias)
+    rows = lambda x: x.reshape(-1, several * x.shape[-3], heads * d)
+    how = heads, n if several > 1 else 0
+    out: Any = _attention(how, rows(q), rows(k), rows(v), bias)
     return out.reshape(q.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(heads: int, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    plan = _plan(heads, q, k)
+def _attention(how: tuple[int, int], q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    plan = _plan(how, q, k)
     queries, keys, tail = plan.specs(bias)
     return _call(_forward, plan, [queries, keys, keys, *tail], [queries], [q], q, k, v, bias)[0]
 
 
-def _attention_forward(heads: int, q: Array, k: Array, v: Array, bias: Array | None) -> tuple:
-    return _attention(heads, q, k, v, bias), (q, k, v, bias)
+def _attention_forward(
+    how: tuple[int, int], q: Array, k: Array, v: Array, bias: Array | None
+) -> tuple:
+    return _attention(how, q, k, v, bias), (q, k, v, bias)
 
 
-def _attention_backward(heads: int, kept: tuple, slope: Array) -> tuple:
+def _attention_backward(how: tuple[int, int], kept: tuple, slope: Array) -> tuple:
     q, k, v, bias = kept
-    plan = _plan(heads, q, k)
+    plan = _plan(how, q, k)
     queries, keys, tail = plan.specs(bias)
     inputs = [queries, keys, keys, queries, *tail]
     sums = [pltpu.VMEM((k.shape[1], plan.width), jnp.float32)] * 2
@@ -74,7 +90,8 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 class _Plan(NamedTuple):
     """How the work is cut: a step of the grid has `width` lanes of whole heads and `rows` queries
-    of one batch row; the steps over the queries come last.
+    of one batch row; the steps over the queries come last. alone: tokens of each of the sequences
+    packed in a row; 0 where it is one.
     """
 
     grid: tuple[int, int, int]
@@ -82,6 +99,7 @@ class _Plan(NamedTuple):
     keys: int
     width: int
     d: int
+    alone: int
 
     def specs(self, bias: Array | None) -> tuple:
         """Blocks of the queries, of the keys, and [those of the bias]."""
@@ -91,14 +109,16 @@ class _Plan(NamedTuple):
         return queries, keys, [] if bias is None else [tail]
 
 
-def _plan(heads: int, q: Array, k: Array) -> _Plan:
+def _plan(how: tuple[int, int], q: Array, k: Array) -> _Plan:
+    """how: heads and `alone`."""
+    heads, alone = how
     batch, n, width = q.shape
     d, keys = width // heads, k.shape[1]
     rows = max((r for r in range(8, ROWS + 1, 8) if n % r == 0), default=n)
     lanes = math.lcm(d, LANES)
     if width % lanes or (n + keys) * width <= 2**20:
         lanes = width
-    return _Plan((batch, width // lanes, n // rows), rows, keys, lanes, d)
+    return _Plan((batch, width // lanes, n // rows), rows, keys, lanes, d, alone)
 
 
 def _call(
@@ -111,7 +131,7 @@ def _call(
     scores *= plan.keys
     moved = sum(a.size * a.dtype.itemsize for a in (*given, *like))
     return pl.pallas_call(
-        functools.partial(body, plan.d, len(given) > (3 if body is _forward else 4)),
+        functools.partial(body, plan, len(given) > (3 if body is _forward else 4)),
         grid=plan.grid,
         in_specs=inputs,
         out_specs=outputs,
@@ -127,16 +147,18 @@ def _call(
     )(*given)
 
 
-def _forward(d: int, masked: bool, *refs: Any) -> None:
+def _forward(plan: _Plan, masked: bool, *refs: Any) -> None:
     q_ref, k_ref, v_ref, *bias_ref, out_ref = refs
-    for head in range(q_ref.shape[-1] // d):
+    d = plan.d
+    for head in range(plan.width // d):
         q, k, v = (_head(ref, head, d) for ref in (q_ref, k_ref, v_ref))
-        scores, total = _weights(q, k, bias_ref[0] if masked else None)
+        scores, total = _weights(q, k, bias_ref[0] if masked else None, plan.alone)
         out = _product(scores.astype(v.dtype), v, 1, 0) / total
         out_ref[0, :, head * d : (head + 1) * d] = out.astype(out_ref.dtype)
 
 
-def _backward(d: int, masked: bool, *refs: Any) -> None:
+def _backward(plan: _Plan, masked: bool, *refs: Any) -> None:
+    d = plan.d
     q_ref, k_ref, v_ref, slope_ref, *bias_ref = refs[: 5 if masked else 4]
     dq_ref, dk_ref, dv_ref, dk_sum, dv_sum = refs[5 if masked else 4 :]
     step, last = pl.program_id(2), pl.num_programs(2) - 1
@@ -146,9 +168,9 @@ def _backward(d: int, masked: bool, *refs: Any) -> None:
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    for head in range(q_ref.shape[-1] // d):
+    for head in range(plan.width // d):
         q, k, v, slope = (_head(ref, head, d) for ref in (q_ref, k_ref, v_ref, slope_ref))
-        weights, total = _weights(q, k, bias_ref[0] if masked else None)
+        weights, total = _weights(q, k, bias_ref[0] if masked else None, plan.alone)
         weights = weights / total
         dweights = _product(slope, v, 1, 1)
         mean = jnp.sum(weights * dweights, axis=-1, keepdims=True)
@@ -168,9 +190,12 @@ def _head(ref: Any, head: int, d: int) -> Array:
     return ref[0, :, head * d : (head + 1) * d]
 
 
-def _weights(q: Array, k: Array, bias_ref: Any) -> tuple[Array, Array]:
+def _weights(q: Array, k: Array, bias_ref: Any, alone: int) -> tuple[Array, Array]:
     """exp of the scores less their maximum, and its sums, in float32."""
     scores = _product(q, k, 1, 1) * q.shape[-1] ** -0.5
+    if alone:  # all queries of a row are in one block, so its numbers are those of the row
+        of = [jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) // alone for axis in (0, 1)]
+        scores = jnp.where(of[0] == of[1], scores, MASKED)
     if bias_ref is not None:
         scores = scores + bias_ref[0]
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))

@@ -202,6 +202,26 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(field, va
     assert str(error.value) == expected
 
 
+@pytest.mark.parametrize("remat", ["none", "dots", "block"])
+def test_blocks_that_are_written_out_are_those_of_the_loop(toy, remat):
+    _, params, given = toy
+
+    def program(unroll):
+        model = FIT(**TOY | {"blocks": 2, "remat": remat, "unroll": unroll})
+        rngs = {"dropout": jax.random.key(2)}
+        out = lambda p: model.apply({"params": p}, *given, train=True, rngs=rngs)[0]
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(out(p) ** 2)), compiler_options=QUICKLY)
+
+    written, looped = program(True).lower(params), program(False).lower(params)
+    loops = lambda lowered: lowered.as_text().count("stablehlo.while")
+    assert loops(looped) == loops(written) + 2  # there and back
+    pairs = zip(
+        *(jax.tree.leaves(made.compile()(params)) for made in (written, looped)), strict=True
+    )
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_what_is_computed_again_in_the_backward_pass_changes_no_value(toy):
     _, params, given = toy
 

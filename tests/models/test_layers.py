@@ -10,6 +10,8 @@ from scipy.special import erf
 
 from snapvideo_jax.models import layers
 
+DOTS = layers.REMAT["dots"]
+
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -109,6 +111,21 @@ def test_dropout_halves_hidden_units_in_training_alone(random_params):
     np.testing.assert_array_equal(run(1, False), run(2, False))
     np.testing.assert_array_equal(run(1, True), run(1, True))
     assert (run(1, True) != run(2, True)).any() and (run(1, True) != run(1, False)).any()
+
+
+def test_what_is_kept_for_the_backward_pass_is_not_rounded_again(random_params):
+    """JAX rounds the numbers that a policy keeps to their dtype, in a pass over memory."""
+    x = jnp.ones((1, 4, 8))
+    module = layers.AttentionBlock(2, 4, dtype=jnp.bfloat16)
+    params = random_params(module, x)
+
+    def gradient(x):
+        run = jax.checkpoint(lambda x: module.apply({"params": params}, x).sum(), policy=DOTS)
+        return jax.grad(run)(x)
+
+    traced = str(jax.make_jaxpr(gradient)(x))
+    assert "reduce_precision" not in traced and traced.count("name=attention") == 1
+    assert traced.count("name=product") == 6  # q, k, v, o, up, down
 
 
 def test_bfloat16_keeps_parameters_and_the_residual_stream_in_float32():

@@ -15,6 +15,7 @@ CASES = {
     "write, queries in two blocks": ((2,), 1040, 24, 2, 64, False),
     "latents, heads apart": ((1,), 16, 4096, 4, 128, False),
     "conditions, masked": ((3,), 16, 133, 2, 64, True),
+    "frames at a place, eight places packed": ((16,), 16, 16, 2, 64, False),
 }
 
 

@@ -77,7 +77,7 @@ def block_gradient(config, **sizes):
         net.patch_channels,
         config.model.conditioning_channels,
     )
-    block = rematerialized(FITBlock, "block", static_argnums=3, prevent_cse=True)(
+    block = rematerialized(FITBlock, "block", static_argnums=3)(
         groups=G,
         heads=(C // net.patch_head_channels, D // net.latent_head_channels),
         head_channels=(net.patch_head_channels, net.latent_head_channels),
