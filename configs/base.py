@@ -73,8 +73,9 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.model.fit.patch_head_channels = 48  # Table 8
     config.model.fit.latent_head_channels = 64  # Table 8
     config.model.fit.table_std = 0.02  # of the initial position and latent tables; FIT's, open
-    # Blocks one after the other in the program in the place of a loop: faster, longer to compile.
-    config.model.fit.unroll = False
+    # Blocks in one turn of training's loop over them; all, and there is no loop: faster, as nothing
+    # is stacked up for the backward pass, but longer to compile.
+    config.model.fit.unroll = 1
 
     config.model.unet = ConfigDict()
     config.model.unet.channels = 192  # Table 7, U-Net 284M

@@ -19,7 +19,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config = fit_500m.get_config(mesh)
     config.model.conditioning_channels = 1024
     config.model.remat = "block"
-    config.model.fit.unroll = False  # little is kept of a block, so a loop costs little
+    config.model.fit.unroll = 1  # little is kept of a block, so a loop costs little
     config.model.fit.update(
         patch_channels=1024,
         latents=768,

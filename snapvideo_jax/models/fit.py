@@ -91,7 +91,7 @@ class FIT(nn.Module):
     dropout: float = 0.0
     table_std: float = 0.02  # of the initial position and latent tables
     remat: str = "none"  # what the backward pass computes again: layers.REMAT
-    unroll: bool = False  # blocks written out one after the other, in the place of a loop
+    unroll: int = 1  # blocks in one turn of the loop over them, in training
     dtype: jnp.dtype = jnp.float32
     attend: Attend = dot_product_attention
 
@@ -133,13 +133,15 @@ class FIT(nn.Module):
         )
         seen = x if given.low_res is None else jnp.concatenate([x, given.low_res], axis=-1)
         tokens = ungroup(self.stem(seen)), ungroup(self.initial_latents(previous))
+        # Without a gradient nothing is stacked, and a loop is as fast.
+        unroll = min(self.unroll, self.blocks) if train else 1
         Blocks = nn.scan(
-            rematerialized(FITBlock, self.remat, static_argnums=3, looped=not self.unroll),
+            rematerialized(FITBlock, self.remat, static_argnums=3, looped=unroll < self.blocks),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.blocks,
-            unroll=self.blocks if self.unroll else 1,
+            unroll=unroll,
         )
         (patches, latents), _ = Blocks(
             groups=self.latent_shape[0],

@@ -34,8 +34,8 @@ BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
 # What the backward pass computes again instead of keeping, by name: nothing; everything but the
-# products with kernels, attention and dropout's masks; the same, but those wait in the memory of
-# the host meanwhile; or all of a block from its inputs.
+# products with kernels, attention and the words of dropout; the same, but the first two wait in
+# the memory of the host meanwhile; or all of a block from its inputs.
 POLICIES = jax.checkpoint_policies
 REMAT = {
     "none": None,
