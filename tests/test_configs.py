@@ -55,6 +55,11 @@ def test_the_papers_models_are_the_same_leaf_for_leaf(name):
     assert table == golden.read_text()
 
 
+def test_fit_500m_has_no_loop_over_its_blocks_in_training():
+    network = build.network(load("fit_500m"))
+    assert network.unroll == network.blocks
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_is_legal_once_its_data_are_named(name):
     config = load(name)

@@ -206,15 +206,17 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(field, va
 def test_blocks_that_are_written_out_are_those_of_the_loop(toy, remat):
     _, params, given = toy
 
-    def program(unroll):
+    def program(unroll, train=True):
         model = FIT(**TOY | {"blocks": 2, "remat": remat, "unroll": unroll})
         rngs = {"dropout": jax.random.key(2)}
-        out = lambda p: model.apply({"params": p}, *given, train=True, rngs=rngs)[0]
+        out = lambda p: model.apply({"params": p}, *given, train=train, rngs=rngs)[0]
         return jax.jit(jax.value_and_grad(lambda p: jnp.sum(out(p) ** 2)), compiler_options=QUICKLY)
 
     written, looped = program(2).lower(params), program(1).lower(params)
     loops = lambda lowered: lowered.as_text().count("stablehlo.while")
     assert loops(looped) == loops(written) + 2  # there and back
+    sampler = program(2, train=False).lower(params)
+    assert loops(sampler) == loops(program(1, train=False).lower(params)) == 2
     pairs = zip(
         *(jax.tree.leaves(made.compile()(params)) for made in (written, looped)), strict=True
     )

@@ -128,6 +128,14 @@ def test_what_is_kept_for_the_backward_pass_is_not_rounded_again(random_params):
     assert traced.count("name=product") == 6  # q, k, v, o, up, down
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_kept_and_its_gradient_are_those_of_x(dtype):
+    x = jnp.asarray(normal(0, 16), dtype)
+    value, pull = jax.vjp(lambda x: layers.kept(x, "product"), x)
+    np.testing.assert_array_equal(value, x)
+    np.testing.assert_array_equal(pull(3 * x)[0], 3 * x)
+
+
 def test_bfloat16_keeps_parameters_and_the_residual_stream_in_float32():
     x = normal(0, 1, 3, 8)
     module = layers.AttentionBlock(2, 4, dtype=jnp.bfloat16)

@@ -39,6 +39,16 @@ def test_it_is_softmax_attention_and_so_is_its_gradient(case):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_short_sequences_are_packed_where_they_fill_rows():
+    tokens = lambda batch, n, width=64: jax.ShapeDtypeStruct((*batch, n, 2, width), jnp.bfloat16)
+    packed = lambda batch, n, keys: kernel.packed(tokens(batch, n), tokens(batch, keys))
+    assert packed((5120,), 16, 16) == packed((2, 4), 16, 16) == 8
+    assert packed((9,), 16, 16) == 1  # would leave a row with seven places empty
+    assert packed((16,), 24, 24) == packed((16,), 16, 24) == packed((16,), 256, 256) == 1
+    fits = lambda batch: kernel.fits(tokens(batch, 16), tokens(batch, 16))
+    assert fits((16,)) and not fits((9,))
+
+
 def test_bfloat16_goes_in_and_out_with_float32_between():
     qkv, _, _ = drawn((1,), 64, 64, 2, 64, False)
     half = [x.astype(jnp.bfloat16) for x in qkv]
