@@ -135,6 +135,7 @@ def test_a_topology_is_predicted_and_nothing_is_run(tmp_path, plans, monkeypatch
         assert row["kind"] == "predicted" and row["device"] == "TPU v5 lite" and row["devices"] == 4
         assert row["batch"] == 8 and len(row["step_ms"]) == 1 and row["memory_source"] == "compiler"
         assert row["ms_per_video"] == pytest.approx(row["step_ms"][0] / 2)
+        assert 0 < row["ms_per_step_min"] < row["ms_per_step_max"] == row["step_ms"][0]
         assert 0 < row["mfu"] < 1 and 0 < row["peak_memory_bytes"] < 1e9
     assert [ratio["kind"] for ratio in report["ratios"]] == ["predicted"]
     assert "predicted" in (tmp_path / "report.md").read_text()

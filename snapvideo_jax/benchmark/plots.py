@@ -58,7 +58,8 @@ def ratios(report: Report) -> "Figure":
         heights = [bar["ratio"] for bar in bars]
         below = [bar["ratio"] - bar["ratio_min"] for bar in bars]
         above = [bar["ratio_max"] - bar["ratio"] for bar in bars]
-        ours = axes.bar(places, heights, 0.38, yerr=[below, above], capsize=4, color=OURS)
+        spread = {"yerr": [below, above], "capsize": 4} if key[0] == "measured" else {}
+        ours = axes.bar(places, heights, 0.38, color=OURS, **spread)
         ours.set_label(", ".join(key))
         axes.bar_label(ours, [f"{height:.2f}" for height in heights], padding=3)
         quoted = [(i + 0.4, bar["paper_ratio"]) for i, bar in enumerate(bars) if bar["paper_ratio"]]

@@ -13,7 +13,7 @@ from snapvideo_jax.parallel import plan, programs
 
 
 def row(name: str, config: Config, mode: str, slice: Sequence[jax.Device], kept: Path) -> Row:
-    """The prediction at its slow end for one configuration; without times if it does not fit.
+    """The prediction for one configuration; without times if it does not fit.
 
     config: has the batch of all chips together. kept: folder of what the compiler said before.
     """
@@ -22,6 +22,7 @@ def row(name: str, config: Config, mode: str, slice: Sequence[jax.Device], kept:
     else:
         program = programs.evaluation(config, slice)
     verdict = plan.compiled(program, slice, kept)
+    seconds = verdict.seconds
     return Row(
         config=name,
         network=config.model.name,
@@ -33,7 +34,8 @@ def row(name: str, config: Config, mode: str, slice: Sequence[jax.Device], kept:
         mesh=verdict.mesh,
         dtype=config.model.dtype,
         batch=config.training.batch_size,
-        step_ms=() if verdict.seconds is None else (1e3 * verdict.seconds.slow,),
+        step_ms=() if seconds is None else (1e3 * seconds.slow,),
+        fast_ms=None if seconds is None else 1e3 * seconds.fast,
         model_flops=verdict.model_flops,
         hardware_flops=verdict.flops,
         peak_flops=machine.peak_flops(verdict.chip, config.model.dtype),

@@ -21,7 +21,9 @@ class Row:
       devices: how many, over which `mesh` (size of each axis) is laid.
       dtype: of matrix products.
       batch: videos a step, over all devices together.
-      step_ms: milliseconds of each timed step; () where it ran out of memory.
+      step_ms: milliseconds of each timed step, or of a predicted one at the slow end of its band;
+        () where it ran out of memory.
+      fast_ms: the fast end of a predicted step's band; None for measured ones.
       interleaved: timed in turns with the other configurations, so that whatever slows the machine
         down slows all of them.
       model_flops: of a step over all devices, as the algorithm needs them; None if not known.
@@ -44,6 +46,7 @@ class Row:
     dtype: str
     batch: int
     step_ms: tuple[float, ...] = ()
+    fast_ms: float | None = None
     interleaved: bool = False
     model_flops: int | None = None
     hardware_flops: int | None = None
@@ -80,7 +83,7 @@ def tree(row: Row) -> dict[str, Any]:
         "out_of_memory": row.out_of_memory,
         "ms_per_video": row.ms_per_video,
         "ms_per_step": row.ms_per_step,
-        "ms_per_step_min": min(row.step_ms, default=None),
+        "ms_per_step_min": row.fast_ms or min(row.step_ms, default=None),
         "ms_per_step_max": max(row.step_ms, default=None),
         "videos_per_second": row.batch / seconds if seconds else None,
         "tflops_per_second": achieved and achieved / TERA,

@@ -19,10 +19,11 @@ ROWS = [
     row("unet_284m", batch=16),
     row("fit_500m", 110.0, devices=2, batch=16),
     row("unet_284m", 310.0, devices=2, batch=16),
-    row("fit_500m", 50.0, kind="predicted", device="TPU v5 lite"),
+    row("fit_500m", 50.0, kind="predicted", device="TPU v5 lite", fast_ms=30.0),
     row("unet_284m", 90.0, kind="predicted", device="TPU v5 lite"),
 ]
 MADE = report.tree(ROWS, FACTS)
+RATIOS = "How many times faster FIT is"
 
 
 def test_no_table_holds_figures_of_two_kinds_and_each_says_which():
@@ -43,11 +44,18 @@ def test_no_table_holds_figures_of_two_kinds_and_each_says_which():
         assert all(device in " ".join(line) for line in table.lines)
 
 
+def test_what_is_predicted_is_a_band_and_its_ratio_has_no_spread():
+    tables = {table.title: table for table in report.tables(MADE)}
+    steps, ratios = tables["Training step, predicted"], tables[f"{RATIOS}, predicted"]
+    cells = dict(zip(steps.header, steps.lines[0], strict=True))
+    assert (cells["ms per step"], cells["from, to"]) == ("50", "30 to 50")
+    cells = dict(zip(ratios.header, ratios.lines[0], strict=True))
+    assert (cells["times faster"], cells["from, to"], cells["in turns"]) == ("1.80", "-", "-")
+
+
 def test_the_paper_and_a_lack_of_memory_stand_in_their_columns():
     tables = {table.title: table for table in report.tables(MADE)}
-    ratios, steps = (
-        tables[f"{name}, measured"] for name in ("How many times faster FIT is", "Training step")
-    )
+    ratios, steps = (tables[f"{name}, measured"] for name in (RATIOS, "Training step"))
     cells = dict(zip(ratios.header, ratios.lines[0], strict=True))
     assert (cells["times faster"], cells["from, to"]) == ("3.00", "3.00 to 4.00")
     assert (cells["paper, A100"], cells["in turns"]) == ("3.31", "yes")
