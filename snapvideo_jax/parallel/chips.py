@@ -53,10 +53,25 @@ CHIPS = (
 )
 
 
+# For several TPUs: more kinds of work may have exchanges beside them. Left alone, the compiler lets
+# the upsampler on v5e-16 wait for half of the kernels that it gathers (docs/performance.md).
+EXCHANGES = dict.fromkeys(
+    (
+        "xla_tpu_enable_async_collective_fusion_while_loops",
+        "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions",
+        "xla_tpu_enable_async_collective_merger",
+    ),
+    "true",
+)
+
+
 def options(mesh: Mesh) -> dict[str, str | bool | int | float] | None:
     """What the compiler is told for the devices of a mesh; None: nothing."""
     chip = of(mesh.devices.flat[0].device_kind)
-    return {"xla_tpu_scoped_vmem_limit_kib": str(chip.vmem)} if chip and chip.vmem else None
+    if not chip or not chip.vmem:
+        return None
+    exchanges = EXCHANGES if mesh.size > 1 else {}
+    return {"xla_tpu_scoped_vmem_limit_kib": str(chip.vmem)} | exchanges
 
 
 def of(kind: str) -> Chip | None:

@@ -79,5 +79,7 @@ def test_the_compiler_is_told_nothing_for_a_cpu():
     ("slice", "limit"), [("v5e-4", "32768"), ("v6e-4", "98304"), ("v4-8", None)]
 )
 def test_the_compiler_is_told_the_fast_memory_of_a_tpu(libtpu, slice, limit):
-    told = chips.options(Mesh(np.array(topology.devices(slice)), ("data",)))
+    devices = np.array(topology.devices(slice))
+    told = chips.options(Mesh(devices[:1], ("data",)))
     assert told == (limit and {"xla_tpu_scoped_vmem_limit_kib": limit})
+    assert chips.options(Mesh(devices, ("data",))) == (told and told | chips.EXCHANGES)
