@@ -55,7 +55,7 @@ CHIPS = (
 
 # For several TPUs: more kinds of work may have exchanges beside them. Left alone, the compiler lets
 # the upsampler on v5e-16 wait for half of the kernels that it gathers (docs/performance.md).
-EXCHANGES = dict.fromkeys(
+EXCHANGES: dict[str, str | bool | int | float] = dict.fromkeys(
     (
         "xla_tpu_enable_async_collective_fusion_while_loops",
         "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions",
