@@ -19,12 +19,12 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config = fit_500m.get_config(mesh)
     config.model.conditioning_channels = 1024
     config.model.remat = "block"
-    config.model.fit.unroll = 1  # little is kept of a block, so a loop costs little
     config.model.fit.update(
         patch_channels=1024,
         latents=768,
         latent_channels=3072,
         patch_head_channels=64,
         latent_head_channels=128,
+        unroll=1,  # little is kept of a block, so a loop costs little
     )
     return config

@@ -53,9 +53,11 @@ CHIPS = (
 )
 
 
+Options = dict[str, str | bool | int | float]  # of a compiler, as JAX takes them
+
 # For several TPUs: more kinds of work may have exchanges beside them. Left alone, the compiler lets
 # the upsampler on v5e-16 wait for half of the kernels that it gathers (docs/performance.md).
-EXCHANGES: dict[str, str | bool | int | float] = dict.fromkeys(
+EXCHANGES: Options = dict.fromkeys(
     (
         "xla_tpu_enable_async_collective_fusion_while_loops",
         "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions",
@@ -65,7 +67,7 @@ EXCHANGES: dict[str, str | bool | int | float] = dict.fromkeys(
 )
 
 
-def options(mesh: Mesh) -> dict[str, str | bool | int | float] | None:
+def options(mesh: Mesh) -> Options | None:
     """What the compiler is told for the devices of a mesh; None: nothing."""
     chip = of(mesh.devices.flat[0].device_kind)
     if not chip or not chip.vmem:
