@@ -23,7 +23,7 @@ from absl import flags
 
 from launch import main, number_lists
 from snapvideo_jax import build, storage
-from snapvideo_jax.benchmark import machine, plots, scaling, scaling_report
+from snapvideo_jax.benchmark import machine, plots, scaling, scaling_plots, scaling_report
 from snapvideo_jax.benchmark.report import aligned
 from snapvideo_jax.data.text import train_vocabulary
 
@@ -44,7 +44,7 @@ def run() -> None:
     study = scaling.run(config, sizes, STEPS.value, text, main.say, main.progress) | facts()
     if not plots.available():
         main.say(plots.MISSING)
-    pictures = plots.study_pngs(study) if plots.available() else {}
+    pictures = scaling_plots.pngs(study) if plots.available() else {}
     storage.write(folder / "scaling.json", json.dumps(study, indent=2).encode() + b"\n")
     storage.write(folder / "scaling.md", scaling_report.markdown(study, pictures).encode())
     for name, content in pictures.items():

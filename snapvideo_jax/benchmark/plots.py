@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from snapvideo_jax.benchmark import report as reports
-from snapvideo_jax.benchmark import scaling_report
 from snapvideo_jax.benchmark.rows import GIGA
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ Rows = Sequence[Mapping[str, Any]]
 
 OURS, PAPER = "#2e6fb7", "#b9bec5"
 COLORS = ("#2e6fb7", "#d1603d", "#2e9e5b", "#8e5ea2", "#c2a01e", "#555555")
-STUDY_COLORS = {"fit": COLORS[0], "unet": COLORS[1]}
 MISSING = "no pictures: they need matplotlib; install it: pip install 'matplotlib>=3.9'"
 
 
@@ -44,14 +42,14 @@ def pngs(report: Report) -> dict[str, bytes]:
         drawn["batch.png"] = batches(report)
     if len(_values(rows, "devices")) > 1:
         drawn["scaling.png"] = scaling(report)
-    return {name: _png(figure) for name, figure in drawn.items()}
+    return {name: png(figure) for name, figure in drawn.items()}
 
 
 def ratios(report: Report) -> "Figure":
     """How many times faster FIT is: bars with the spread of the rounds, and the paper's bars."""
     found = report["ratios"]
     keys = list(dict.fromkeys((ratio["kind"], ratio["device"]) for ratio in found))
-    figure, panels = _panels(report, keys, 1.6 + 1.5 * len(found))
+    figure, panels = row_of_panels(report, keys, 1.6 + 1.5 * len(found))
     for axes, key in zip(panels, keys, strict=True):
         bars = [ratio for ratio in found if (ratio["kind"], ratio["device"]) == key]
         places = range(len(bars))
@@ -64,7 +62,7 @@ def ratios(report: Report) -> "Figure":
         axes.bar_label(ours, [f"{height:.2f}" for height in heights], padding=3)
         quoted = [(i + 0.4, bar["paper_ratio"]) for i, bar in enumerate(bars) if bar["paper_ratio"]]
         if quoted:
-            beside, heights = _columns(quoted)
+            beside, heights = columns(quoted)
             theirs = axes.bar(beside, heights, 0.38, color=PAPER, label="paper, A100")
             axes.bar_label(theirs, [f"{height:.2f}" for height in heights], padding=3)
         axes.axhline(1, color="#555555", linewidth=1)
@@ -81,7 +79,7 @@ def memory(report: Report) -> "Figure":
     """Bytes on one device: a bar for each row, those that ran out of memory marked."""
     rows = [row for row in report["rows"] if row["peak_memory_bytes"]]
     names = list(dict.fromkeys(row["config"] for row in rows))
-    figure, (axes,) = _panels(report, [""], 7.5, 1.5 + 0.3 * len(rows))
+    figure, (axes,) = row_of_panels(report, [""], 7.5, 1.5 + 0.3 * len(rows))
     sizes = [row["peak_memory_bytes"] / GIGA for row in rows]
     colors = [COLORS[names.index(row["config"]) % len(COLORS)] for row in rows]
     bars = axes.barh(range(len(rows)), sizes, color=colors)
@@ -109,7 +107,7 @@ def batches(report: Report) -> "Figure":
             color = COLORS[place % len(COLORS)]
             done = sorted((r["batch"], r["ms_per_video"]) for r in line if not r["out_of_memory"])
             label = f"{config}, {_on(line[0])}"
-            axes.plot(*_columns(done), color=color, marker="o", label=label)
+            axes.plot(*columns(done), color=color, marker="o", label=label)
             for row in line:
                 if row["out_of_memory"]:
                     axes.axvline(row["batch"], color=color, linestyle=":")
@@ -137,8 +135,8 @@ def scaling(report: Report) -> "Figure":
                 continue
             label, (least, speed) = f"{config}, {share:g} a device", done[0]
             ideal = [(devices, speed * devices / least) for devices, _ in done]
-            axes.plot(*_columns(done), color=color, marker="o", label=label)
-            axes.plot(*_columns(ideal), color=color, linestyle="--", linewidth=1)
+            axes.plot(*columns(done), color=color, marker="o", label=label)
+            axes.plot(*columns(ideal), color=color, linestyle="--", linewidth=1)
         axes.plot([], [], "k--", linewidth=1, label="in proportion")
         _power_of_two(axes, _values(rows, "devices"))
         axes.set_yscale("log", base=2)
@@ -148,68 +146,10 @@ def scaling(report: Report) -> "Figure":
     return figure
 
 
-def study_pngs(study: Report) -> dict[str, bytes]:
-    """File name -> PNG, of the scaling study: the loss by size and cost, and by noise level."""
-    return {
-        "scaling_loss.png": _png(study_loss(study)),
-        "scaling_bins.png": _png(study_bins(study)),
-    }
-
-
-def study_loss(study: Report) -> "Figure":
-    """The held-out loss against parameters, FLOPs and time: a curve a family."""
-    fields = {
-        "parameters": "parameters of the network",
-        "gflop_per_video": "GFLOP of one evaluation, a video",
-        "ms_per_step": "ms of a training step, median",
-    }
-    figure, panels = _panels(study, list(fields), 12.0)
-    for axes, (field, text) in zip(panels, fields.items(), strict=True):
-        for family, rows in _families(study):
-            points = [(row[field], row["held_out_loss"]) for row in rows]
-            label, color = scaling_report.NAMES[family], STUDY_COLORS[family]
-            axes.plot(*_columns(points), color=color, marker="o", label=label)
-        axes.set(xscale="log", yscale="log", xlabel=text, ylabel="held-out loss")
-        axes.tick_params(axis="x", which="minor", labelbottom=False)
-        _plain(axes)
-        axes.legend(fontsize=8)
-    return figure
-
-
-def study_bins(study: Report) -> "Figure":
-    """The held-out loss in each range of ln sigma: a curve a network, wider for larger ones."""
-    figure, (axes,) = _panels(study, [""], 8.0)
-    places = range(len(scaling_report.labels(study)))
-    for family, rows in _families(study):
-        for row in rows:
-            how: Any = dict(color=STUDY_COLORS[family], linewidth=0.6 + 0.6 * row["size"])
-            label = f"{scaling_report.name(row)}, {row['parameters'] / 1e6:.2f} M"
-            axes.plot(places, row["held_out_loss_by_bin"], label=label, marker=".", **how)
-    axes.set_xticks(places, scaling_report.labels(study), fontsize=8)
-    axes.set(yscale="log", xlabel="ln sigma, ranges equally likely in training")
-    axes.set_ylabel("held-out loss")
-    _plain(axes)
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
-
-
-def _plain(axes: "Axes") -> None:
-    """Losses as 0.02 and not as powers of ten."""
-    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        which(lambda value, _: f"{value:g}")
-    axes.tick_params(axis="y", which="both", labelsize=8)
-    axes.grid(color="#dddddd", which="both")
-
-
-def _families(study: Report) -> list[tuple[str, list]]:
-    names = list(dict.fromkeys(row["family"] for row in study["rows"]))
-    return [(name, [row for row in study["rows"] if row["family"] == name]) for name in names]
-
-
 def _mode_panels(report: Report) -> "tuple[Figure, Iterator[tuple[Axes, Rows]]]":
     """Axes for each kind and mode, with their rows."""
     keys = list(dict.fromkeys((row["kind"], row["mode"]) for row in report["rows"]))
-    figure, panels = _panels(report, keys, 1 + 4.6 * len(keys))
+    figure, panels = row_of_panels(report, keys, 1 + 4.6 * len(keys))
     rows = [[row for row in report["rows"] if (row["kind"], row["mode"]) == key] for key in keys]
     for axes, (kind, mode) in zip(panels, keys, strict=True):
         axes.set_title(f"{reports.MODES[mode]}, {kind}", fontsize=10)
@@ -217,7 +157,7 @@ def _mode_panels(report: Report) -> "tuple[Figure, Iterator[tuple[Axes, Rows]]]"
     return figure, zip(panels, rows, strict=True)
 
 
-def _panels(
+def row_of_panels(
     report: Report, names: Sequence[Any], width: float, height: float = 4.2
 ) -> "tuple[Figure, Sequence[Axes]]":
     """A figure of one row of axes, with what its figures are written below."""
@@ -243,7 +183,8 @@ def _values(rows: Rows, field: str) -> list[int]:
     return sorted({row[field] for row in rows})
 
 
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Points as matplotlib takes them: all x, all y."""
     return [x for x, _ in points], [y for _, y in points]
 
 
@@ -261,7 +202,8 @@ def _on(row: Mapping[str, Any]) -> str:
     return f"{row['devices']} device{'s' if row['devices'] > 1 else ''}"
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
+    """The picture as a file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     return content.getvalue()

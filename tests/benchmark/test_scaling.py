@@ -10,7 +10,7 @@ import pytest
 
 from configs import shapes as studied
 from snapvideo_jax import build
-from snapvideo_jax.benchmark import plots, scaling, scaling_report
+from snapvideo_jax.benchmark import scaling, scaling_plots, scaling_report
 from snapvideo_jax.data import shapes
 from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.diffusion import edm
@@ -146,11 +146,11 @@ def test_the_report_says_what_was_measured_and_how():
 
 def test_pictures_have_a_curve_a_family_and_one_a_network():
     pytest.importorskip("matplotlib")
-    loss, bins = plots.study_loss(STUDY), plots.study_bins(STUDY)
+    loss, bins = scaling_plots.loss(STUDY), scaling_plots.bins(STUDY)
     for axes in loss.axes:
         assert [line.get_label() for line in axes.lines] == ["FIT", "U-Net"]
         assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 0.25]] * 2
     assert list(loss.axes[0].lines[0].get_xdata()) == [1e5, 2e5]
     (axes,) = bins.axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.5] * 6, [0.25] * 6] * 2
-    assert all(png.startswith(b"\x89PNG") for png in plots.study_pngs(STUDY).values())
+    assert all(png.startswith(b"\x89PNG") for png in scaling_plots.pngs(STUDY).values())
