@@ -52,7 +52,7 @@ ONLY_IN = {
     "flax": {"models", "denoiser", "training/state.py", "parallel/rules.py"},
     "ml_collections": {"checks.py", "sample.py"},
     "optax": {"training", "build.py"},
-    "matplotlib": {"evaluation/plots.py", "benchmark/plots.py"},
+    "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "benchmark/scaling_plots.py"},
     "orbax": {"training/checkpoint.py", "models/t5_weights.py", "parallel/hosts.py"},
     "sentencepiece": {"data/text.py"},
     "av": {"data/video.py", "video_io.py"},
