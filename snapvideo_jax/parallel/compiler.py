@@ -20,7 +20,7 @@ import jax
 from jax.sharding import Mesh
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import StorageError
+from snapvideo_jax.errors import ConfigError, StorageError
 from snapvideo_jax.parallel import chips
 
 # How a TPU's compiler refuses a program: before it has placed the arrays in memory, and after.
@@ -111,11 +111,15 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def exceeded(error: str) -> tuple[int, int]:
     """(needed, there are) bytes, from a TPU compiler's refusal of a program that does not fit.
 
-    Arguments are in it, even where the refusal calls all of it temporaries.
+    Arguments are in it, even where the refusal calls all of it temporaries. ConfigError for one
+    that is about other memory than the device's own, such as the fast memory of a kernel.
     """
     sizes = next(filter(None, (re.search(form, error) for form in REFUSALS)), None)
     if sizes is None:
-        raise ValueError(error)
+        raise ConfigError(
+            f"the compiler refuses the program: {error[:300]}; try another mesh, model.remat, "
+            "training.accumulate or batch"
+        )
     units = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}
     needed, unit, there, limit_unit = sizes.groups()
     return int(float(needed) * units[unit]), int(float(there) * units[limit_unit])

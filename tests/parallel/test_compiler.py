@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.parallel import chips, compiler
 
 GB = 2**30
@@ -145,6 +146,6 @@ def test_sizes_are_read_in_every_unit(sizes, needed, there):
     assert compiler.exceeded(line) == (needed, there)
 
 
-def test_a_refusal_without_sizes_is_shown_as_it_is():
-    with pytest.raises(ValueError, match="ran out of vmem"):
+def test_a_refusal_for_other_memory_is_one_line_that_says_what_to_try():
+    with pytest.raises(ConfigError, match="refuses the program: .*ran out of vmem; try another mesh"):
         compiler.exceeded("RESOURCE_EXHAUSTED: ran out of vmem")
