@@ -147,5 +147,5 @@ def test_sizes_are_read_in_every_unit(sizes, needed, there):
 
 
 def test_a_refusal_for_other_memory_is_one_line_that_says_what_to_try():
-    with pytest.raises(ConfigError, match="refuses the program: .*ran out of vmem; try another mesh"):
+    with pytest.raises(ConfigError, match="refuses the program: .*out of vmem; try another mesh"):
         compiler.exceeded("RESOURCE_EXHAUSTED: ran out of vmem")
