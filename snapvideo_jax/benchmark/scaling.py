@@ -35,13 +35,15 @@ class Size(NamedTuple):
     unet: tuple[int, ...]
 
 
-# A U-Net's channels are multiples of 32, so small ones have fewer and narrower levels.
+# A U-Net's channels are multiples of 32, so small ones have fewer and narrower levels. A FIT has as
+# many parameters as the U-Net of its number, to a tenth.
 SIZES = {
-    1: Size(16, (1, 1)),
-    2: Size(32, (1, 1, 2)),
-    3: Size(64, (1, 2, 3)),
-    4: Size(128, (1, 2, 4)),
+    1: Size(48, (1, 1)),
+    2: Size(80, (1, 1, 2)),
+    3: Size(128, (1, 2, 3)),
+    4: Size(144, (1, 2, 4)),
 }
+CUT = dict(patch=4, group=(4, 2, 2), latents=32)  # 4 groups of 4 frames x 2 x 2 patches
 FAMILIES = ("fit", "unet")
 LEARNING_RATES = {"fit": 3e-3, "unet": 1e-3}
 BATCH = 8
@@ -55,7 +57,7 @@ def sized(config: Config, family: str, size: int, steps: int) -> Config:
     made = copy.deepcopy(config)
     made.model.update(name=family, conditioning_channels=64)
     latent, multipliers = SIZES[size]
-    fit = dict(patch_channels=2 * latent, latent_channels=latent)
+    fit = dict(patch_channels=2 * latent, latent_channels=latent, **CUT)
     made.model.fit.update(patch_head_channels=16, latent_head_channels=16, **fit)
     unet = dict(channels=32, multipliers=multipliers, residual_blocks=1, head_channels=32)
     made.model.unet.update(attention_levels=(2 ** (len(multipliers) - 1),), **unet)
