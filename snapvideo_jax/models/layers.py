@@ -33,6 +33,10 @@ Attend = Callable[[Array, Array, Array, Array | None], Array]
 BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
+# Inputs of a device for each number of a kernel, above which its gradient is summed as a whole:
+# to turn them around in a TPU's memory takes longer than to send the sum (docs/performance.md).
+MANY = 16
+
 # What the backward pass computes again instead of keeping, by name: nothing; everything but the
 # products with kernels, attention and the words of dropout; the same, but the first two wait in
 # the memory of the host meanwhile; or all of a block from its inputs.
@@ -106,33 +110,49 @@ def row_major(x: Array, axes: tuple[Any, ...]) -> Array:
     return jax.shard_map(lie, in_specs=spec, out_specs=spec)(named(x, axes))
 
 
-def gathered(kernel: Float[Array, "... C D"], axes: tuple[str | None, ...]) -> Array:
+def gathered(
+    kernel: Float[Array, "... C D"], axes: tuple[str | None, ...], summed: bool = False
+) -> Array:
     """A kernel for use: whole, but along axes that have a name.
 
-    Its gradient has none, so that it is summed into the part that each device keeps.
+    Its gradient has none, so that it is summed into the part that each device keeps; `summed`
+    makes the sum of it, as whole as the kernel is, before that part is taken.
     """
-    return cast(Array, _gathered(kernel, axes))
+    return cast(Array, _gathered(kernel, axes, axes if summed else None))
 
 
-_gathered = jax.custom_vjp(named, nondiff_argnums=(1,))
-_gathered.defvjp(lambda kernel, axes: (named(kernel, axes), None), lambda axes, _, slope: (slope,))
+def _slope(axes: tuple, slope_axes: tuple | None, _: None, slope: Array) -> tuple[Array]:
+    return (slope if slope_axes is None else named(slope, slope_axes),)
+
+
+_gathered = jax.custom_vjp(lambda kernel, axes, _: named(kernel, axes), nondiff_argnums=(1, 2))
+_gathered.defvjp(lambda kernel, axes, _: (named(kernel, axes), None), _slope)
 
 
 def product(name: str, of: Callable[..., Array]) -> Callable[..., Array]:
     """The product `of` (inputs [B, ..., C], kernel [..., C, D], ...) for a layer of that name.
 
     Examples stay where they are and the kernel comes to them. Left alone, the compiler may rather
-    move activations to the parts of a kernel that is split over fsdp.
+    move activations to the parts of a kernel that is split over fsdp. And where a device has many
+    times more inputs than the kernel has numbers, the gradient is summed as a whole: left alone,
+    the compiler makes it part by part, and turns all inputs around in memory to do so.
     """
     taken, made = ("hidden" if name in layers else None for layers in (BY_INPUT, BY_OUTPUT))
 
     def multiply(inputs: Array, kernel: Array, *how: Any, **more: Any) -> Array:
         anywhere = (PartitionSpec.UNCONSTRAINED,) * (inputs.ndim - 2)
         inputs = named(inputs, ("batch", *anywhere, taken))
-        kernel = gathered(kernel, (None,) * (kernel.ndim - 2) + (taken, made))
+        many = inputs.size > MANY * kernel.size * num_devices()
+        kernel = gathered(kernel, (None,) * (kernel.ndim - 2) + (taken, made), summed=many)
         return kept(of(inputs, kernel, *how, **more), "product")
 
     return multiply
+
+
+def num_devices() -> int:
+    """Of the mesh that is in force where this is traced; 1 if there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
 
 
 def dense(

@@ -9,6 +9,7 @@ import pytest
 
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models import layers
 from snapvideo_jax.parallel import attention, hlo, rules
 from snapvideo_jax.parallel import mesh as meshes
 from tests import tiny
@@ -74,24 +75,27 @@ def gradient(config, sizes, devices):
     denoiser = build.denoiser(config, VOCABULARY, attention.best(mesh))
 
     def loss(params, batch):
+        x, log_sigma, given, _ = denoiser.inputs(params, batch)
+        F = denoiser.self_conditioned_F(
+            params,
+            x,
+            log_sigma + jnp.arange(B) / B,
+            (given.drop_text(False), given),
+            jnp.arange(B) % 4 != 0,
+            (jax.random.key(0), jax.random.key(1)),
+        )
+        return jnp.mean((F - x) ** 2)
+
+    def slope(params, batch):
         with rules.activations_on(mesh):
-            x, log_sigma, given, _ = denoiser.inputs(params, batch)
-            F = denoiser.self_conditioned_F(
-                params,
-                x,
-                log_sigma + jnp.arange(B) / B,
-                (given.drop_text(False), given),
-                jnp.arange(B) % 4 != 0,
-                (jax.random.key(0), jax.random.key(1)),
-            )
-            return jnp.mean((F - x) ** 2)
+            return jax.value_and_grad(loss)(params, batch)
 
     abstract = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), build.blank_batch(config)))
     placed = rules.shardings(abstract, mesh)
     params = jax.tree_util.tree_map_with_path(parameter, abstract)
     split = build.batch_shardings(config, mesh)
     args = jax.device_put(params, placed), jax.device_put(batch_of(config), split)
-    run = jax.jit(jax.value_and_grad(loss), out_shardings=(meshes.replicated(mesh), placed))
+    run = jax.jit(slope, out_shardings=(meshes.replicated(mesh), placed))
     compiled = run.lower(*args).compile()
     return jax.tree.map(np.asarray, compiled(*args)), compiled.as_text()
 
@@ -129,6 +133,29 @@ def test_fit_on_a_mesh_of_data_fsdp_group_tensor(alone, sizes):
     assert_same(found, alone[fit])
     if sizes == (1, 8, 1, 1):
         assert_sends_no_activations(text)
+
+
+def test_gradients_of_kernels_summed_as_a_whole_are_the_same(alone, monkeypatch):
+    monkeypatch.setattr(layers, "MANY", 0)
+    assert_same(gradient(fit(), (1, 2, 2, 2), jax.devices())[0], alone[fit])
+
+
+def wholes(tokens):
+    """How often a 64 x 32 kernel or its gradient is put on all of 8 devices as a whole."""
+    layer, x = layers.dense(32, jnp.float32, "other", use_bias=False), jnp.zeros((8, tokens, 64))
+    mesh = meshes.make_mesh(dict(data=2, fsdp=4, group=1, tensor=1), jax.devices())
+
+    def slope(params):
+        with rules.activations_on(mesh):
+            return jax.grad(lambda params: layer.apply(params, x).sum())(params)
+
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
+    return str(jax.make_jaxpr(slope)(params)).count("f32[64,32] = sharding_constraint")
+
+
+def test_the_gradient_of_a_kernel_is_summed_as_a_whole_where_a_device_has_many_inputs():
+    """16 for each number of the kernel: 512 tokens of 64 on each of 8 devices, and 64 x 32."""
+    assert [wholes(tokens) for tokens in (1, 512, 513, 4096)] == [1, 1, 2, 2]
 
 
 def test_the_unet_on_a_mesh_of_data_fsdp_tensor(alone):
