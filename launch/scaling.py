@@ -5,8 +5,8 @@
 
 All networks see the same examples for the same number of steps, in turns, on the first device; data
 are those of configs/shapes.py. The held-out loss is that of the EMA on captions never shown, over
-all noise levels and in six ranges of them. The default is for two CPU cores and a quarter of an
-hour; it needs neither tensorflow nor clu. Stopped, it starts from the beginning.
+all noise levels and in six ranges of them. The default is for two CPU cores and half an hour; it
+needs neither tensorflow nor clu. Stopped, it starts from the beginning.
 
 DIR gets scaling.json, scaling.md and, where matplotlib is installed, two pictures. What it shows
 and what it does not: docs/benchmarks.md.
@@ -28,7 +28,7 @@ from snapvideo_jax.benchmark.report import aligned
 from snapvideo_jax.data.text import train_vocabulary
 
 OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
-STEPS = flags.DEFINE_integer("steps", 300, f"Of training, with {scaling.BATCH} videos each.")
+STEPS = flags.DEFINE_integer("steps", 400, f"Of training, with {scaling.BATCH} videos each.")
 SIZES = number_lists.define_integers("sizes", "Some of 1,2,3,4; default: all.", lower_bound=1)
 
 
