@@ -118,15 +118,14 @@ def gathered(
     Its gradient has none, so that it is summed into the part that each device keeps; `summed`
     makes the sum of it, as whole as the kernel is, before that part is taken.
     """
-    return cast(Array, _gathered(kernel, axes, axes if summed else None))
+    return cast(Array, _gathered(kernel, axes, summed))
 
 
-def _slope(axes: tuple, slope_axes: tuple | None, _: None, slope: Array) -> tuple[Array]:
-    return (slope if slope_axes is None else named(slope, slope_axes),)
-
-
-_gathered = jax.custom_vjp(lambda kernel, axes, _: named(kernel, axes), nondiff_argnums=(1, 2))
-_gathered.defvjp(lambda kernel, axes, _: (named(kernel, axes), None), _slope)
+_gathered = jax.custom_vjp(lambda kernel, axes, summed: named(kernel, axes), nondiff_argnums=(1, 2))
+_gathered.defvjp(
+    lambda kernel, axes, summed: (named(kernel, axes), None),
+    lambda axes, summed, _, slope: (named(slope, axes) if summed else slope,),
+)
 
 
 def product(name: str, of: Callable[..., Array]) -> Callable[..., Array]:
