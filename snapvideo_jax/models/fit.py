@@ -25,10 +25,10 @@ from snapvideo_jax.models.layers import (
     gathered,
     layer_norm,
     named,
-    rematerialized,
     row_major,
 )
 from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
+from snapvideo_jax.models.remat import rematerialized
 
 TOKENS = ("batch", "tokens", None)
 GROUPED = ("batch", "groups", None, None)
@@ -90,7 +90,7 @@ class FIT(nn.Module):
     conditioning_channels: int
     dropout: float = 0.0
     table_std: float = 0.02  # of the initial position and latent tables
-    remat: str = "none"  # what the backward pass computes again: layers.REMAT
+    remat: str = "none"  # what the backward pass computes again: remat.REMAT
     unroll: int = 1  # blocks in one turn of the loop over them, in training
     dtype: jnp.dtype = jnp.float32
     attend: Attend = dot_product_attention

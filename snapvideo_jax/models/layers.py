@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax.linen.spmd import logical_to_mesh_axes, with_logical_constraint
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.dropout import dropped
 from snapvideo_jax.models.patches import group
+from snapvideo_jax.models.remat import kept
 
 NORM_EPSILON = 1e-6
 GLOROT = nn.initializers.xavier_uniform()  # Keras' default, as in FIT
@@ -36,59 +36,6 @@ BY_INPUT = ("o", "down", "output_conv")
 # Inputs of a device for each number of a kernel, above which its gradient is summed as a whole:
 # to turn them around in a TPU's memory takes longer than to send the sum (docs/performance.md).
 MANY = 16
-
-# What the backward pass computes again instead of keeping, by name: nothing; everything but the
-# products with kernels, attention and the words of dropout; the same, but the first two wait in
-# the memory of the host meanwhile; or all of a block from its inputs.
-POLICIES = jax.checkpoint_policies
-REMAT = {
-    "none": None,
-    "dots": POLICIES.save_only_these_names("product", "attention", "dropout"),
-    "offload": POLICIES.save_and_offload_only_these_names(
-        names_which_can_be_saved=["dropout"],
-        names_which_can_be_offloaded=["product", "attention"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-    "block": POLICIES.nothing_saveable,
-}
-
-
-def rematerialized(
-    block: type[nn.Module], policy: str, static_argnums: int, looped: bool = False
-) -> type[nn.Module]:
-    """`block` under the policy of REMAT; `static_argnums` is its `train`, self counted as 0.
-
-    In a loop over blocks (`looped`) the compiler cannot undo it. Elsewhere it is kept from that,
-    but where little is computed again: there it may keep what it takes to be worth it.
-    """
-    if REMAT[policy] is None:
-        return block
-    return nn.remat(
-        block,
-        policy=REMAT[policy],
-        static_argnums=(static_argnums,),
-        prevent_cse=not looped and policy != "dots",
-    )
-
-
-def kept(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
-    """x under a name that policies of REMAT know, kept as the bits that it is.
-
-    Numbers that are kept JAX rounds to their own dtype again, in fear of a compiler that computes
-    in a wider one; behind a kernel that is a pass over memory of its own.
-    """
-    return cast(Array, _kept(x, name))
-
-
-def _keep(x: Array, name: str) -> tuple[Array, None]:
-    bits = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    held = checkpoint_name(jax.lax.bitcast_convert_type(x, bits), name)
-    return jax.lax.bitcast_convert_type(held, x.dtype), None
-
-
-_kept = jax.custom_vjp(lambda x, name: x, nondiff_argnums=(1,))
-_kept.defvjp(_keep, lambda name, _, slope: (slope,))
 
 
 def named(x: Array, axes: tuple[Any, ...]) -> Array:
@@ -154,15 +101,37 @@ def num_devices() -> int:
     return 1 if mesh.empty else mesh.size
 
 
+def wide_bias(
+    inputs: Array, kernel: Array, bias: Array | None, *, dtype: jnp.dtype, **how: Any
+) -> tuple[Array, Array, Array | None]:
+    """How layers promote: the product runs in `dtype`, and the bias is added in its own, float32.
+
+    So the gradient of the bias is summed in float32 too. In bfloat16 the sum over all inputs would
+    be rounded at each of them, and a TPU without units for it would take twice as long.
+    """
+    return inputs.astype(dtype), kernel.astype(dtype), bias
+
+
+class Dense(nn.Dense):
+    """A projection with `wide_bias`."""
+
+    promote_dtype: Callable = wide_bias
+
+    @nn.nowrap
+    def __call__(self, inputs: Float[Array, "*b C"]) -> Float[Array, "*b D"]:
+        """The output in `dtype`."""
+        return super().__call__(inputs).astype(self.dtype)
+
+
 def dense(
     features: int,
     dtype: jnp.dtype,
     name: str,
     use_bias: bool = True,
     kernel_init: Callable = GLOROT,
-) -> nn.Dense:
+) -> Dense:
     """A projection with zero bias."""
-    return nn.Dense(
+    return Dense(
         features,
         use_bias,
         dtype=dtype,
@@ -188,6 +157,17 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 2**-0.5))).astype(x.dtype)
 
 
+def made_once(hidden: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same. Else a TPU's compiler makes the hidden units again for each tile of the product
+    that takes them. Their gradient is left alone: what follows is best done where it is made.
+    """
+    return cast(Array, _made_once(hidden))
+
+
+_made_once = jax.custom_vjp(jax.lax.optimization_barrier)
+_made_once.defvjp(lambda x: (jax.lax.optimization_barrier(x), None), lambda _, slope: (slope,))
+
+
 class FeedForward(nn.Module):
     """x + Dense(dropout(gelu(Dense(LN(x))))): 4x wide, exact GELU, dropout on the hidden units."""
 
@@ -203,9 +183,7 @@ class FeedForward(nn.Module):
         hidden = gelu(hidden)
         if train and self.dropout:
             hidden = dropped(hidden, self.dropout, self.make_rng("dropout"))
-        # Else a TPU's compiler makes the hidden units again for each tile of the second product.
-        hidden = jax.lax.optimization_barrier(hidden)
-        return x + dense(x.shape[-1], self.dtype, "down")(hidden)
+        return x + dense(x.shape[-1], self.dtype, "down")(made_once(hidden))
 
 
 def dot_product_attention(

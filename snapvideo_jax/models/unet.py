@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
-from snapvideo_jax.models.layers import Attend, dot_product_attention, rematerialized
+from snapvideo_jax.models.layers import Attend, dot_product_attention
+from snapvideo_jax.models.remat import rematerialized
 from snapvideo_jax.models.unet_layers import (
     NORM_GROUPS,
     ZERO,
@@ -46,7 +47,7 @@ class UNet(nn.Module):
     head_channels: int
     conditioning_channels: int
     dropout: float = 0.0  # in the residual blocks
-    remat: str = "none"  # what the backward pass computes again: layers.REMAT
+    remat: str = "none"  # what the backward pass computes again: remat.REMAT
     dtype: jnp.dtype = jnp.float32
     attend: Attend = dot_product_attention
 

@@ -19,10 +19,11 @@ from snapvideo_jax.models.layers import (
     Attend,
     dense,
     dot_product_attention,
-    kept,
     product,
     sinusoid,
+    wide_bias,
 )
+from snapvideo_jax.models.remat import kept
 
 NORM_GROUPS = 32
 NORM_EPSILON = 1e-5  # ADM's
@@ -38,11 +39,22 @@ def group_norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:
     return nn.GroupNorm(NORM_GROUPS, epsilon=NORM_EPSILON, dtype=dtype, name=name)
 
 
+class Conv(nn.Conv):
+    """A convolution with `wide_bias`."""
+
+    promote_dtype: Callable = wide_bias
+
+    @nn.nowrap
+    def __call__(self, inputs: Frames) -> Frames:
+        """The output in `dtype`."""
+        return super().__call__(inputs).astype(self.dtype)
+
+
 def conv(
     features: int, size: int, dtype: jnp.dtype, name: str, kernel_init: Callable = FAN_IN
-) -> nn.Conv:
+) -> Conv:
     """A `size` x `size` convolution that keeps H and W; zero bias."""
-    return nn.Conv(
+    return Conv(
         features,
         (size, size),
         dtype=dtype,

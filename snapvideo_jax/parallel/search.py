@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.models.layers import REMAT
+from snapvideo_jax.models.remat import REMAT
 from snapvideo_jax.parallel import chips, cost, doctor, programs, stored, topology
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel.chips import Chip

@@ -11,11 +11,11 @@ import pytest
 from configs import base
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.models import layers
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
 from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.layers import AttentionBlock, FeedForward
 from snapvideo_jax.models.patches import Grouping, patchify, unpatchify
+from snapvideo_jax.models.remat import REMAT
 
 TOY = dict(
     video=(2, 8, 16),
@@ -232,7 +232,7 @@ def test_what_is_computed_again_in_the_backward_pass_changes_no_value(toy):
         return jax.value_and_grad(lambda p: jnp.sum(model.apply({"params": p}, *given)[0] ** 2))
 
     expected, always = None, None
-    for remat in layers.REMAT:
+    for remat in REMAT:
         traced = str(jax.make_jaxpr(program(remat))(params))
         assert ("MemorySpace.Host" in traced) == (remat == "offload")
         again = traced.count("remat")

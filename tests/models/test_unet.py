@@ -15,6 +15,9 @@ from snapvideo_jax.models.unet_layers import (
     TemporalAttention,
     TextAttention,
 )
+from snapvideo_jax.models.unet_layers import (
+    conv as conv_layer,
+)
 from snapvideo_jax.training import optim
 
 TOY = dict(
@@ -328,3 +331,13 @@ def test_sizes_that_do_not_fit_are_refused_in_one_line(change, message):
     with pytest.raises(ConfigError) as error:
         UNet(**TOY | change)
     assert str(error.value) == message
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    """1001 pixels: more digits than bfloat16 has."""
+    layer, x = conv_layer(2, 3, jnp.bfloat16, "input_conv"), jnp.ones((1, 7, 143, 3))
+    params = layer.init(jax.random.key(0), x)
+    out = layer.apply(params, x)
+    slopes = jax.grad(lambda params: layer.apply(params, x).astype(jnp.float32).sum())(params)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(slopes["params"]["bias"], [1001, 1001])

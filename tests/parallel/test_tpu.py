@@ -15,7 +15,7 @@ from configs import fit_3b9_upsampler, shapes
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FITBlock
-from snapvideo_jax.models.layers import rematerialized
+from snapvideo_jax.models.remat import rematerialized
 from snapvideo_jax.parallel import (
     attention,
     chips,
