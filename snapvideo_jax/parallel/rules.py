@@ -18,13 +18,14 @@ from snapvideo_jax.parallel import mesh as meshes
 Axes = str | tuple[str, ...] | None  # of the mesh, along which one dimension is split
 
 # The first rule whose pattern ends the path (whole names only) gives the axes of the last
-# dimensions; dimensions before them (the scan over blocks) stay whole. Inputs of a block are split
-# over fsdp, and over group, whose devices otherwise would hold the same; what a head or a hidden
-# unit owns over tensor, so that a block needs one gather and one sum.
+# dimensions; dimensions before them (the scan over blocks) stay whole. What a head or a hidden unit
+# owns is split over tensor, so that a block needs one gather and one sum. Inputs are split over
+# fsdp, and over group, whose devices otherwise would hold the same: in rows, so that the parts of a
+# gathered kernel lie one behind the other (in columns, each of 256 chips turned all of it around).
 SPLIT = ("fsdp", "group")
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     (r"(q|k|v|gate|up)/kernel", (SPLIT, "tensor")),  # [D, A d] and [D, hidden]
-    (r"(o|down)/kernel", ("tensor", SPLIT)),  # [A d, D] and [hidden, D]
+    (r"(o|down)/kernel", (("tensor", *SPLIT), None)),  # [A d, D] and [hidden, D]
     (r"(q|k|v|gate|up)/bias", ("tensor",)),
     (r"(o|down)/bias", (None,)),
     (r"\w*norm/(scale|bias)", (None,)),
@@ -33,7 +34,7 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     (r"network/(stem|head|tokens/text)/bias", (None,)),
     (r"input_conv/kernel", (SPLIT, "tensor")),  # U-Net: [3, 3, C, D]
     (r"input_conv/bias", ("tensor",)),
-    (r"output_conv/kernel", ("tensor", SPLIT)),  # [3, 3, D, D]
+    (r"output_conv/kernel", (("tensor", *SPLIT), None)),  # [3, 3, D, D]
     (r"(skip|scale_shift)/kernel", (SPLIT, None)),  # [1, 1, C, D] and [E, 2 D]
     (r"(output_conv|skip|scale_shift)/bias", (None,)),
     (r"network/positions", (None, SPLIT)),  # [n, C]

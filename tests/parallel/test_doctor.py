@@ -90,8 +90,12 @@ def test_everything_that_does_not_divide_is_listed_at_once_with_the_nearest_size
         "mesh.data=-1, mesh.fsdp=5, mesh.group=3, mesh.tensor=16 need 240 devices or a multiple",
         "training.batch_size=4096 does not split over mesh.data x mesh.fsdp = 5 devices and "
         "training.accumulate = 7; the nearest that does is 4095",
-        "mesh.fsdp x mesh.group=15 does not divide 1024, a dimension of 20 parameters, such as ",
-        "mesh.fsdp x mesh.group=15 does not divide 3072, a dimension of 36 parameters, such as ",
+        "mesh.fsdp x mesh.group=15 does not divide 1024, a dimension of 14 parameters, such as ",
+        "mesh.tensor x mesh.fsdp x mesh.group=240 does not divide 1024, a dimension of 7 ",
+        "mesh.fsdp x mesh.group=15 does not divide 3072, a dimension of 23 parameters, such as ",
+        "mesh.tensor x mesh.fsdp x mesh.group=240 does not divide 12288, a dimension of 7 ",
+        "mesh.tensor x mesh.fsdp x mesh.group=240 does not divide 3072, a dimension of 4 ",
+        "mesh.tensor x mesh.fsdp x mesh.group=240 does not divide 4096, a dimension of network/",
         "mesh.group=3 does not divide 8, a dimension of network/latent_table (8, 96, 3072) and "
         "the groups of patches; nearest on 256 devices: 2 and 4",
         "mesh.fsdp=5 does not divide 3072, a dimension of network/latent_table (8, 96, 3072); "
@@ -103,18 +107,20 @@ def test_everything_that_does_not_divide_is_listed_at_once_with_the_nearest_size
     for problem, start in zip(found.problems, starts, strict=True):
         assert problem.startswith(start) and "\n" not in problem
     assert found.problems[2].endswith("nearest on 256 devices: 8 and 16")
-    assert found.problems[3].endswith("nearest on 256 devices: 8 and 16")
+    assert found.problems[3].endswith("nearest on 256 devices: 128 and 256")
     assert len(found.rows) == len(jax.tree.leaves(model("fit_3b9")[1]))
 
 
 def test_a_size_that_does_not_divide_is_one_line_of_the_axes_that_split_it():
     """fsdp and group share some dimensions; with group=1 it is fsdp alone that does not divide."""
-    of_1024, of_3072 = examine("fit_3b9", 5, 5, fsdp=5).problems
-    assert of_1024.startswith("mesh.fsdp=5 does not divide 1024, a dimension of 20 parameters")
-    assert of_3072.startswith("mesh.fsdp=5 does not divide 3072, a dimension of 36 parameters")
+    of_1024, of_3072, of_12288, _ = examine("fit_3b9", 5, 5, fsdp=5).problems
+    assert of_1024.startswith("mesh.fsdp=5 does not divide 1024, a dimension of 14 parameters")
+    assert " and a dimension of 7 parameters, such as network/blocks/attend_cond" in of_1024
+    assert of_3072.startswith("mesh.fsdp=5 does not divide 3072, a dimension of 23 parameters")
+    assert of_12288.startswith("mesh.fsdp=5 does not divide 12288, a dimension of 7 parameters")
     assert " and a dimension of network/latent_table (8, 96, 3072); nearest" in of_3072
     first, *_ = examine("fit_3b9", 3, 3, group=3).problems
-    assert first.startswith("mesh.group=3 does not divide 1024, a dimension of 20 parameters")
+    assert first.startswith("mesh.group=3 does not divide 1024, a dimension of 14 parameters")
 
 
 def test_heads_count_beside_the_widths_that_hold_them():

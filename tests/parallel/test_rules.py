@@ -78,7 +78,7 @@ def test_moments_and_ema_lie_where_their_parameter_lies(state):
     ("name", "spec"),
     [
         ("network/blocks/read/attention/q/kernel", (None, SPLIT, "tensor")),
-        ("network/blocks/global3/attention/o/kernel", (None, "tensor", SPLIT)),
+        ("network/blocks/global3/attention/o/kernel", (None, ("tensor", *SPLIT), None)),
         ("network/blocks/write/feed_forward/up/bias", (None, "tensor")),
         ("network/latent_table", ("group", None, "fsdp")),
         ("network/tokens/text/kernel", (None, SPLIT)),
