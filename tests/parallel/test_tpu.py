@@ -15,6 +15,7 @@ from configs import fit_3b9_upsampler, shapes
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FITBlock
+from snapvideo_jax.models.layers import dense
 from snapvideo_jax.models.remat import rematerialized
 from snapvideo_jax.parallel import (
     attention,
@@ -127,6 +128,29 @@ def assert_sends_latents_alone(split, config):
 
 def test_groups_over_eight_chips_send_latents_alone():
     assert_sends_latents_alone(block_gradient(small(), data=2, group=8), small())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("up", (256, 1024)), ("down", (1024, 256))])
+def test_a_gathered_kernel_lies_in_rows_as_it_is_multiplied(name, shape):
+    """Gathered by its columns it would lie in columns, and be turned around to be multiplied."""
+    devices = topology.devices("v5e-16")
+    mesh = meshes.make_mesh(dict(data=1, fsdp=16, group=1, tensor=1), devices)
+    on = lambda spec, *shape: jax.ShapeDtypeStruct(
+        shape, jnp.bfloat16, sharding=NamedSharding(mesh, spec)
+    )
+    path = f"params/network/blocks/read/feed_forward/{name}/kernel"
+    kernel = on(rules.spec_for(path, shape, mesh), *shape)
+    layer = dense(shape[1], jnp.bfloat16, name, use_bias=False)
+
+    @jax.jit
+    def multiply(kernel, x):
+        with rules.activations_on(mesh):
+            return layer.apply({"params": {"kernel": kernel}}, x)
+
+    x = on(PartitionSpec(meshes.BATCH_AXES), 16, 512, shape[0])
+    text = compiler.compiled(multiply.lower(kernel, x)).as_text() or ""
+    (gathered,) = re.findall(r"= bf16\[(\d+,\d+)\]\{([\d,]+):[^=]* all-gather\(", text)
+    assert gathered == (f"{shape[0]},{shape[1]}", "1,0")
 
 
 @pytest.mark.slow
