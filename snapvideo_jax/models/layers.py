@@ -106,8 +106,8 @@ def wide_bias(
 ) -> tuple[Array, Array, Array | None]:
     """How layers promote: the product runs in `dtype`, and the bias is added in its own, float32.
 
-    So the gradient of the bias is summed in float32 too. In bfloat16 the sum over all inputs would
-    be rounded at each of them, and a TPU without units for it would take twice as long.
+    So the gradient of the bias is summed in float32 too. In bfloat16 the sum over all inputs may be
+    rounded at each of them, and takes a TPU without units for it twice as long.
     """
     return inputs.astype(dtype), kernel.astype(dtype), bias
 
