@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models import unet_layers
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
 from snapvideo_jax.models.layers import sinusoid
 from snapvideo_jax.models.unet import UNet
@@ -14,9 +15,6 @@ from snapvideo_jax.models.unet_layers import (
     SpatialAttention,
     TemporalAttention,
     TextAttention,
-)
-from snapvideo_jax.models.unet_layers import (
-    conv as conv_layer,
 )
 from snapvideo_jax.training import optim
 
@@ -335,7 +333,7 @@ def test_sizes_that_do_not_fit_are_refused_in_one_line(change, message):
 
 def test_the_gradient_of_a_bias_is_summed_in_float32():
     """1001 pixels: more digits than bfloat16 has."""
-    layer, x = conv_layer(2, 3, jnp.bfloat16, "input_conv"), jnp.ones((1, 7, 143, 3))
+    layer, x = unet_layers.conv(2, 3, jnp.bfloat16, "input_conv"), jnp.ones((1, 7, 143, 3))
     params = layer.init(jax.random.key(0), x)
     out = layer.apply(params, x)
     slopes = jax.grad(lambda params: layer.apply(params, x).astype(jnp.float32).sum())(params)
