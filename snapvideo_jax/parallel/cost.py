@@ -6,15 +6,20 @@ from the jaxpr, because the compiler's own analysis counts the body of a loop on
 it runs. What a rematerialized block computes again is counted again.
 """
 
+import collections
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
-# Primitives that run the jaxpr they hold once.
+# Primitives that are counted.
+PRODUCTS = {"dot_general", "conv_general_dilated", "pallas_call"}
+
+# Primitives that run the jaxpr they hold once, and those that run it in turns or choose one.
 CALLS = {
     "closed_call",
     "core_call",
@@ -25,6 +30,7 @@ CALLS = {
     "pjit",
     "remat2",
 }
+HOLDERS = CALLS | {"cond", "scan", "shard_map"}
 
 # Of a kernel's body: operations that move nothing (references, shapes) and what exp costs, in
 # operations of the vector units (range reduction and a polynomial; an assumption).
@@ -48,7 +54,7 @@ def flops(function: Callable, *abstract_args: Any) -> int:
         ValueError: it holds a while loop whose trip count is only known at run time, a Pallas
             kernel without a cost estimate, or a primitive unknown here that computes products.
     """
-    return _of(_traced(function, *abstract_args))
+    return _total(_runs(_traced(function, *abstract_args)))
 
 
 class Kernel(NamedTuple):
@@ -69,9 +75,14 @@ def kernels(function: Callable, side: int, *abstract_args: Any) -> list[Kernel]:
 
     side: of the chip's matrix units; a product pays for whole tiles of side x side.
     """
-    found: dict[str, list[int]] = {}
-    _find_kernels(_traced(function, *abstract_args), 1, side, found)
-    return [Kernel(name, *numbers) for name, numbers in found.items()]
+    sums: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(3, np.int64))
+    for equation, times in _runs(_traced(function, *abstract_args)):
+        if equation.primitive.name == "pallas_call":
+            params = equation.params
+            steps = times * math.prod(params["grid_mapping"].grid)
+            rows, elements = _body(params["jaxpr"], side)
+            sums[params["name"] or "kernel"] += times, steps * rows, steps * elements
+    return [Kernel(name, *numbers.tolist()) for name, numbers in sums.items()]
 
 
 def _traced(function: Callable, *abstract_args: Any) -> Jaxpr:
@@ -80,20 +91,43 @@ def _traced(function: Callable, *abstract_args: Any) -> Jaxpr:
     return trace(*abstract_args).jaxpr.jaxpr
 
 
-def _find_kernels(jaxpr: Jaxpr, times: int, side: int, found: dict[str, list[int]]) -> None:
+def _runs(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
+    """What is counted, and how often it runs: loops with their trips, over all devices together.
+
+    Of the branches of a choice the one with the most FLOPs.
+    """
     for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "pallas_call":
-            steps = times * math.prod(params["grid_mapping"].grid)
-            sums = found.setdefault(params["name"] or "kernel", [0, 0, 0])
-            rows, elements = _body(params["jaxpr"], side)
-            for i, number in enumerate((times, steps * rows, steps * elements)):
-                sums[i] += number
+        name = equation.primitive.name
+        if name in PRODUCTS:
+            yield equation, times
             continue
-        factor = params["length"] if name == "scan" else 1
-        factor *= _devices(params) if name == "shard_map" else 1
-        for inner in jaxprs_in_params(params):
-            _find_kernels(inner, times * factor, side, found)
+        turns = times * _turns(equation)
+        held = [list(_runs(inner, turns)) for inner in jaxprs_in_params(equation.params)]
+        if name not in HOLDERS and any(held):
+            raise ValueError(_refusal(name))
+        yield from max(held, key=_total) if name == "cond" else itertools.chain(*held)
+
+
+def _turns(equation: JaxprEqn) -> int:
+    """Of what a primitive holds: a loop's trips, or devices that run it on shards of their own."""
+    params = equation.params
+    if equation.primitive.name == "scan":
+        return params["length"]
+    if equation.primitive.name == "shard_map":
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+    return 1
+
+
+def _total(runs: Iterable[tuple[JaxprEqn, int]]) -> int:
+    return sum(times * _flops(equation) for equation, times in runs)
+
+
+def _flops(equation: JaxprEqn) -> int:
+    if equation.primitive.name == "dot_general":
+        return _matmul(equation)
+    if equation.primitive.name == "conv_general_dilated":
+        return _convolution(equation)
+    return _kernel(equation.params)
 
 
 def _body(jaxpr: Jaxpr, side: int) -> tuple[int, int]:
@@ -125,30 +159,6 @@ def _registers(shape: tuple[int, ...]) -> int:
     """Elements of an array in whole registers of 8 x 128."""
     *outer, rows, lanes = (1, 1, *shape)
     return math.prod(outer) * math.ceil(rows / 8) * 8 * math.ceil(lanes / 128) * 128
-
-
-def _of(jaxpr: Jaxpr) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
-
-
-def _of_equation(equation: JaxprEqn) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        return _matmul(equation)
-    if name == "conv_general_dilated":
-        return _convolution(equation)
-    if name == "pallas_call":
-        return _kernel(params)
-    inner = [_of(jaxpr) for jaxpr in jaxprs_in_params(params)]
-    if name == "cond":
-        return max(inner)
-    if name == "scan":
-        return params["length"] * sum(inner)
-    if name == "shard_map":
-        return _devices(params) * sum(inner)
-    if name not in CALLS and any(inner):
-        raise ValueError(_refusal(name))
-    return sum(inner)
 
 
 def _matmul(equation: JaxprEqn) -> int:
@@ -202,11 +212,6 @@ def _kernel(params: dict[str, Any]) -> int:
 
 def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
-
-
-def _devices(params: dict[str, Any]) -> int:
-    """How many devices run the body of a shard_map, each on its own shard."""
-    return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
 
 
 def _refusal(name: str) -> str:

@@ -78,3 +78,16 @@ def test_a_matrix_unit_pays_for_whole_tiles():
     assert (cost.EXP + 4) * scores < found.elements < (cost.EXP + 7) * scores
     (wide,) = cost.kernels(kernel.attention, 256, shape, shape, shape)
     assert wide.rows == found.rows / 2
+
+
+def test_a_kernel_counts_in_every_turn_of_a_loop_and_in_one_branch_of_a_choice():
+    shape = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
+    (once,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
+
+    def chosen(q, k, v):
+        attend = lambda q: kernel.attention(q, k, v)
+        turn = lambda _, q: jax.lax.cond(q[0, 0, 0, 0] > 0, attend, lambda q: attend(attend(q)), q)
+        return jax.lax.fori_loop(0, 5, turn, q)
+
+    (found,) = cost.kernels(chosen, 128, shape, shape, shape)
+    assert found[1:] == tuple(5 * 2 * number for number in once[1:])
