@@ -147,7 +147,7 @@ def _check_seen(folder: Path, owner: str) -> None:
     while not _holds(folder / "lock", owner):
         if time.monotonic() > deadline:
             raise StorageError(
-                f"{folder} on {socket.gethostname()} is not the folder of process 0; --folder "
+                f"{folder} on {socket.gethostname()} is not the folder of process 0; it "
                 "must be on storage that all hosts share"
             )
         time.sleep(0.5)

@@ -31,16 +31,26 @@ from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted
 from snapvideo_jax.parallel import batches, compiler, hosts, stored
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.training import checkpoint, graft, profiler, telemetry
+from snapvideo_jax.training import checkpoint, graft, optim, profiler, telemetry
 from snapvideo_jax.training.state import TrainState
 
 # Fields that may change between the runs of one folder; any other makes it another experiment.
 FREE = ("mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
-        "training.accumulate",
+        "training.accumulate", "model.remat", "model.fit.unroll",
         "data.path", "data.vocabulary", "data.workers", "data.prefetch")  # fmt: skip
 
 # Fields that may differ between the processes of one job.
 LOCAL = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
+# What to do when memory runs out away from the step.
+INIT = (
+    "the devices' memory does not hold the state of training; split it over more devices "
+    "(mesh.fsdp): launch.plan --doctor says what each would hold"
+)
+SAMPLES = (
+    "the devices' memory does not hold the sample grid beside the state of training; the run goes "
+    "on from its newest checkpoint with log.samples_every=0, and launch.sample draws samples"
+)
+
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 Log = Callable[[str], None]
@@ -109,8 +119,9 @@ def _run(
     """The loop. Metrics are fetched one step late, so the device never waits for the host."""
     start, steps = int(state.step), config.training.steps
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_fitting(program))
-        report = stack.enter_context(_Report(config, workdir, start, log))
+        stack.enter_context(_fitting(lambda: _refusal(program)))
+        lost = start - int(optim.updates(state.opt_state))
+        report = stack.enter_context(_Report(config, workdir, start, lost, log))
         saved = checkpoint.Checkpoints(
             workdir / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_every
         )
@@ -141,7 +152,8 @@ def _run(
             if stopping:
                 break
             if config.log.samples_every and step % config.log.samples_every == 0:
-                report.samples(step, sample.grid(config, program, text, state.ema))
+                with _fitting(lambda: SAMPLES):
+                    report.samples(step, sample.grid(config, program, text, state.ema))
         report.step(*pending)
     if stopping and int(state.step) < steps:
         raise Preempted(f"preempted: saved step {step}, resume with the same command")
@@ -150,16 +162,21 @@ def _run(
 
 
 @contextlib.contextmanager
-def _fitting(program: build.Program) -> Iterator[None]:
-    """Says what filled the devices' memory, and what to do, if it does not hold a step."""
+def _fitting(refusal: Callable[[], str]) -> Iterator[None]:
+    """ConfigError with `refusal`, if the devices' memory does not hold what is done inside."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not compiler.exhausted(error):
             raise
-        given = program.abstract_state, program.abstract_batch
-        split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
-        raise ConfigError(stored.refusal(program.step, given, split)) from error
+        raise ConfigError(refusal()) from error
+
+
+def _refusal(program: build.Program) -> str:
+    """What fills the devices' memory in a step that it does not hold, and what to do."""
+    given = program.abstract_state, program.abstract_batch
+    split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
+    return stored.refusal(program.step, given, split)
 
 
 def _start(
@@ -175,7 +192,8 @@ def _start(
     log(parameter_table(program.abstract_state.params))
     if restored is None:
         log(f"starting at step 0 on {_devices(program)}")
-        fresh = hosts.compiled(program.init)()
+        with _fitting(lambda: INIT):
+            fresh = jax.block_until_ready(hosts.compiled(program.init)())
         return _grafted(config, program, fresh, log) if config.training.start_from else fresh
     log(f"resuming at step {restored.step} on {_devices(program)}")
     return restored.state
@@ -283,11 +301,12 @@ def _ledger(workdir: Path, path: str, reason: str) -> None:
 class _Report:
     """Metrics file, screen and TensorBoard of one run."""
 
-    def __init__(self, config: Config, workdir: Path, start: int, log: Log):
+    def __init__(self, config: Config, workdir: Path, start: int, lost: int, log: Log):
+        """start: steps done; lost: those of them that were skipped."""
         self._config, self._workdir = config, workdir
         # All at once: a computation between steps would wait for the one that is under way.
         self._rates = np.asarray(build.schedule(config)(np.arange(config.training.steps)))
-        self._skipped = 0
+        self._lost, self._skipped = lost, 0  # of all steps; in a row
         self._file = self._board = telemetry.Nowhere()
         if hosts.first():
             self._file = telemetry.MetricsFile(workdir / "metrics.jsonl", start)
@@ -313,13 +332,14 @@ class _Report:
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches one step's metrics, writes them, and gives up on a run that has diverged."""
         values = {name: np.asarray(value).item() for name, value in metrics.items()}
-        values["learning_rate"] = self._rates[step - 1].item()
+        values["learning_rate"] = self._rates[step - 1 - self._lost].item()
         rates = self._progress.step(step, values["loss"])
         if step % self._config.log.metrics_every == 0 or step == self._config.training.steps:
             self._file.write(step, values)
             self._board.scalars(step, values)
         if rates:
             self._board.scalars(step, rates)
+        self._lost += int(values["skipped"])
         self._skipped = self._skipped + 1 if values["skipped"] else 0
         if self._skipped >= self._config.training.max_skipped:
             raise DivergedError(

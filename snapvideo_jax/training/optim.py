@@ -78,6 +78,11 @@ def make_optimizer(
     )
 
 
+def updates(opt_state: optax.OptState) -> Int[Array, ""]:
+    """How many were made, by which the schedule goes; a skipped step makes none."""
+    return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
+
+
 def ema_decay(completed_steps: Int[Array, ""], half_life: float, ramp: float) -> Float[Array, ""]:
     """beta = 0.5^(1 / min(half_life, ramp * k)), k steps completed before this one (EDM).
 

@@ -6,13 +6,14 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
 
-from snapvideo_jax import build
+from snapvideo_jax import build, sample
 from snapvideo_jax.data import shapes
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
 from snapvideo_jax.parallel import hosts
@@ -223,6 +224,33 @@ def test_a_diverged_run_says_since_when(tmp_path, monkeypatch):
     )
     with pytest.raises(DivergedError, match="not finite since step 1; "):
         loop.train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
+    with pytest.raises(DivergedError, match="not finite since step 4; "):  # from a checkpoint
+        loop.train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert {row["learning_rate"] for row in rows} == {0}  # of the update that was not made yet
+
+
+def exhausted(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+
+def test_where_memory_runs_out_is_said(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(sample, "grid", exhausted)
+        with pytest.raises(ConfigError, match="does not hold the sample grid"):
+            loop.train(config(log__samples_every=2), tmp_path / "grid", quiet)
+    monkeypatch.setattr(hosts, "compiled", lambda program, *given: exhausted)
+    with pytest.raises(ConfigError, match="does not hold the state of training"):
+        loop.train(config(), tmp_path / "state", quiet)
+
+
+def test_what_the_backward_pass_computes_again_may_change_between_runs(unbroken, tmp_path):
+    shutil.copytree(unbroken[0], tmp_path, dirs_exist_ok=True)
+    again = config(model__remat="block", model__fit__unroll=2, training__steps=9)
+    lines = []
+    assert int(loop.train(again, tmp_path, lines.append).step) == 9
+    assert any("resuming at step 8" in line for line in lines)
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
