@@ -25,7 +25,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,15 @@ def run() -> None:
     """Flags in, a folder of figures out."""
     if TOPOLOGY.value:
         jax.config.update("jax_platforms", "cpu")  # nothing is run
-        slice = topology.devices(TOPOLOGY.value)
-        wanted = asked(len(slice))
-        source = predict(wanted, slice)
-    else:
-        wanted = asked(jax.device_count())
-        measure.check(wanted)
-        source = measure.run(wanted, main.say, main.progress)
+    devices = topology.devices(TOPOLOGY.value) if TOPOLOGY.value else jax.devices()
+    wanted = asked(len(devices))
+    measure.check(wanted, devices)
+    rows_of = predicted if TOPOLOGY.value else measured
+    source = measure.run(wanted, devices, rows_of)
     folder = storage.make_folder(OUT.value)
     facts = machine.facts() | {"date": today(), "command": command()}
+    if TOPOLOGY.value:
+        facts["versions"]["compiler"] = topology.version()
     rows, parts, tell = [], measure.parts(wanted), main.progress("parts of the benchmark")
     for number, found in enumerate(source, start=1):
         rows += found
@@ -87,17 +87,20 @@ def run() -> None:
     main.say(f"\n{folder / 'report.html'} has it all")
 
 
-def predict(wanted: measure.Asked, slice: Sequence[jax.Device]) -> Iterator[list[Row]]:
-    """The rows of each of the parts, as the compiler of a slice predicts them."""
+def measured(cases: list[programs.Case]) -> list[Row]:
+    """The rows of one of the parts, timed here."""
+    return measure.measured(cases, REPEATS.value, main.say, main.progress)
+
+
+def predicted(cases: list[programs.Case]) -> list[Row]:
+    """The rows of one of the parts, as the compiler of a slice predicts them."""
     from snapvideo_jax.benchmark import predicted  # plans sampling too, and needs all of it
 
-    for _, mode, size in measure.parts(wanted):
-        rows = []
-        for key, config in wanted.configs.items():
-            config.training.batch_size = size * len(slice)
-            main.say(f"{key} {mode}, {config.training.batch_size} videos: compiling; minutes")
-            rows.append(predicted.row(key, config, mode, slice, main.cache() / "plans"))
-        yield rows
+    rows = []
+    for case in cases:
+        main.say(f"{programs.described(case)}: compiling; minutes, if it is the first time")
+        rows.append(predicted.row(case, main.cache() / "plans"))
+    return rows
 
 
 def asked(num_devices: int) -> measure.Asked:
@@ -116,7 +119,7 @@ def asked(num_devices: int) -> measure.Asked:
         raise ConfigError(f"--configs={','.join(CONFIGS.value)}: name each one once")
     configs = {key: load(path) for key, path in zip(names, CONFIGS.value, strict=True)}
     devices = sorted(set(DEVICES.value or [num_devices]))
-    return measure.Asked(configs, list(dict.fromkeys(MODES.value)), sizes(), devices, REPEATS.value)
+    return measure.Asked(configs, list(dict.fromkeys(MODES.value)), sizes(), devices)
 
 
 def name(path: str) -> str:

@@ -98,16 +98,20 @@ def on_slice(config: Config, name: str) -> None:
     main.say(plan_table.text(verdict))
     write(plan_table.tree(verdict))
     if not verdict.fits:
-        raise ConfigError(f"it does not fit {name}; {remedy(config, chips)}")
+        raise ConfigError(f"it does not fit {name}; {remedy(config, chips, verdict)}")
 
 
-def remedy(config: Config, chips: Sequence[jax.Device]) -> str:
+def remedy(config: Config, chips: Sequence[jax.Device], refused: plan.Verdict) -> str:
     """The change that should make it fit at the least cost."""
     if PROGRAM.value != "train":
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
     main.say("looking for what would fit")
-    found = search.candidates(config, chips, room=0.9)  # with something to spare
-    here = config.model.dtype, dict(build.mesh(config, chips).shape)
+    config.mesh.update(refused.mesh)
+    room = 0.9 * refused.limit  # with something to spare
+    found = search.roomier(search.candidates(config, chips), config, refused.total, room)
+    if not found:
+        return "nor should any other layout; take a larger slice or a smaller training.batch_size"
+    here = config.model.dtype, refused.mesh
     best = next((each for each in found if (each.dtype, each.mesh) == here), found[0])
     return f"try {' '.join(plan_table.flags(best))} (about {size_text(best.memory)} a chip)"
 

@@ -326,14 +326,13 @@ def program(
 class Evaluation:
     """One evaluation of the network as samplers ask for it: `call(params, *inputs)` -> F, latents.
 
-    `init()` -> params, inputs: parameters as `Denoiser.lean` keeps them, and the inputs of
-    `training.batch_size` blank videos. `abstract` has their shapes, dtypes and shardings.
+    `init()` -> params, as `Denoiser.lean` keeps them. `abstract` has the shapes, dtypes and
+    shardings of params and of the inputs, `training.batch_size` videos.
     """
 
-    denoiser: Denoiser
     mesh: Mesh
     abstract: tuple[Any, tuple]
-    init: Callable[[], tuple[Any, tuple]]
+    init: Callable[[], Any]
     call: Callable[..., tuple]
 
 
@@ -344,29 +343,27 @@ def evaluation(
     made_mesh = mesh(config, devices)
     made = denoiser(config, vocabulary_size, attention.best(made_mesh))
 
-    def init() -> tuple[Any, tuple]:
-        params = made.init(jax.random.key(config.seed), blank_batch(config))
-        inputs = made.inputs(params, blank_batch(config, config.training.batch_size))
-        return made.lean(params), inputs
-
-    params, inputs = jax.eval_shape(init)
+    full = lambda: made.init(jax.random.key(config.seed), blank_batch(config))
+    init = lambda: made.lean(full())
+    blank = lambda: blank_batch(config, config.training.batch_size)
+    params, inputs = jax.eval_shape(lambda: (init(), made.inputs(full(), blank())))
     video = video_sharding(made.network, config.data.pad_rows, made_mesh)
     rows, groups = meshes.batch_sharding(made_mesh), rules.latents_sharding(made_mesh)
     _, _, given, latents = inputs
     low_res = None if given.low_res is None else video
     told = dataclasses.replace(jax.tree.map(lambda _: rows, given), low_res=low_res)
     latents_lie = jax.tree.map(lambda _: groups, latents)
-    placed = rules.shardings(params, made_mesh), (video, rows, told, latents_lie)
+    params_lie = rules.shardings(params, made_mesh)
+    placed = params_lie, (video, rows, told, latents_lie)
 
     def call(params: Any, *inputs: Any) -> tuple:
         with rules.activations_on(made_mesh):
             return made.F(params, *inputs)
 
     return Evaluation(
-        denoiser=made,
         mesh=made_mesh,
         abstract=jax.tree.map(_place, (params, inputs), placed),
-        init=jax.jit(init, out_shardings=placed),
+        init=jax.jit(init, out_shardings=params_lie),
         call=jax.jit(
             call,
             out_shardings=(video, latents_lie),

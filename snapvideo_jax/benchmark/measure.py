@@ -36,7 +36,6 @@ class Asked(NamedTuple):
     modes: Sequence[str]
     batch_sizes: Sequence[int]
     devices: Sequence[int]
-    repeats: int
 
 
 class Timed(NamedTuple):
@@ -51,46 +50,43 @@ def parts(asked: Asked) -> list[tuple[int, str, int]]:
     return list(itertools.product(asked.devices, asked.modes, asked.batch_sizes))
 
 
-def run(asked: Asked, say: Say, progress: Progress) -> Iterator[list[Row]]:
-    """The rows of each of the `parts`, as they are done.
+def run(
+    asked: Asked, devices: Sequence[jax.Device], rows_of: Callable[[list[Case]], list[Row]]
+) -> Iterator[list[Row]]:
+    """The rows of each of the `parts`, as `rows_of` its cases makes them.
 
     A configuration that runs out of memory gets a row that says so, and no larger batch in that
     mode on that many devices.
-
-    Raises:
-      ConfigError: before anything is compiled, for a batch or mesh that does not fit the devices.
     """
-    check(asked)
     full = set()
-    for devices, mode, size in parts(asked):
-        names = [name for name in asked.configs if (devices, mode, name) not in full]
-        cases = [case(asked, name, mode, size, devices) for name in names]
-        rows = measured(cases, asked.repeats, say, progress)
-        full |= {(devices, mode, row.config) for row in rows if row.out_of_memory}
+    for number, mode, size in parts(asked):
+        names = [name for name in asked.configs if (number, mode, name) not in full]
+        rows = rows_of([case(asked, name, mode, size, devices[:number]) for name in names])
+        full |= {(number, mode, row.config) for row in rows if row.out_of_memory}
         yield rows
 
 
-def check(asked: Asked) -> None:
+def check(asked: Asked, devices: Sequence[jax.Device]) -> None:
     """ConfigError for devices that are not there, and for sizes that do not split over them."""
-    there = jax.device_count()
-    for devices in asked.devices:
-        if devices > there:
-            raise ConfigError(f"--devices={devices}: there are {there}")
-        if devices < there and jax.process_count() > 1:
-            raise ConfigError(f"--devices={devices}: many processes share all {there} or none")
+    there = len(devices)
+    for number in asked.devices:
+        if number > there:
+            raise ConfigError(f"--devices={number}: there are {there}")
+        if number < there and jax.process_count() > 1:
+            raise ConfigError(f"--devices={number}: many processes share all {there} or none")
         for name, size in itertools.product(asked.configs, asked.batch_sizes):
-            one = case(asked, name, programs.MODES[0], size, devices)
+            one = case(asked, name, programs.MODES[0], size, devices[:number])
             try:
                 build.mesh(one.config, one.devices)
             except ConfigError as error:
-                raise ConfigError(f"{name} on {devices} devices: {error}") from error
+                raise ConfigError(f"{name} on {number} devices: {error}") from error
 
 
-def case(asked: Asked, name: str, mode: str, size: int, devices: int) -> Case:
-    """`size` videos for each of the first `devices` devices."""
+def case(asked: Asked, name: str, mode: str, size: int, devices: Sequence[jax.Device]) -> Case:
+    """`size` videos for each of the devices."""
     config = copy.deepcopy(asked.configs[name])
-    config.training.batch_size = size * devices
-    return Case(name, config, mode, jax.devices()[:devices])
+    config.training.batch_size = size * len(devices)
+    return Case(name, config, mode, devices)
 
 
 def measured(cases: Sequence[Case], repeats: int, say: Say, progress: Progress) -> list[Row]:

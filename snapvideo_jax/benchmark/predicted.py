@@ -1,27 +1,25 @@
 """Rows of a benchmark for TPUs that are not there, by their compiler (parallel/plan.py)."""
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import jax
 
 from snapvideo_jax import build
 from snapvideo_jax.benchmark import machine
+from snapvideo_jax.benchmark.programs import Case
 from snapvideo_jax.benchmark.rows import Row
-from snapvideo_jax.build import Config
 from snapvideo_jax.parallel import plan, programs
 
 
-def row(name: str, config: Config, mode: str, slice: Sequence[jax.Device], kept: Path) -> Row:
-    """The prediction for one configuration; without times if it does not fit.
+def row(case: Case, kept: Path) -> Row:
+    """The prediction for one case; without times if it does not fit.
 
-    config: has the batch of all chips together. kept: folder of what the compiler said before.
+    kept: folder of what the compiler said before.
     """
+    name, config, mode, devices = case
     if mode == "train":
-        program = programs.program(config, "train", slice)
+        program = programs.program(config, "train", devices)
     else:
-        program = programs.evaluation(config, slice)
-    verdict = plan.compiled(program, slice, kept)
+        program = programs.evaluation(config, devices)
+    verdict = plan.compiled(program, devices, kept)
     seconds = verdict.seconds
     return Row(
         config=name,

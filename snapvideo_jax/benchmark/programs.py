@@ -1,11 +1,13 @@
 """What is timed: training's own step, and the one evaluation of the network that samplers make."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
@@ -73,7 +75,7 @@ def work(case: Case) -> Work:
     if case.mode == "infer":
         made = build.evaluation(case.config, VOCABULARY, case.devices)
         params, inputs = made.abstract
-        start = lambda: (made.init()[0], *filled(inputs))
+        start = lambda: (made.init(), *filled(inputs))
         same = lambda arguments, results: arguments
         return Work(made.call, (params, *inputs), start, same, dict(made.mesh.shape))
     program = build.program(case.config, VOCABULARY, case.devices)
@@ -90,18 +92,26 @@ def filled(abstract: Any) -> Any:
     Fractions and pixels are uniform, other whole numbers 1, and nothing is masked.
     """
 
-    def one(number: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        key = jax.random.key(number)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return jax.random.uniform(key, leaf.shape, leaf.dtype)
-        if leaf.dtype == jnp.uint8:
-            return jax.random.bits(key, leaf.shape, leaf.dtype)
-        return jnp.ones(leaf.shape, leaf.dtype)
-
     leaves, structure = jax.tree.flatten(abstract)
-    shardings = [leaf.sharding for leaf in leaves]
-    make = lambda: [one(number, leaf) for number, leaf in enumerate(leaves)]
-    return structure.unflatten(jax.jit(make, out_shardings=shardings)())
+    made = [
+        _maker(leaf.shape, leaf.dtype, leaf.sharding)(number) for number, leaf in enumerate(leaves)
+    ]
+    return structure.unflatten(made)
+
+
+@functools.cache
+def _maker(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Callable[[int], jax.Array]:
+    """Of arrays of one kind, by number; compiled once for all leaves that are alike."""
+
+    def make(number: Array) -> Array:
+        key = jax.random.key(number)
+        if jnp.issubdtype(dtype, jnp.floating):
+            return jax.random.uniform(key, shape, dtype)
+        if dtype == jnp.uint8:
+            return jax.random.bits(key, shape, dtype)
+        return jnp.ones(shape, dtype)
+
+    return jax.jit(make, out_shardings=sharding)
 
 
 def flops(case: Case, made: Work) -> tuple[int, int]:

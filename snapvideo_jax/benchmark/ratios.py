@@ -20,7 +20,8 @@ class Ratio(NamedTuple):
     """`ratio`: the U-Net's milliseconds per video over FIT's, by medians; of one kind of rows.
 
     ratio_min, ratio_max: of single rounds where they were taken in turns, else the fastest step of
-    one against the slowest of the other. paper_ratio: the paper's, on A100; None if not its models.
+    one against the slowest of the other; of predicted rows one end of a band against the other end
+    of the other. paper_ratio: the paper's, on A100; None if not its models.
     """
 
     fit: str
@@ -92,6 +93,6 @@ def _same(row: Row) -> tuple:
 
 def _extremes(unet: Row, fit: Row) -> list[tuple[float, float]]:
     return [
-        (min(unet.step_ms), max(fit.step_ms)),
-        (max(unet.step_ms), min(fit.step_ms)),
+        (unet.least_ms, max(fit.step_ms)),
+        (max(unet.step_ms), fit.least_ms),
     ]

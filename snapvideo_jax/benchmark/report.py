@@ -80,7 +80,8 @@ def _ratios(ratios: Sequence[Mapping[str, Any]], where: str) -> Table:
             f"{one['devices']} x {one['device']}",
             one["dtype"],
             f"{one['ratio']:.2f}",
-            *(_spread(one) if one["kind"] == "measured" else ("-", "-")),
+            f"{one['ratio_min']:.2f} to {one['ratio_max']:.2f}",
+            _turns(one),
             _number(one["paper_ratio"], ".2f"),
         )
         for one in ratios
@@ -89,9 +90,10 @@ def _ratios(ratios: Sequence[Mapping[str, Any]], where: str) -> Table:
     return Table(f"How many times faster FIT is, {ratios[0]['kind']}", where, header, lines)
 
 
-def _spread(ratio: Mapping[str, Any]) -> tuple[str, str]:
-    turns = "yes" if ratio["interleaved"] else "no"
-    return f"{ratio['ratio_min']:.2f} to {ratio['ratio_max']:.2f}", turns
+def _turns(ratio: Mapping[str, Any]) -> str:
+    if ratio["kind"] == "predicted":
+        return "-"
+    return "yes" if ratio["interleaved"] else "no"
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], where: str) -> Table:

@@ -19,6 +19,7 @@ class Chip(NamedTuple):
     peak: bf16 FLOP/s. hbm: bytes/s. link: bytes/s to both neighbors along one axis of the torus
     together, one way. arrays x side^2: multipliers of its matrix units. vector: element-wise
     operations a cycle. vmem: KiB of fast memory that one fusion may take (a compiler's option).
+    axes: of the torus.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Chip(NamedTuple):
     side: int = 128
     vector: int = 0
     vmem: int = 0
+    axes: int = 1
 
     @property
     def clock(self) -> float:
@@ -40,11 +42,12 @@ class Chip(NamedTuple):
 # 16, 32 and 64 MiB the best by the compiler's cycles for FIT 500M (docs/performance.md); v6e's is
 # what marin-community/marin uses (pull request 3053); 0 leaves the compiler's default.
 CHIPS = (
-    ("TPU v6( lite|e)", Chip("v6e", 918e12, 1638e9, 180e9, 4, 256, 4096, 98304)),
-    ("TPU v5( lite|e)", Chip("v5e", 197e12, 819e9, 90e9, 4, 128, 4096, 32768)),
-    ("TPU v5p?", Chip("v5p", 459e12, 2765e9, 180e9, 8, 128, 8192, 32768)),
-    ("TPU v4", Chip("v4", 275e12, 1228e9, 90e9, 8, 128, 8192)),
-    ("TPU7x", Chip("tpu7x", 1153.5e12, 3690e9, 180e9, 4, 256, 4096)),  # one of a chip's two cores
+    ("TPU v6( lite|e)", Chip("v6e", 918e12, 1638e9, 180e9, 4, 256, 4096, 98304, 2)),
+    ("TPU v5( lite|e)", Chip("v5e", 197e12, 819e9, 90e9, 4, 128, 4096, 32768, 2)),
+    ("TPU v5p?", Chip("v5p", 459e12, 2765e9, 180e9, 8, 128, 8192, 32768, 3)),
+    ("TPU v4", Chip("v4", 275e12, 1228e9, 90e9, 8, 128, 8192, axes=3)),
+    # One of a chip's two cores.
+    ("TPU7x", Chip("tpu7x", 1153.5e12, 3690e9, 180e9, 4, 256, 4096, axes=3)),
     ("NVIDIA H200", Chip("H200", 989.5e12, 4800e9)),
     ("NVIDIA H100 80GB HBM3", Chip("H100", 989.5e12, 3350e9)),
     ("NVIDIA H100 PCIe", Chip("H100 PCIe", 756e12, 2000e9)),

@@ -24,7 +24,7 @@ FEWEST_SCORES = (
     4096  # of a head and a row of tokens; below, starting a step costs more than it does
 )
 MASKED = -1e30
-BYTES = 64 * 2**20  # of fast memory that a kernel may take; chips have 128 MiB
+BYTES = 64 * 2**20  # of fast memory that a kernel may take: all that a v5p core has, by JAX's table
 
 
 def fits(q: Any, k: Any) -> bool:

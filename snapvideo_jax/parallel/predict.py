@@ -4,7 +4,8 @@ Two figures, far apart enough to hold what is not known. `slow` adds up the comp
 cycles of every instruction, which is above what large products take and far above it for small
 element-wise work; kernels, to which it gives none, by our count of their bodies, one unit waiting
 for the other; and all exchanges that the cores wait for. `fast` is the least that the data sheet
-allows: multiplications at peak, or memory or links at theirs, whichever takes longest.
+allows: multiplications at peak, or memory or links along all axes of the torus at theirs, whichever
+takes longest.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,8 @@ def seconds(
     cores = sum(work.cycles for work in works) / chip.clock
     inside = sum(kernel_seconds(kernel, chip) for kernel in kernels) / num_chips
     sent = {apart: _sent(collectives, chip, num_chips, apart) for apart in (False, True)}
-    floor = max(flops / num_chips / chip.peak, least_bytes / chip.hbm, sum(sent.values()))
+    links = sum(sent.values()) / chip.axes
+    floor = max(flops / num_chips / chip.peak, least_bytes / chip.hbm, links)
     slow = max(cores + inside, sent[True]) + sent[False]
     return Seconds(cores, inside, sent[False], sent[True], min(floor, slow), slow)
 

@@ -24,7 +24,8 @@ class Program(NamedTuple):
 
     state: those that stay on the device from call to call, by name. given: those that do not.
     gradients: like what of the state; None where there are none. videos: of one call; calls: that
-    make them. model_flops: of the mathematics, over all devices; what is computed again is not in.
+    make them. model_flops: of the mathematics, over all devices; what is computed again, or for
+    nothing, is not in.
     """
 
     call: Callable[..., Any]
@@ -35,7 +36,7 @@ class Program(NamedTuple):
     mesh: Mesh
     videos: int
     calls: int
-    model_flops: int
+    model_flops: int = 0
 
     @property
     def flops(self) -> int:
@@ -50,16 +51,29 @@ def program(config: Config, kind: str, devices: Sequence[jax.Device]) -> Program
     ConfigError where the config is of none.
     """
     if kind == "train":
-        return _train(config, devices)
+        return _counted(_train, config, devices)
     if kind == "upsample" and not config.data.low_res:
         raise ConfigError("this config is a first stage; --program=sample is its sampler")
-    return _sample(config, devices)
+    return _counted(_sample, config, devices)
+
+
+def evaluation(config: Config, devices: Sequence[jax.Device]) -> Program:
+    """One evaluation of the network for `training.batch_size` videos, as benchmarks time it."""
+    return _counted(_evaluation, config, devices)
+
+
+def _counted(
+    make: Callable[[Config, Sequence[jax.Device]], Program],
+    config: Config,
+    devices: Sequence[jax.Device],
+) -> Program:
+    """What `make` makes, with the FLOPs of the same mathematics where nothing is done twice."""
+    plain = make(*build.once(config, devices))
+    return make(config, devices)._replace(model_flops=plain.flops)
 
 
 def _train(config: Config, devices: Sequence[jax.Device]) -> Program:
     made = build.program(config, VOCABULARY, devices)
-    counted, device = build.once(config, devices)
-    plain = build.program(counted, VOCABULARY, device)
     arguments = made.abstract_state, made.abstract_batch
     state = made.abstract_state
     return Program(
@@ -71,7 +85,6 @@ def _train(config: Config, devices: Sequence[jax.Device]) -> Program:
         mesh=made.mesh,
         videos=config.training.batch_size,
         calls=1,
-        model_flops=cost.flops(plain.step, plain.abstract_state, plain.abstract_batch),
     )
 
 
@@ -108,12 +121,10 @@ def _sample(config: Config, devices: Sequence[jax.Device]) -> Program:
         mesh=mesh,
         videos=config.training.batch_size,
         calls=walk.evaluations,
-        model_flops=cost.flops(call, *arguments),
     )
 
 
-def evaluation(config: Config, devices: Sequence[jax.Device]) -> Program:
-    """One evaluation of the network for `training.batch_size` videos, as benchmarks time it."""
+def _evaluation(config: Config, devices: Sequence[jax.Device]) -> Program:
     made = build.evaluation(config, VOCABULARY, devices)
     params, inputs = made.abstract
     return Program(
@@ -125,7 +136,6 @@ def evaluation(config: Config, devices: Sequence[jax.Device]) -> Program:
         mesh=made.mesh,
         videos=config.training.batch_size,
         calls=1,
-        model_flops=cost.flops(made.call, params, *inputs),
     )
 
 

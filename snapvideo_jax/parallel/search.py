@@ -23,7 +23,6 @@ from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel.chips import Chip
 
 EFFICIENCY = 0.5  # of the peak that products reach; the same for all candidates, so it ranks none
-PASSES = 3  # in which kernels are gathered: self-conditioning's, forward, backward
 
 
 class Candidate(NamedTuple):
@@ -47,6 +46,10 @@ class Candidate(NamedTuple):
         changed.training.accumulate = self.accumulate
         return changed
 
+    def is_of(self, config: Config) -> bool:
+        """Whether the config is laid out like this."""
+        return self.apply(config) == config
+
 
 class Profile(NamedTuple):
     """What a policy of remat costs a video in one dtype. kept: bytes of all that is stored for the
@@ -58,12 +61,10 @@ class Profile(NamedTuple):
     flops: float
 
 
-def candidates(config: Config, slice: Sequence[jax.Device], room: float = 1.0) -> list[Candidate]:
+def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
     """All that divide and should fit, the fastest first; ConfigError if there are none.
 
     Nothing is compiled; the step is traced once for each policy of remat and dtype.
-
-    room: share of a chip's memory that the estimate may fill.
     """
     chip, limit = chips.tpu(slice[0].device_kind), topology.memory(slice[0])
     denoiser = build.denoiser(config, programs.VOCABULARY)
@@ -77,7 +78,7 @@ def candidates(config: Config, slice: Sequence[jax.Device], room: float = 1.0) -
         ).problems
         for (remat, dtype), costs in per_video.items()
         for estimated in [estimate(config, chip, params, sizes, accumulate, dtype, costs)]
-        if estimated.memory < room * limit
+        if estimated.memory < limit
     ]
     if not made:
         raise ConfigError(
@@ -88,17 +89,34 @@ def candidates(config: Config, slice: Sequence[jax.Device], room: float = 1.0) -
     return sorted(made, key=rank)
 
 
+def roomier(
+    found: Sequence[Candidate], config: Config, needed: int, limit: float
+) -> list[Candidate]:
+    """Those of `found` that should fit a chip where the config does not, as its compiler says.
+
+    needed: bytes a chip, by the compiler. What the closed forms miss of them, they are taken to
+    miss of the others too. limit: bytes a chip that they may fill.
+    """
+    refused = next((each.memory for each in found if each.is_of(config)), needed)
+    return [each for each in found if each.memory * needed / refused < limit]
+
+
 def layouts(config: Config, num_chips: int) -> Iterator[tuple[dict[str, int], int]]:
-    """(sizes of the mesh, accumulate): powers of two whose product is the slice."""
-    powers = [2**i for i in range(num_chips.bit_length())]
-    grouped = powers if config.model.name == "fit" and config.data.low_res else [1]
-    for fsdp, group, tensor in itertools.product(powers, grouped, powers):
+    """(sizes of the mesh, accumulate): powers of two, of chips and of videos at a time.
+
+    Groups where patches are many; tensor for FIT alone, since what a U-Net's convolutions send
+    under it no closed form here says.
+    """
+    powers = lambda most: [2**i for i in range(most.bit_length())]
+    fit, ways = config.model.name == "fit", powers(num_chips)
+    grouped = ways if fit and config.data.low_res else [1]
+    for fsdp, group, tensor in itertools.product(ways, grouped, ways if fit else [1]):
         data = num_chips // (fsdp * group * tensor)
         if data * fsdp * group * tensor != num_chips:
             continue
         rows = config.training.batch_size // (data * fsdp)
-        for micro in powers:  # videos of one device at a time
-            if rows >= micro and rows % micro == 0:
+        for micro in powers(rows):  # videos of one device at a time
+            if rows % micro == 0:
                 sizes = {"data": data, "fsdp": fsdp, "group": group, "tensor": tensor}
                 yield sizes, rows // micro
 
@@ -181,18 +199,19 @@ def exchanges(
     """
     data, fsdp, group, tensor = (sizes[axis] for axis in meshes.AXES)
     split, micro = fsdp * group, config.training.batch_size / (data * fsdp) / accumulate
+    passes = 3 if config.model.name == "fit" else 2  # self-conditioning's, forward, backward
     ring = lambda n: (n - 1) / n
     kernels = accumulate * width * numbers / tensor
     sums = 1 if data * group == 1 else 2
-    gathered = (PASSES + sums) * kernels * ring(split) / chip.link
+    gathered = (passes + sums) * kernels * ring(split) / chip.link
     replicas = 2 * kernels / split * ring(data) / chip.link
     fit = config.model.fit
     whole = accumulate * micro * width  # bytes of a number of all videos of a device
     rows = fit.blocks * whole * fit.latents * fit.latent_channels / group
     latents = (fit.global_layers + 2) * rows  # that attention and feed-forwards give back
     patches = fit.blocks * whole * patch_tokens(config) * fit.patch_channels / group
-    heads = 2 * 2 * PASSES * (latents + patches) * ring(tensor) / chip.link
-    latents = 4 * PASSES * fit.global_layers * rows / tensor * group / 4 / chip.link
+    heads = 2 * 2 * passes * (latents + patches) * ring(tensor) / chip.link
+    latents = 4 * passes * fit.global_layers * rows / tensor * group / 4 / chip.link
     latents = latents if group > 1 else 0.0
     if config.model.name != "fit":
         heads = latents = 0.0

@@ -138,10 +138,6 @@ class Board:
         """One picture, uint8 [H, W, 3]: a contact sheet, since clu cannot write videos."""
         self._writer.write_images(step, {name: np.asarray(image)[None]})
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """A page of text, shown as Markdown."""
-        self._writer.write_texts(step, {name: text})
-
     def close(self) -> None:
         """Writes what is pending."""
         self._writer.close()

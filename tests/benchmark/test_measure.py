@@ -19,7 +19,7 @@ def asked(**changes):
     config = tiny.get_config()
     config.model.text_encoder.source = "stored"  # there is less to compile
     common = dict(configs={"a": config, "b": config}, modes=["infer"], batch_sizes=[1])
-    return measure.Asked(**common | dict(devices=[1], repeats=3) | changes)
+    return measure.Asked(**common | dict(devices=[1]) | changes)
 
 
 def silent(things):
@@ -67,7 +67,9 @@ def pretended(monkeypatch):
 
         monkeypatch.setattr(programs, "compiled", compiled)
         monkeypatch.setattr(programs, "flops", lambda case, work: (1, 1))
-        rows = [row for part in measure.run(asked(**changes), lines.append, silent) for row in part]
+        rows_of = lambda cases: measure.measured(cases, 3, lines.append, silent)
+        parts = measure.run(asked(**changes), jax.devices(), rows_of)
+        rows = [row for part in parts for row in part]
         return rows, order, lines
 
     return run
@@ -132,7 +134,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
     def fails():
         raise jax.errors.JaxRuntimeError("INTERNAL: the chip is on fire")
 
-    case = measure.case(asked(), "a", "infer", 1, 1)
+    case = measure.case(asked(), "a", "infer", 1, jax.devices()[:1])
     work = programs.Work(None, (), fails, lambda arguments, _: arguments, {})
     made = programs.Compiled(case, work, lambda: None, 1.0, None)
     with pytest.raises(jax.errors.JaxRuntimeError, match="on fire"):
@@ -140,7 +142,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 
 def test_a_training_step_is_carried_on_from_the_one_before():
-    case = measure.case(asked(), "a", "train", 2, 2)
+    case = measure.case(asked(), "a", "train", 2, jax.devices()[:2])
     running = measure.Running(programs.compiled(case))
     before = int(running._arguments[0].step)
     running.warm_up()
@@ -162,8 +164,8 @@ def test_random_arguments_mask_nothing_and_lie_as_the_program_wants_them():
 
 
 def test_flops_of_the_model_leave_out_what_remat_computes_again():
-    plain = measure.case(asked(), "a", "train", 1, 1)
-    again = measure.case(asked(), "a", "train", 1, 1)
+    plain = measure.case(asked(), "a", "train", 1, jax.devices()[:1])
+    again = measure.case(asked(), "a", "train", 1, jax.devices()[:1])
     again.config.model.remat = "block"
     model, hardware = programs.flops(plain, programs.work(plain))
     assert model == hardware > 0
@@ -172,7 +174,7 @@ def test_flops_of_the_model_leave_out_what_remat_computes_again():
 
 
 def test_memory_is_what_a_program_adds_and_only_told_where_its_peak_is_the_highest(monkeypatch):
-    case = measure.case(asked(), "a", "infer", 1, 1)
+    case = measure.case(asked(), "a", "infer", 1, jax.devices()[:1])
     work = programs.Work(None, (), lambda: (0,), lambda arguments, _: arguments, {})
     made = programs.Compiled(case, work, lambda argument: argument, 1.0, None)
 
@@ -188,11 +190,11 @@ def test_memory_is_what_a_program_adds_and_only_told_where_its_peak_is_the_highe
 
 def test_what_does_not_fit_the_devices_is_refused_before_anything_is_compiled():
     with pytest.raises(ConfigError, match="--devices=9: there are 8"):
-        measure.check(asked(devices=[1, 9]))
+        measure.check(asked(devices=[1, 9]), jax.devices())
     config = tiny.get_config()
     config.mesh.data = 3
     with pytest.raises(ConfigError, match="^a on 2 devices: mesh.data=3, "):
-        measure.check(asked(configs={"a": config}, devices=[2]))
+        measure.check(asked(configs={"a": config}, devices=[2]), jax.devices())
 
 
 def test_peaks_are_known_for_chips_that_do_bfloat16_and_for_nothing_else():

@@ -95,7 +95,14 @@ def test_attention_takes_any_number_of_batch_axes(batch):
         np.testing.assert_allclose(got[i], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_halves_hidden_units_in_training_alone(random_params):
+def test_dropout_takes_hidden_units_and_nothing_else(random_params):
+    module, x = layers.FeedForward(dropout=1.0), normal(0, 1, 2, 8)
+    params = random_params(module, x)
+    out = module.apply({"params": params}, x, True, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_allclose(out, x + params["down"]["bias"], rtol=1e-6)
+
+
+def test_dropout_is_drawn_in_training_alone(random_params):
     x = normal(0, 1, 2, 8)
     module = layers.FeedForward(dropout=0.5)
     params = random_params(module, x)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snapvideo_jax import checks
 from snapvideo_jax.models.layers import AttentionBlock
 from snapvideo_jax.models.remat import REMAT, kept
 
@@ -47,3 +48,7 @@ def test_what_is_kept_and_its_gradient_are_those_of_x(dtype):
     value, pull = jax.vjp(lambda x: kept(x, "product"), x)
     np.testing.assert_array_equal(value, x)
     np.testing.assert_array_equal(pull(3 * x)[0], 3 * x)
+
+
+def test_configs_may_name_every_policy():
+    assert checks.KNOWN["model.remat"] == tuple(REMAT)

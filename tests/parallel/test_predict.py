@@ -8,7 +8,7 @@ from snapvideo_jax.parallel.cost import Kernel
 from snapvideo_jax.parallel.hlo import Collective, Work
 
 # 2 matrix units of 10 x 10 and 4e9 FLOP/s: 1e7 cycles a second.
-CHIP = Chip("toy", peak=4e9, hbm=1e6, link=1000.0, arrays=2, side=10, vector=50)
+CHIP = Chip("toy", peak=4e9, hbm=1e6, link=1000.0, arrays=2, side=10, vector=50, axes=2)
 FOUR = (0, 1, 2, 3)
 
 
@@ -40,7 +40,7 @@ def test_exchanges_add_to_the_cores_unless_the_program_goes_on_beside_them():
     [
         (dict(flops=32_000_000_000), 2),  # over 4 chips of 4e9 a second
         (dict(least=3_000_000), 3),  # of each chip, at 1e6 a second
-        (dict(collectives=[sent(4000), sent(2000, apart=True)]), 3 + 1.5),
+        (dict(collectives=[sent(4000), sent(2000, apart=True)]), (3 + 1.5) / 2),  # both axes
     ],
     ids=["products", "memory", "links"],
 )
