@@ -43,10 +43,10 @@ from snapvideo_jax.parallel import topology
 CONFIGS = flags.DEFINE_list(
     "configs", ["configs/fit_500m.py", "configs/unet_284m.py"], "Configuration files to compare."
 )
-OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
+OUT = main.define_folder("out", "Folder for the report.")
 MODES = flags.DEFINE_list("modes", list(programs.MODES), "What is timed: train, infer or both.")
 BATCH_SIZES = number_lists.define_integers(
-    "batch_sizes", "Videos a step for each device; default: 8.", lower_bound=1
+    "batch_sizes", "Videos a step for each device; default: 8.", lower_bound=1, upper_bound=2**20
 )
 SWEEP = flags.DEFINE_bool("sweep", False, "Double the batch until memory or --max_batch ends it.")
 MAX_BATCH = flags.DEFINE_integer("max_batch", 1024, "Of --sweep, for each device.", lower_bound=1)
@@ -70,9 +70,7 @@ def run() -> None:
     rows_of = predicted if TOPOLOGY.value else measured
     source = measure.run(wanted, devices, rows_of)
     folder = storage.make_folder(OUT.value)
-    facts = machine.facts() | {"date": today(), "command": command()}
-    if TOPOLOGY.value:
-        facts["versions"]["compiler"] = topology.version()
+    facts = machine.facts(devices) | {"date": today(), "command": command()}
     rows, parts, tell = [], measure.parts(wanted), main.progress("parts of the benchmark")
     for number, found in enumerate(source, start=1):
         rows += found

@@ -21,9 +21,7 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
 )
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
-OUT = flags.DEFINE_string(
-    "out", None, "Folder for the parameters; made where there is none.", required=True
-)
+OUT = main.define_folder("out", "Folder for the parameters; made where there is none.")
 
 
 def run() -> None:

@@ -28,21 +28,47 @@ COORDINATOR = flags.DEFINE_string(
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "In the job.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this process, from 0.", lower_bound=0)
 JOIN = 300  # seconds until the processes of a job must have found each other
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 LEAVE = 10  # seconds for the others to end with this one
 SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")  # what JAX reads
 LOST = re.compile("Connection (closed|reset)|Broken pipe|Socket closed")  # in JAX's errors
 
-CONFIG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+# What flags and the code of a config file may raise.
+CONFIG_ERRORS = (
+    flags.Error,
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")  # of a config
 
 
 def define_config() -> None:
     """The flag --config=FILE.py, whose fields are flags too: --config.training.steps=1000."""
-    config_flags.DEFINE_config_file(
-        "config",
-        "configs/shapes.py",
-        "Configuration file; its fields are flags.",
-        lock_config=True,
-    )
+    try:
+        config_flags.DEFINE_config_file(
+            "config",
+            "configs/shapes.py",
+            "Configuration file; its fields are flags.",
+            lock_config=True,
+        )
+    except CONFIG_ERRORS as error:  # of fields given without a file
+        _exit(ConfigError(f"flags: {_one_line(error)}"))
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # in --help
+
+
+def define_folder(name: str, text: str) -> flags.FlagHolder[str]:
+    """A required flag that names a folder."""
+    flag = flags.DEFINE_string(name, None, text, required=True)
+    flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    return flag
 
 
 def load_config(path: str) -> Any:
@@ -51,10 +77,17 @@ def load_config(path: str) -> Any:
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
     try:
         values(["config", f"--config={path}"])
-        list(values.config)  # a file that could not be loaded says so only when it is read
+        _look(values.config)
     except CONFIG_ERRORS as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
     return values.config
+
+
+def _look(config: Any) -> None:
+    """ValueError if it is none; one that could not be loaded says so only when it is read."""
+    lacking = [section for section in SECTIONS if section not in config]
+    if lacking:
+        raise ValueError(f"no config: it lacks {', '.join(lacking)}; start from configs/base.py")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -185,7 +218,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS:
-            list(flags.FLAGS.config)  # a file that could not be loaded says so only when it is read
+            _look(flags.FLAGS.config)
+    except SystemExit:  # absl's, after --help
+        sys.exit(0)
     except CONFIG_ERRORS as error:
         _exit(ConfigError(f"flags: {_one_line(error)}"))
     if len(rest) > 1:
@@ -200,6 +235,9 @@ def _guarded(main: Callable[[], None]) -> None:
     except UserError as error:
         _exit(error)
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) and not jax.distributed.is_initialized():
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
         if not jax.distributed.is_initialized():
             raise
         if isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
@@ -231,7 +269,10 @@ def _leave(code: int) -> NoReturn:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, KeyError):  # a field of a config that is not there
+        return _one_line(cause)
+    text = str(cause if isinstance(error, KeyError) else error)
     head, traceback_, rest = text.partition("Traceback (most recent call last):")
     if traceback_:  # of a config file, as ml_collections passes it on
         text = head + rest.strip().splitlines()[-1]

@@ -22,10 +22,10 @@ class Parser(flags.ArgumentParser):
 
 
 def define_integers(
-    name: str, text: str, lower_bound: int | None = None
+    name: str, text: str, lower_bound: int | None = None, upper_bound: int | None = None
 ) -> flags.FlagHolder[list[int] | None]:
     """A flag of whole numbers, None where it is not given; `text` is its help."""
-    return _define(flags.IntegerParser(lower_bound), name, text)
+    return _define(flags.IntegerParser(lower_bound, upper_bound), name, text)
 
 
 def define_floats(

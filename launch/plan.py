@@ -12,8 +12,8 @@ counted), read from the program that training runs. A text encoder is in neither
 
 --doctor prints where every parameter would lie on a mesh over --devices, what a device would hold,
 what is held more than once, everything that does not divide, and the sizes that would
-(docs/sharding.md). --json=FILE writes the same as JSON. A vocabulary that is made at the start of
-a run is taken at its largest.
+(docs/sharding.md). A vocabulary that is made at the start of a run is taken at its largest.
+--json=FILE writes what was counted or found as JSON, here and below.
 
 --topology=NAME gives the training step, or with --program=sample an evaluation of the sampler for
 training.batch_size prompts, to the TPU's own compiler for a slice that you need not have (v5e-16,
@@ -68,24 +68,27 @@ CANDIDATES = flags.DEFINE_integer(
     "candidates", 3, "Meshes that --search compiles beside plain fsdp.", lower_bound=1
 )
 PROGRAM = flags.DEFINE_enum("program", "train", programs.KINDS, "What --topology compiles.")
-JSON = flags.DEFINE_string("json", None, "File for what the doctor or the compiler found.")
+JSON = flags.DEFINE_string("json", None, "File for what was counted or found, as JSON.")
 
 
 def run() -> None:
     """Flags in, JSON or tables out."""
-    if not COUNT.value and not DOCTOR.value and not TOPOLOGY.value:
-        raise ConfigError("say what to plan: --count, --doctor or --topology=SLICE")
     if SEARCH.value and TOPOLOGY.value in (None, "measure"):
         raise ConfigError("--search needs the slice to search on: --topology=v5p-64")
+    if not COUNT.value and not DOCTOR.value and not TOPOLOGY.value:
+        raise ConfigError("say what to plan: --count, --doctor or --topology=SLICE")
+    config = plannable(flags.FLAGS.config)
     if COUNT.value:
-        main.say(json.dumps(plan.count(flags.FLAGS.config)._asdict(), indent=2))
+        counted = plan.count(config)._asdict()
+        main.say(json.dumps(counted, indent=2))
+        write(counted)
     if DOCTOR.value:
-        report(diagnose(flags.FLAGS.config, DEVICES.value or jax.device_count()))
+        report(diagnose(config, DEVICES.value or jax.device_count()))
     if TOPOLOGY.value == "measure":
-        measure(plannable(flags.FLAGS.config))
+        measure(config)
     elif TOPOLOGY.value:
         do = fastest if SEARCH.value else on_slice
-        do(plannable(flags.FLAGS.config), TOPOLOGY.value)
+        do(config, TOPOLOGY.value)
 
 
 def on_slice(config: Config, name: str) -> None:

@@ -37,9 +37,7 @@ T5 = flags.DEFINE_string("t5", None, "Folder of the T5 encoder's weights.", requ
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "Its sentencepiece model; default: spiece.model in the folder --t5."
 )
-OUT = flags.DEFINE_string(
-    "out", None, "Folder for the states; made where there is none.", required=True
-)
+OUT = main.define_folder("out", "Folder for the states; made where there is none.")
 BATCH = flags.DEFINE_integer("batch_size", 64, "Captions encoded at a time.", lower_bound=1)
 
 

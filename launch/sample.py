@@ -68,9 +68,7 @@ UPSAMPLER_STEP = flags.DEFINE_integer("upsampler_step", None, "As --step.")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
 PROMPTS = flags.DEFINE_string("prompts", None, "Text file of more prompts, one a line.")
 NEGATIVE = flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
-OUT = flags.DEFINE_string(
-    "out", None, "Folder for the videos; made where there is none.", required=True
-)
+OUT = main.define_folder("out", "Folder for the videos; made where there is none.")
 FORMAT = flags.DEFINE_enum("format", "mp4", list(samples.FORMATS), "Of the videos.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first sample of each prompt.", lower_bound=0)
 NUM = flags.DEFINE_integer("num", 1, "Samples of each prompt.", lower_bound=1)

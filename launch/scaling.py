@@ -19,6 +19,7 @@ import json
 import shlex
 import sys
 
+import jax
 from absl import flags
 
 from launch import main, number_lists
@@ -27,7 +28,7 @@ from snapvideo_jax.benchmark import machine, plots, scaling, scaling_plots, scal
 from snapvideo_jax.benchmark.report import aligned
 from snapvideo_jax.data.text import train_vocabulary
 
-OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
+OUT = main.define_folder("out", "Folder for the report.")
 STEPS = flags.DEFINE_integer("steps", 400, f"Of training, with {scaling.BATCH} videos each.")
 SIZES = number_lists.define_integers("sizes", "Some of 1,2,3,4; default: all.", lower_bound=1)
 
@@ -58,7 +59,7 @@ def facts() -> dict:
     """Device, versions, date (of Greenwich) and command."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     command = shlex.join(["python", "-m", "launch.scaling", *sys.argv[1:]])
-    return machine.facts() | {"date": today, "command": command}
+    return machine.facts(jax.devices()) | {"date": today, "command": command}
 
 
 if __name__ == "__main__":

@@ -27,9 +27,7 @@ from launch import main
 from snapvideo_jax.training import loop, profiler
 
 main.define_config()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; made where there is none.", required=True
-)
+WORKDIR = main.define_folder("workdir", "Folder of the run; made where there is none.")
 PROFILE = flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace for xprof.")
 
 

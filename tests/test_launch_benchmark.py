@@ -126,7 +126,7 @@ def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("libtpu")
 def test_a_topology_is_predicted_and_nothing_is_run(tmp_path, plans, monkeypatch):
     monkeypatch.setattr(main, "cache", lambda: plans.parent)
-    monkeypatch.setattr(measure, "run", None)
+    monkeypatch.setattr(measure, "measured", None)
     flags = "--topology=v5e-4", "--modes=infer", "--batch_sizes=2", "--dtype=bfloat16"
     launch("benchmark", CONFIGS, *flags, f"--out={tmp_path}")
     report = json.loads((tmp_path / "report.json").read_text())
@@ -139,6 +139,19 @@ def test_a_topology_is_predicted_and_nothing_is_run(tmp_path, plans, monkeypatch
         assert 0 < row["mfu"] < 1 and 0 < row["peak_memory_bytes"] < 1e9
     assert [ratio["kind"] for ratio in report["ratios"]] == ["predicted"]
     assert "predicted" in (tmp_path / "report.md").read_text()
+    assert report["device"] == "TPU v5 lite" and report["versions"]["compiler"] == "libtpu 0.0.52"
+
+
+@pytest.mark.usefixtures("libtpu")
+def test_a_mesh_that_cannot_be_is_refused_before_anything_is_compiled(tmp_path):
+    with pytest.raises(ConfigError, match="^shapes:tensor on 1 devices: mesh"):
+        launch(
+            "benchmark",
+            "--configs=configs/shapes.py:tensor",
+            "--topology=v5e-1",
+            f"--out={tmp_path / 'o'}",
+        )
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_topology_goes_without_a_sweep(tmp_path):

@@ -3,12 +3,13 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from snapvideo_jax.parallel import chips
+from snapvideo_jax.parallel import chips, topology
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -31,14 +32,19 @@ def free_memory(device: jax.Device) -> int | None:
     return 1024 * int(lines["MemAvailable"].split()[0])
 
 
-def facts() -> dict[str, Any]:
-    """Device, host and versions; `load`: programs that wanted a core in the last minute."""
-    device = jax.devices()[0]
+def facts(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Device, host and versions; `load`: programs that wanted a core in the last minute.
+
+    devices: what was timed; or chips of a slice, of which nobody but their compiler was asked.
+    """
+    device = devices[0]
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    here = device in jax.devices()
+    told = {} if here else {"compiler": topology.version()}
     return {
         "device": device.device_kind,
-        "versions": {"python": platform.python_version()} | versions,
-        "platform": device.client.platform_version.splitlines()[0],
+        "versions": {"python": platform.python_version()} | versions | told,
+        "platform": device.client.platform_version.splitlines()[0] if here else "none",
         "host": {
             "processor": platform.machine(),
             "cores": os.cpu_count(),

@@ -96,6 +96,7 @@ def measured(cases: Sequence[Case], repeats: int, say: Say, progress: Progress) 
         say(f"{programs.described(one)}: compiling")
         made.append(programs.compiled(one))
     usable = [one for one in made if one.program is not None]
+    say("making parameters and warming up")
     go = functools.partial(attempt, repeats=repeats, progress=progress)
     together = go(usable) if len(usable) > 1 else None
     if together is None:
@@ -123,14 +124,13 @@ def attempt(made: Sequence[Compiled], repeats: int, progress: Progress) -> list[
     if not fit(made):
         return None
     names = " and ".join(one.case.name for one in made)
-    tell, count = progress(f"steps of {names}"), itertools.count(1)
-    step_done = lambda: tell(next(count), len(made) * (repeats + 1))
     running, memory = [], []
     try:
         for one in made:
             running.append(Running(one))
             memory.append(running[-1].warm_up())
-            step_done()
+        tell, count = progress(f"steps of {names}"), itertools.count(1)
+        step_done = lambda: tell(next(count), len(made) * repeats)
         taken = rounds(running, repeats, step_done)
     except jax.errors.JaxRuntimeError as error:
         if not compiler.exhausted(error):

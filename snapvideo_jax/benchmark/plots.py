@@ -66,11 +66,13 @@ def ratios(report: Report) -> "Figure":
             theirs = axes.bar(beside, heights, 0.38, color=PAPER, label="paper, A100")
             axes.bar_label(theirs, [f"{height:.2f}" for height in heights], padding=3)
         axes.axhline(1, color="#555555", linewidth=1)
-        axes.set_xticks([i + 0.2 for i in places], [_bar(bar) for bar in bars], fontsize=8)
+        middle = 0.2 if quoted else 0.0  # of our bar and the paper's
+        axes.set_xticks([i + middle for i in places], [_bar(bar) for bar in bars], fontsize=8)
         axes.set_title(", ".join(key), fontsize=10)
         axes.set_ylabel("times faster than the U-Net")
         highest = max(max(bar["ratio_max"], bar["paper_ratio"] or 0) for bar in bars)
-        axes.set(xlim=(-0.4, len(bars) - 0.2), ylim=(0, 1.4 * highest))  # room for the legend
+        axes.set_xlim(middle - 0.6, middle + len(bars) - 0.4)
+        axes.set_ylim(0, 1.4 * highest)  # room for the legend
         axes.legend(fontsize=8)
     return figure
 

@@ -51,8 +51,10 @@ def compared(program: Program, dtype: jnp.dtype) -> Compared:
     """
     devices = program.mesh.devices.flatten()
     sheet = chips.of(devices[0].device_kind)
-    told = sheet and dtype == jnp.bfloat16  # whose peak the sheets give
-    rates = Rates(sheet.peak, sheet.hbm, "data sheet") if told else measured_rates(dtype)
+    if sheet and dtype == jnp.bfloat16:  # whose peak the sheets give
+        rates = Rates(sheet.peak, sheet.hbm, "data sheet")
+    else:
+        rates = measured_rates(dtype)
     start = time.monotonic()
     call = program.call.lower(*program.arguments).compile()
     compile_seconds = time.monotonic() - start

@@ -27,6 +27,15 @@ STYLE = (
 )
 
 
+# Of the pictures, by file.
+CAPTIONS = {
+    "ratios.png": "How many times faster FIT is",
+    "memory.png": "Memory of one device",
+    "batch.png": "Time of a video, by batch",
+    "scaling.png": "Videos a second, by devices",
+}
+
+
 class Table(NamedTuple):
     """A table of text; `where`: how, where, when and by what its figures came about."""
 
@@ -136,7 +145,7 @@ def markdown(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     parts = [f"# {TITLE}", NOTE]
     for table in tables(report):
         parts += [f"## {table.title}", aligned(table), _quoted(table.where, report["command"])]
-    parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+    parts += [f"![{CAPTIONS[name]}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,8 +170,11 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     parts += [_html(table) for table in tables(report)]
     for name, content in pictures.items():
         data = base64.b64encode(content).decode()
-        parts.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">')
-    head = f'<meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
+        caption = html.escape(CAPTIONS[name])
+        parts.append(f"<h2>{caption}</h2>")
+        parts.append(f'<img alt="{caption}" src="data:image/png;base64,{data}">')
+    narrow = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{narrow}<title>{TITLE}</title><style>{STYLE}</style>'
     return f"<!doctype html>\n<html lang=en><head>{head}</head><body>\n" + "\n".join(
         [*parts, "</body></html>\n"]
     )

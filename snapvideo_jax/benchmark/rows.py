@@ -66,9 +66,9 @@ class Row:
         return statistics.median(self.step_ms) if self.step_ms else None
 
     @property
-    def least_ms(self) -> float | None:
+    def least_ms(self) -> float:
         """Of the timed steps; of a predicted one the fast end of its band."""
-        return self.fast_ms or min(self.step_ms, default=None)
+        return self.fast_ms or min(self.step_ms)
 
     @property
     def ms_per_video(self) -> float | None:
@@ -88,7 +88,7 @@ def tree(row: Row) -> dict[str, Any]:
         "out_of_memory": row.out_of_memory,
         "ms_per_video": row.ms_per_video,
         "ms_per_step": row.ms_per_step,
-        "ms_per_step_min": row.least_ms,
+        "ms_per_step_min": None if row.out_of_memory else row.least_ms,
         "ms_per_step_max": max(row.step_ms, default=None),
         "videos_per_second": row.batch / seconds if seconds else None,
         "tflops_per_second": achieved and achieved / TERA,

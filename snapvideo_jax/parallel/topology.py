@@ -37,7 +37,7 @@ SLICES = {"v5e": (FLAT, 1), "v6e": (FLAT, 1), "v4": (CUBE, 2), "v5p": (CUBE, 2)}
 def shaped(name: str) -> str:
     """The compiler's name of a slice: "v5p-128" -> "v5p:4x4x4"; one that has a shape stays."""
     kind, colon, shape = name.partition(":")
-    if colon and re.fullmatch(r"\d+x\d+" if kind in FLAT_KINDS else r"\d+x\d+x\d+", shape):
+    if colon and re.fullmatch("x".join([r"[1-9]\d*"] * (2 if kind in FLAT_KINDS else 3)), shape):
         if kind in (*SLICES, "tpu7x"):
             return name
     kind, _, number = name.partition("-")

@@ -76,7 +76,7 @@ def test_markdown_has_tables_that_are_tables():
     assert [len(block) for block in blocks] == [4, 3, 8, 4]
     for block in blocks:
         assert len({line.count("|") for line in block}) == 1 and len(set(map(len, block))) == 1
-    assert "![ratios](ratios.png)" in text
+    assert "![How many times faster FIT is](ratios.png)" in text
 
 
 class Elements(HTMLParser):
