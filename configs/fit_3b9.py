@@ -3,10 +3,11 @@
   python -m launch.prepare embed --config=configs/fit_3b9.py --config.data.path=DIR \\
       --t5=T5 --out=STATES
   python -m launch.train --config=configs/fit_3b9.py --workdir=W --config.data.path=DIR \\
-      --config.data.text_states=STATES --config.mesh.fsdp=64
+      --config.data.text_states=STATES --config.mesh.fsdp=16
 
 Parameters, EMA and both moments of LAMB are 62.6 GB in float32 (4 x 15.7), so they must be split
-over chips: mesh.fsdp.
+over chips: mesh.fsdp. On v5p-128 these flags are the fastest known; on v5e-16 add
+--config.training.accumulate=128 --config.model.remat=dots (docs/planning.md).
 """
 
 from ml_collections import ConfigDict
