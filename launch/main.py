@@ -235,11 +235,11 @@ def _guarded(main: Callable[[], None]) -> None:
     except UserError as error:
         _exit(error)
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, KeyboardInterrupt) and not jax.distributed.is_initialized():
+        if not jax.distributed.is_initialized():
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        if not jax.distributed.is_initialized():
-            raise
         if isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
             _exit(UserError("another process of the job has ended; see what it said last"))
         traceback.print_exc()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import main
 from snapvideo_jax import video_io
 from tests.conftest import CACHE
 
@@ -201,6 +202,16 @@ def test_a_mistake_is_one_line_with_its_exit_code(tmp_path, code, says, command)
     assert says in done.stderr and done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not workdir.exists()
+
+
+def test_ctrl_c_is_one_word(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "join", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main._guarded(interrupted)
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_missing_required_flag_is_one_line():

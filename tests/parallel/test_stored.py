@@ -54,9 +54,12 @@ def test_remat_and_micro_batches_keep_less_and_devices_share(everything):
 
 def test_a_run_out_of_memory_ends_with_a_line_that_names_what_filled_it():
     made, _ = step()
-    with pytest.raises(ConfigError) as error, loop._fitting(made):
+    with pytest.raises(ConfigError) as error, loop._fitting(lambda: loop._refusal(made)):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to ...")
     said = str(error.value)
     assert "\n" not in said and "GB" in said and "training.accumulate" in said
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), loop._fitting(made):
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        loop._fitting(lambda: loop._refusal(made)),
+    ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
