@@ -6,8 +6,8 @@
       --config.data.text_states=STATES --config.mesh.fsdp=16
 
 Parameters, EMA and both moments of LAMB are 62.6 GB in float32 (4 x 15.7), so they must be split
-over chips: mesh.fsdp. On v5p-128 these flags are the fastest known; on v5e-16 add
---config.training.accumulate=128 --config.model.remat=dots (docs/planning.md).
+over chips: mesh.fsdp. On v5p-128 no faster flags are known, by the compiler's prediction; on v5e-16
+add --config.training.accumulate=128 --config.model.remat=dots (docs/planning.md).
 """
 
 from ml_collections import ConfigDict

@@ -60,15 +60,20 @@ def define_config() -> None:
         )
     except CONFIG_ERRORS as error:  # of fields given without a file
         _exit(ConfigError(f"flags: {_one_line(error)}"))
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # in --help
+    _show_in_help("config")
 
 
 def define_folder(name: str, text: str) -> flags.FlagHolder[str]:
     """A required flag that names a folder."""
     flag = flags.DEFINE_string(name, None, text, required=True)
     flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    _show_in_help(name)
     return flag
+
+
+def _show_in_help(name: str) -> None:
+    """A flag that is defined here is one of the command's own."""
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def load_config(path: str) -> Any:

@@ -109,7 +109,7 @@ def remedy(config: Config, chips: Sequence[jax.Device], refused: plan.Verdict) -
     if PROGRAM.value != "train":
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
     main.say("looking for what would fit")
-    config.mesh.update(refused.mesh)
+    config.mesh.update(refused.mesh)  # as numbers, where it left one open
     room = 0.9 * refused.limit  # with something to spare
     found = search.roomier(search.candidates(config, chips), config, refused.total, room)
     if not found:

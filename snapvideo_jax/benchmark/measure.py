@@ -96,7 +96,8 @@ def measured(cases: Sequence[Case], repeats: int, say: Say, progress: Progress) 
         say(f"{programs.described(one)}: compiling")
         made.append(programs.compiled(one))
     usable = [one for one in made if one.program is not None]
-    say("making parameters and warming up")
+    if usable:
+        say("making parameters and warming up")
     go = functools.partial(attempt, repeats=repeats, progress=progress)
     together = go(usable) if len(usable) > 1 else None
     if together is None:

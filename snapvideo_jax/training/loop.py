@@ -41,6 +41,8 @@ FREE = ("mesh", "log", "checkpoint", "sampling", "training.steps", "training.max
 
 # Fields that may differ between the processes of one job.
 LOCAL = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
 # What to do when memory runs out away from the step.
 INIT = (
     "the devices' memory does not hold the state of training; split it over more devices "
@@ -50,8 +52,6 @@ SAMPLES = (
     "the devices' memory does not hold the sample grid beside the state of training; the run goes "
     "on from its newest checkpoint with log.samples_every=0, and launch.sample draws samples"
 )
-
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 Log = Callable[[str], None]
 
