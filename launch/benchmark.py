@@ -32,18 +32,18 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import main, number_lists
-from snapvideo_jax import build, checks, storage
+from launch import entry, number_lists
+from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import machine, measure, plots, programs, report
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import topology
+from snapvideo_jax.planner import topology
 
 CONFIGS = flags.DEFINE_list(
     "configs", ["configs/fit_500m.py", "configs/unet_284m.py"], "Configuration files to compare."
 )
-OUT = main.define_folder("out", "Folder for the report.")
+OUT = entry.define_folder("out", "Folder for the report.")
 MODES = flags.DEFINE_list("modes", list(programs.MODES), "What is timed: train, infer or both.")
 BATCH_SIZES = number_lists.define_integers(
     "batch_sizes", "Videos a step for each device; default: 8.", lower_bound=1, upper_bound=2**20
@@ -71,23 +71,23 @@ def run() -> None:
     source = measure.run(wanted, devices, rows_of)
     folder = storage.make_folder(OUT.value)
     facts = machine.facts(devices) | {"date": today(), "command": command()}
-    rows, parts, tell = [], measure.parts(wanted), main.progress("parts of the benchmark")
+    rows, parts, tell = [], measure.parts(wanted), entry.progress("parts of the benchmark")
     for number, found in enumerate(source, start=1):
         rows += found
         tell(number, len(parts))
         write(folder, report.tree(rows, facts), {})  # what is known, should the next one end it all
     made = report.tree(rows, facts)
     if not plots.available():
-        main.say(plots.MISSING)
+        entry.say(plots.MISSING)
     write(folder, made, plots.pngs(made) if plots.available() else {})
     for table in report.tables(made):
-        main.say(f"\n{table.title}\n{report.aligned(table)}")
-    main.say(f"\n{folder / 'report.html'} has it all")
+        entry.say(f"\n{table.title}\n{report.aligned(table)}")
+    entry.say(f"\n{folder / 'report.html'} has it all")
 
 
 def measured(cases: list[programs.Case]) -> list[Row]:
     """The rows of one of the parts, timed here."""
-    return measure.measured(cases, REPEATS.value, main.say, main.progress)
+    return measure.measured(cases, REPEATS.value, entry.say, entry.progress)
 
 
 def predicted(cases: list[programs.Case]) -> list[Row]:
@@ -96,8 +96,8 @@ def predicted(cases: list[programs.Case]) -> list[Row]:
 
     rows = []
     for case in cases:
-        main.say(f"{programs.described(case)}: compiling; minutes, if it is the first time")
-        rows.append(predicted.row(case, main.cache() / "plans"))
+        entry.say(f"{programs.described(case)}: compiling; minutes, if it is the first time")
+        rows.append(predicted.row(case, entry.cache() / "plans"))
     return rows
 
 
@@ -128,11 +128,11 @@ def name(path: str) -> str:
 
 def load(path: str) -> Config:
     """A config that can be built, with --dtype; ConfigError if not."""
-    config = main.load_config(path)
+    config = entry.load_config(path)
     for field in ("path", "text_states"):  # no data is read
         config.data[field] = config.data[field] or "unnamed"
     config.model.dtype = DTYPE.value or config.model.dtype
-    checks.check(config)
+    build.check(config)
     return config
 
 
@@ -149,7 +149,7 @@ def sizes() -> list[int]:
 
 def write(folder: Path, made: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
     """The report as JSON, Markdown and a page, from the job's first process."""
-    if not main.speaks():
+    if not entry.speaks():
         return
     files = {
         "report.json": json.dumps(made, indent=2) + "\n",
@@ -172,4 +172,4 @@ def command() -> str:
 
 
 if __name__ == "__main__":
-    main.run(run)
+    entry.run(run)

@@ -22,10 +22,12 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import main, number_lists
-from snapvideo_jax import build, sample, storage, video_io
+from launch import entry, number_lists
+from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import plots, protocol
+from snapvideo_jax.files import video
+from snapvideo_jax.sampling import generate
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
@@ -46,17 +48,17 @@ def run() -> None:
     """Flags in, figures out."""
     if PLOT.value:
         check_plot()
-    trained = sample.load(Path(CHECKPOINT.value), STEP.value, log=main.say).lean()
+    trained = generate.load(Path(CHECKPOINT.value), STEP.value, log=entry.say).lean()
     if trained.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
     plans = plans_of(trained)
     scored = scores(trained, plans)
-    if main.speaks():
+    if entry.speaks():
         write(trained, plans, scored)
 
 
 def write(
-    trained: sample.Trained, plans: Sequence[sample.Plan], scored: Sequence[protocol.Scored]
+    trained: generate.Trained, plans: Sequence[generate.Plan], scored: Sequence[protocol.Scored]
 ) -> None:
     """The figures to --out and the screen, and the pictures that are asked for."""
     first = scored[0]
@@ -65,10 +67,10 @@ def write(
     if len(rows) > 1:
         report["sweep"] = rows
     storage.write(OUT.value, json.dumps(report, indent=2).encode() + b"\n")
-    main.say(summary(rows, report["chance"]))
+    entry.say(summary(rows, report["chance"]))
     if SHEET.value:
-        sheet = video_io.contact_sheet(list(first.videos), first.prompts, marks=first.right)
-        video_io.write_png(SHEET.value, sheet)
+        sheet = video.contact_sheet(list(first.videos), first.prompts, marks=first.right)
+        video.write_png(SHEET.value, sheet)
     if PLOT.value:
         storage.write(PLOT.value, plots.png(rows))
 
@@ -80,29 +82,29 @@ def check_plot() -> None:
     plots.require()
 
 
-def plans_of(trained: sample.Trained) -> list[sample.Plan]:
+def plans_of(trained: generate.Trained) -> list[generate.Plan]:
     """Every combination of --steps and --guidance; the config's where a flag is not given."""
     rate = build.world(trained.config).frame_rates[0]
     return [
-        sample.plan_from(trained.config, steps=steps, guidance=guidance, frame_rate=rate)
+        generate.plan_from(trained.config, steps=steps, guidance=guidance, frame_rate=rate)
         for steps, guidance in itertools.product(STEPS.value or [None], GUIDANCE.value or [None])
     ]
 
 
-def scores(trained: sample.Trained, plans: Sequence[sample.Plan]) -> list[protocol.Scored]:
+def scores(trained: generate.Trained, plans: Sequence[generate.Plan]) -> list[protocol.Scored]:
     """What the protocol says of each plan; on the screen, how much is done."""
-    progress, videos = main.progress("denoising steps"), 2 * NUM.value
+    progress, videos = entry.progress("denoising steps"), 2 * NUM.value
     ends = list(itertools.accumulate(plan.steps * videos for plan in plans))
     tell = lambda plan, end: lambda made: progress(end - plan.steps * (videos - made), ends[-1])
     return [score(trained, plan, tell(plan, end)) for plan, end in zip(plans, ends, strict=True)]
 
 
 def score(
-    trained: sample.Trained, plan: sample.Plan, tell: Callable[[int], None]
+    trained: generate.Trained, plan: generate.Plan, tell: Callable[[int], None]
 ) -> protocol.Scored:
     """What the protocol says of one plan; `tell(videos made so far)`."""
     world = build.world(trained.config)
-    generate = lambda prompts, seeds: sample.generate(
+    generate = lambda prompts, seeds: generate.generate(
         trained,
         plan,
         prompts,
@@ -113,7 +115,7 @@ def score(
     return protocol.shapes_protocol(world, plan.frame_interval, generate, NUM.value, SEED.value)
 
 
-def row(plan: sample.Plan, report: dict) -> plots.Row:
+def row(plan: generate.Plan, report: dict) -> plots.Row:
     """What a sweep says of one plan."""
     return {"steps": plan.steps, "guidance": plan.guidance, "oracle": report["oracle"]}
 
@@ -137,4 +139,4 @@ def summary(rows: Sequence[plots.Row], chance: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    main.run(run)
+    entry.run(run)

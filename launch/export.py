@@ -13,29 +13,31 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import main
-from snapvideo_jax import build, export, sample
-from snapvideo_jax.parallel import cost
+from launch import entry
+from snapvideo_jax import build
+from snapvideo_jax.export import export_folder
+from snapvideo_jax.planner import cost
+from snapvideo_jax.sampling import generate
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
 )
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
-OUT = main.define_folder("out", "Folder for the parameters; made where there is none.")
+OUT = entry.define_folder("out", "Folder for the parameters; made where there is none.")
 
 
 def run() -> None:
     """Flags in, a folder out."""
-    export.check_free(OUT.value)
+    export_folder.check_free(OUT.value)
     workdir = Path(CHECKPOINT.value)
-    trained = sample.load(workdir, STEP.value, log=main.say)
+    trained = generate.load(workdir, STEP.value, log=entry.say)
     encoder = trained.denoiser.text_encoder
     vocabulary = build.vocabulary_path(trained.config, workdir) if encoder else None
     config = json.loads(trained.config.to_json())
-    export.write(OUT.value, config, trained.step, trained.params, vocabulary)
+    export_folder.write(OUT.value, config, trained.step, trained.params, vocabulary)
     count = cost.parameters(trained.params)
-    main.say(f"{count:,} parameters (EMA) of step {trained.step} in {OUT.value}")
+    entry.say(f"{count:,} parameters (EMA) of step {trained.step} in {OUT.value}")
 
 
 if __name__ == "__main__":
-    main.run(run)
+    entry.run(run)

@@ -39,24 +39,24 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import main
-from snapvideo_jax import build, checks, storage
+from launch import entry
+from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import prediction
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import text
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import (
+from snapvideo_jax.planner import (
     doctor,
     doctor_table,
-    plan,
-    plan_table,
+    estimate,
+    estimate_table,
     programs,
     search,
     topology,
 )
-from snapvideo_jax.parallel.doctor_table import size_text
+from snapvideo_jax.planner.doctor_table import size_text
 
-main.define_config()
+entry.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
 DOCTOR = flags.DEFINE_bool("doctor", False, "Print how the mesh splits the model.")
 DEVICES = flags.DEFINE_integer(
@@ -79,8 +79,8 @@ def run() -> None:
         raise ConfigError("say what to plan: --count, --doctor or --topology=SLICE")
     config = plannable(flags.FLAGS.config)
     if COUNT.value:
-        counted = plan.count(config)._asdict()
-        main.say(json.dumps(counted, indent=2))
+        counted = estimate.count(config)._asdict()
+        entry.say(json.dumps(counted, indent=2))
         write(counted)
     if DOCTOR.value:
         report(diagnose(config, DEVICES.value or jax.device_count()))
@@ -96,19 +96,19 @@ def on_slice(config: Config, name: str) -> None:
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
     program = programs.program(config, PROGRAM.value, chips)
-    main.say(f"compiling for {described(chips)}; minutes, if it is the first time")
-    verdict = plan.compiled(program, chips, main.cache() / "plans")
-    main.say(plan_table.text(verdict))
-    write(plan_table.tree(verdict))
+    entry.say(f"compiling for {described(chips)}; minutes, if it is the first time")
+    verdict = estimate.compiled(program, chips, entry.cache() / "plans")
+    entry.say(estimate_table.text(verdict))
+    write(estimate_table.tree(verdict))
     if not verdict.fits:
         raise ConfigError(f"it does not fit {name}; {remedy(config, chips, verdict)}")
 
 
-def remedy(config: Config, chips: Sequence[jax.Device], refused: plan.Verdict) -> str:
+def remedy(config: Config, chips: Sequence[jax.Device], refused: estimate.Verdict) -> str:
     """The change that should make it fit at the least cost."""
     if PROGRAM.value != "train":
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
-    main.say("looking for what would fit")
+    entry.say("looking for what would fit")
     config.mesh.update(refused.mesh)  # as numbers, where it left one open
     room = 0.9 * refused.limit  # with something to spare
     found = search.roomier(search.candidates(config, chips), config, refused.total, room)
@@ -116,33 +116,33 @@ def remedy(config: Config, chips: Sequence[jax.Device], refused: plan.Verdict) -
         return "nor should any other layout; take a larger slice or a smaller training.batch_size"
     here = config.model.dtype, refused.mesh
     best = next((each for each in found if (each.dtype, each.mesh) == here), found[0])
-    return f"try {' '.join(plan_table.flags(best))} (about {size_text(best.memory)} a chip)"
+    return f"try {' '.join(estimate_table.flags(best))} (about {size_text(best.memory)} a chip)"
 
 
 def fastest(config: Config, name: str) -> None:
     """Compiles the most promising ways to lay training out on a slice, and ranks them."""
     jax.config.update("jax_platforms", "cpu")
     chips = topology.devices(name)
-    main.say(f"searching for the fastest layout on {described(chips)}")
+    entry.say(f"searching for the fastest layout on {described(chips)}")
     found = search.candidates(config, chips)
     chosen = search.shortlist(found, len(chips), CANDIDATES.value)
-    main.say(f"{len(found)} layouts divide and should fit; compiling {len(chosen)} of them")
-    tell, rows = main.progress("layouts compiled"), []
+    entry.say(f"{len(found)} layouts divide and should fit; compiling {len(chosen)} of them")
+    tell, rows = entry.progress("layouts compiled"), []
     for number, each in enumerate(chosen, start=1):
         program = programs.program(each.apply(config), "train", chips)
-        rows.append((each, plan.compiled(program, chips, main.cache() / "plans")))
-        main.say(plan_table.row(*rows[-1]))
+        rows.append((each, estimate.compiled(program, chips, entry.cache() / "plans")))
+        entry.say(estimate_table.row(*rows[-1]))
         tell(number, len(chosen))
-    main.say(plan_table.ranking(rows))
-    write(plan_table.ranking_tree(rows))
+    entry.say(estimate_table.ranking(rows))
+    write(estimate_table.ranking_tree(rows))
 
 
 def measure(config: Config) -> None:
     """Runs a program on the devices at hand, and prints its time beside the prediction."""
     program = programs.program(config, PROGRAM.value, jax.devices())
-    main.say(f"compiling and running on {described(jax.devices())}")
+    entry.say(f"compiling and running on {described(jax.devices())}")
     found = prediction.compared(program, build.DTYPES[config.model.dtype])
-    main.say(plan_table.compared(found))
+    entry.say(estimate_table.compared(found))
     write(found._asdict() | {"rates": found.rates._asdict(), "error": found.error})
 
 
@@ -155,7 +155,7 @@ def plannable(config: Config) -> Config:
     """The config, checked; its data need not be there yet."""
     for field in ("path", "text_states"):
         config.data[field] = config.data[field] or "unnamed"
-    checks.check(config)
+    build.check(config)
     return config
 
 
@@ -177,11 +177,11 @@ def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
 
 def report(found: doctor.Diagnosis) -> None:
     """Prints tables, writes --json; ConfigError if there are problems."""
-    main.say(doctor_table.text(found))
+    entry.say(doctor_table.text(found))
     write(doctor_table.tree(found))
     if found.problems:
         raise ConfigError(f"{found.problems[0]} (problems in all: {len(found.problems)})")
 
 
 if __name__ == "__main__":
-    main.run(run)
+    entry.run(run)

@@ -26,18 +26,19 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from launch import main
-from snapvideo_jax import build, checks, embed, storage
+from launch import entry
+from snapvideo_jax import build, storage
 from snapvideo_jax.data import embeddings
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.models import t5_weights
+from snapvideo_jax.files import t5_weights
+from snapvideo_jax.sampling import prompt_encoder
 
-main.define_config()
+entry.define_config()
 T5 = flags.DEFINE_string("t5", None, "Folder of the T5 encoder's weights.", required=True)
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "Its sentencepiece model; default: spiece.model in the folder --t5."
 )
-OUT = main.define_folder("out", "Folder for the states; made where there is none.")
+OUT = entry.define_folder("out", "Folder for the states; made where there is none.")
 BATCH = flags.DEFINE_integer("batch_size", 64, "Captions encoded at a time.", lower_bound=1)
 
 
@@ -45,24 +46,27 @@ def run() -> None:
     """Flags in, states out."""
     config = flags.FLAGS.config
     config.data.text_states = OUT.value  # what the config would read is what is made here
-    checks.check(config)
-    captions = build.source(config, lambda path, why: main.say(f"{path}: {why}")).captions()
+    build.check(config)
+    captions = build.source(config, lambda path, why: entry.say(f"{path}: {why}")).captions()
     t5_weights.open_weights(T5.value)  # both are checked before the weights are loaded, which
     storage.make_folder(OUT.value)  # takes long
-    main.say(f"loading {T5.value} onto {jax.device_count()} {jax.devices()[0].platform} device(s)")
+    entry.say(f"loading {T5.value} onto {jax.device_count()} {jax.devices()[0].platform} device(s)")
     length = config.data.text_length
-    encoder = embed.load(T5.value, TOKENIZER.value, length, config.model.dtype)
+    encoder = prompt_encoder.load(T5.value, TOKENIZER.value, length, config.model.dtype)
     writer = embeddings.Writer(OUT.value, encoder.fingerprint, encoder.channels, length)
     with contextlib.closing(writer):
         store(writer, captions, encoder, BATCH.value)
 
 
 def store(
-    writer: embeddings.Writer, captions: Sequence[str], encode: embed.Encoder, batch_size: int
+    writer: embeddings.Writer,
+    captions: Sequence[str],
+    encode: prompt_encoder.Encoder,
+    batch_size: int,
 ) -> None:
     """Encodes and commits, a batch at a time, the captions that are not stored yet."""
-    todo, report = writer.stored.missing(captions), main.progress("captions")
-    main.say(f"{len(todo)} captions to encode, {writer.stored.count} are stored")
+    todo, report = writer.stored.missing(captions), entry.progress("captions")
+    entry.say(f"{len(todo)} captions to encode, {writer.stored.count} are stored")
     for start in range(0, len(todo), batch_size):
         batch = todo[start : start + batch_size]
         # The last batch is filled up, so that one program encodes them all.
@@ -70,7 +74,7 @@ def store(
         writer.add(batch, states[: len(batch)], mask[: len(batch)])
         writer.commit()
         report(start + len(batch), len(todo))
-    main.say(f"done: {writer.stored.count + len(todo)} captions in {writer.folder}")
+    entry.say(f"done: {writer.stored.count + len(todo)} captions in {writer.folder}")
 
 
 def no_command() -> None:
@@ -82,4 +86,4 @@ if __name__ == "__main__":
     given = sys.argv[1:2] == ["embed"]
     if given:
         del sys.argv[1]  # the rest are flags
-    main.run(run if given else no_command)
+    entry.run(run if given else no_command)

@@ -51,10 +51,12 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from launch import known_frames, main, number_lists
-from snapvideo_jax import long_video, sample, samples, storage, video_io
+from launch import entry, number_lists
+from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, hosts
+from snapvideo_jax.sampling import generate, known_frames, long_video, output_folder
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
@@ -68,8 +70,8 @@ UPSAMPLER_STEP = flags.DEFINE_integer("upsampler_step", None, "As --step.")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
 PROMPTS = flags.DEFINE_string("prompts", None, "Text file of more prompts, one a line.")
 NEGATIVE = flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
-OUT = main.define_folder("out", "Folder for the videos; made where there is none.")
-FORMAT = flags.DEFINE_enum("format", "mp4", list(samples.FORMATS), "Of the videos.")
+OUT = entry.define_folder("out", "Folder for the videos; made where there is none.")
+FORMAT = flags.DEFINE_enum("format", "mp4", list(output_folder.FORMATS), "Of the videos.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first sample of each prompt.", lower_bound=0)
 NUM = flags.DEFINE_integer("num", 1, "Samples of each prompt.", lower_bound=1)
 BATCH = flags.DEFINE_integer(
@@ -107,11 +109,11 @@ class Stage:
     """A checkpoint and how to sample it; source_size is (height, width) in pixels."""
 
     folder: str
-    trained: sample.Trained
-    plan: sample.Plan
+    trained: generate.Trained
+    plan: generate.Plan
     source_size: tuple[int, int]
     span: long_video.Span | None = None  # of a long video
-    known: sample.Given | None = None  # one video, for all samples
+    known: generate.Given | None = None  # one video, for all samples
 
     def make(
         self,
@@ -133,7 +135,7 @@ class Stage:
                 self.trained, self.plan, self.span, *asked, low_res=low_res, **told
             )
         told["tell"] = within(f"evaluations of {len(prompts)} videos")
-        return sample.generate(self.trained, self.plan, *asked, low_res=low_res, **told)
+        return generate.generate(self.trained, self.plan, *asked, low_res=low_res, **told)
 
     def settings(self) -> dict[str, Any]:
         """What decides the pixels, beside prompt and seed."""
@@ -153,26 +155,26 @@ class Stage:
 
 def run() -> None:
     """Flags in, videos out."""
-    work = samples.work_list(prompts(), SEED.value, NUM.value)
+    work = output_folder.work_list(prompts(), SEED.value, NUM.value)
     stages = load()
     process = process_of(stages)
     out = storage.make_folder(OUT.value)
-    results = samples.Results(out, settings(stages), work, process)
+    results = output_folder.Results(out, settings(stages), work, process)
     if results.done:
-        main.say(f"{len(results.done)} of {len(work)} videos are in {out} already")
+        entry.say(f"{len(results.done)} of {len(work)} videos are in {out} already")
     batch = min(BATCH.value, -(-len(work) // process.count))
 
     rounds = max(hosts.gather(-(-len(results.missing()) // batch)))
-    progress = main.progress("videos")
-    samples.complete(results, lambda s: make(stages, s, batch), batch, rounds, progress)
+    progress = entry.progress("videos")
+    output_folder.complete(results, lambda s: make(stages, s, batch), batch, rounds, progress)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all samples are written")
     if jax.process_index() == 0:
         results.finish()
-    main.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
+    entry.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
 
 
-def process_of(stages: Sequence[Stage]) -> samples.Process:
+def process_of(stages: Sequence[Stage]) -> output_folder.Process:
     """This process's share of the work; ConfigError where stages share examples out differently."""
     shares = {batches.share(stage.trained.mesh)._replace(rows=0) for stage in stages}
     if len(shares) > 1:
@@ -181,12 +183,12 @@ def process_of(stages: Sequence[Stage]) -> samples.Process:
             "mesh.group and mesh.tensor, or sample on hosts that hold whole videos"
         )
     index, count, owner, _ = shares.pop()
-    return samples.Process(index, count, owner)
+    return output_folder.Process(index, count, owner)
 
 
 def make(
-    stages: Sequence[Stage], chunk: Sequence[samples.Sample], batch_size: int
-) -> Iterable[video_io.Video]:
+    stages: Sequence[Stage], chunk: Sequence[output_folder.Sample], batch_size: int
+) -> Iterable[video.Video]:
     """The last stage's videos."""
     asked = [s.prompt for s in chunk], [s.seed for s in chunk]
     first, *more = stages
@@ -200,7 +202,7 @@ def prompts() -> list[str]:
     """Those of --prompt, then those of the file; ConfigError for flags that do not fit."""
     if SEED.value + NUM.value > 2**31:
         raise ConfigError(f"--seed={SEED.value} is too large; the last seed must be below 2**31")
-    from_file = samples.read_prompts(PROMPTS.value) if PROMPTS.value else []
+    from_file = output_folder.read_prompts(PROMPTS.value) if PROMPTS.value else []
     if not PROMPT.value and not from_file:
         raise ConfigError("there is nothing to show; give --prompt=TEXT or --prompts=FILE")
     return [*PROMPT.value, *from_file]
@@ -238,13 +240,15 @@ def load() -> list[Stage]:
 
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
     """The checkpoint of `folder`, and its config's way to sample with those `changes`."""
-    trained = sample.load(Path(folder), step, Path(T5.value) if T5.value else None, main.say).lean()
+    trained = generate.load(
+        Path(folder), step, Path(T5.value) if T5.value else None, entry.say
+    ).lean()
     height, width = HEIGHT.value, WIDTH.value
     size = (
         trained.config.data.height if height is None else height,
         trained.config.data.width if width is None else width,
     )
-    return Stage(folder, trained, sample.plan_from(trained.config, **changes), size)
+    return Stage(folder, trained, generate.plan_from(trained.config, **changes), size)
 
 
 def spanned() -> long_video.Span | None:
@@ -259,7 +263,7 @@ def spanned() -> long_video.Span | None:
     return long_video.Span(duration, tuple(rates))
 
 
-def given(first: Stage, span: long_video.Span | None) -> sample.Given | None:
+def given(first: Stage, span: long_video.Span | None) -> generate.Given | None:
     """The frames of --init_image or --init_video, of as many as a sample has."""
     image, clip = INIT_IMAGE.value, INIT_VIDEO.value
     if image and clip:
@@ -282,15 +286,15 @@ def settings(stages: Sequence[Stage]) -> dict[str, Any]:
         "negative_prompt": NEGATIVE.value,
         "format": FORMAT.value,
         "upsampler": more[0].settings() if more else None,
-        "versions": samples.versions(),
+        "versions": output_folder.versions(),
     }
 
 
 def within(things: str) -> Callable[[int, int], None]:
     """Progress inside one batch: silent where it takes but seconds."""
-    report = main.progress(things)
+    report = entry.progress(things)
     return lambda done, of: report(done, of) if done < of else None
 
 
 if __name__ == "__main__":
-    main.run(run)
+    entry.run(run)

@@ -23,19 +23,20 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import main
-from snapvideo_jax.training import loop, profiler
+from launch import entry
+from snapvideo_jax.train import train
+from snapvideo_jax.training import profiler
 
-main.define_config()
-WORKDIR = main.define_folder("workdir", "Folder of the run; made where there is none.")
+entry.define_config()
+WORKDIR = entry.define_folder("workdir", "Folder of the run; made where there is none.")
 PROFILE = flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace for xprof.")
 
 
-def train() -> None:
+def run() -> None:
     """Flags in, one call."""
     profile = profiler.parse(PROFILE.value) if PROFILE.value is not None else range(0)
-    loop.train(flags.FLAGS.config, Path(WORKDIR.value), main.say, profile)
+    train(flags.FLAGS.config, Path(WORKDIR.value), entry.say, profile)
 
 
 if __name__ == "__main__":
-    main.run(train)
+    entry.run(run)

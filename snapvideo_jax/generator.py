@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from snapvideo_jax import keys
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import edm, guidance, reconstruction, sampler, sigmas, threshold
 from snapvideo_jax.models.conditioning import Conditions
-from snapvideo_jax.training import keys
 
 
 @dataclasses.dataclass(frozen=True)

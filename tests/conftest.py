@@ -11,11 +11,11 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from launch import main  # noqa: E402
+from launch import entry
 
 CACHE = Path(tempfile.gettempdir()) / f"snapvideo_jax-tests-{os.getuid()}"
 
-main.collect_seldom()
+entry.collect_seldom()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -26,13 +26,13 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 @pytest.fixture(scope="session")
 def trained_folder(tmp_path_factory):
     """The folder of a toy run of three steps; read it only."""
-    from snapvideo_jax.training import loop
+    from snapvideo_jax import train
     from tests import tiny
 
     folder = tmp_path_factory.mktemp("run")
     config = tiny.get_config()
     config.training.steps = 3
-    loop.train(config, folder, lambda line: None)
+    train.train(config, folder, lambda line: None)
     return folder
 
 
@@ -40,7 +40,7 @@ def trained_folder(tmp_path_factory):
 def libtpu():
     """The TPU's compiler; skips without it."""
     from snapvideo_jax.errors import ConfigError
-    from snapvideo_jax.parallel import topology
+    from snapvideo_jax.planner import topology
 
     try:
         topology.library()

@@ -17,12 +17,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from snapvideo_jax import build
+from snapvideo_jax import build, keys, train
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.errors import Preempted
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.parallel.mesh import batch_sharding
-from snapvideo_jax.training import keys, loop
 
 STOP = 3
 NOISE = (8, 2, 16, 16, 3)
@@ -47,7 +46,7 @@ def noise(mesh):
     return jax.jit(draw, out_shardings=batch_sharding(mesh))()
 
 
-def twice(records, train=loop.train):
+def twice(records, train=train.train):
     """loop.train that goes on after it was preempted, as the same command would."""
     lines = []
     following = record(lines)
@@ -87,6 +86,6 @@ def once(make):
 
 
 if __name__ == "__main__":
-    loop.train = twice(Path(sys.argv.pop(1)))
+    train.train = twice(Path(sys.argv.pop(1)))
     build.program, hosts.compiled = once(build.program), once(hosts.compiled)
     runpy.run_module("launch.train", run_name="__main__", alter_sys=True)

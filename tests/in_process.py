@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-import launch.main  # noqa: F401  its flags are every command's, and stay
+import launch.entry  # noqa: F401  its flags are every command's, and stay
 
 
 def launch(name, *argv):

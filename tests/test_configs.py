@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from snapvideo_jax import build, checks
-from snapvideo_jax.parallel import cost, rules
+from snapvideo_jax import build, trees
+from snapvideo_jax.planner import cost
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,7 +38,7 @@ def leaves(name):
     """Path -> abstract leaf of the model's parameters, those of a trained text encoder included."""
     config = load(name)
     tree = build.abstract_params(config, build.denoiser(config, 32))
-    return {rules.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {trees.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -65,7 +65,7 @@ def test_every_configuration_is_legal_once_its_data_are_named(name):
     config = load(name)
     config.data.path = config.data.path or "videos"
     config.data.text_states = config.data.text_states or "states"
-    checks.check(config)
+    build.check(config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

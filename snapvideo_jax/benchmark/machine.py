@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from snapvideo_jax.parallel import chips, topology
+from snapvideo_jax.parallel import chips
+from snapvideo_jax.planner import topology
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

@@ -20,7 +20,7 @@ from snapvideo_jax.benchmark.programs import Case, Compiled
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import compiler
+from snapvideo_jax.planner import compiler
 
 Say = Callable[[str], None]
 Progress = Callable[[str], Callable[[int, int], None]]  # things -> (how many are done, of how many)

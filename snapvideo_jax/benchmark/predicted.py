@@ -6,7 +6,7 @@ from snapvideo_jax import build
 from snapvideo_jax.benchmark import machine
 from snapvideo_jax.benchmark.programs import Case
 from snapvideo_jax.benchmark.rows import Row
-from snapvideo_jax.parallel import plan, programs
+from snapvideo_jax.planner import estimate, programs
 
 
 def row(case: Case, kept: Path) -> Row:
@@ -19,7 +19,7 @@ def row(case: Case, kept: Path) -> Row:
         program = programs.program(config, "train", devices)
     else:
         program = programs.evaluation(config, devices)
-    verdict = plan.compiled(program, devices, kept)
+    verdict = estimate.compiled(program, devices, kept)
     seconds = verdict.seconds
     return Row(
         config=name,

@@ -14,7 +14,7 @@ import numpy as np
 
 from snapvideo_jax.benchmark.programs import filled
 from snapvideo_jax.parallel import chips
-from snapvideo_jax.parallel.programs import Program, share
+from snapvideo_jax.planner.programs import Program, share
 
 ROUNDS = 3
 

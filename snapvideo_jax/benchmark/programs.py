@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.parallel import compiler, cost
+from snapvideo_jax.planner import compiler, cost
 
 MODES = ("train", "infer")
 VOCABULARY = 256  # ids of a text encoder that is trained along; its table is small

@@ -112,27 +112,27 @@ def _draw_clip(
     frame_rates: Sequence[float],
     rng: np.random.Generator,
 ) -> Example:
-    from snapvideo_jax.data import video
+    from snapvideo_jax.data import clips
 
-    info = video.probe(path)
-    start, rate = video.choose_clip(info, num_frames, frame_rates, rng)
-    frames = video.decode_clip(path, start, rate, num_frames, height, width)
+    info = clips.probe(path)
+    start, rate = clips.choose_clip(info, num_frames, frame_rates, rng)
+    frames = clips.decode_clip(path, start, rate, num_frames, height, width)
     return frames, caption, 1 / rate, (info.height, info.width)
 
 
 def _draw_frame(path: Path, height: int, width: int, rng: np.random.Generator) -> Picture:
-    from snapvideo_jax.data import video
+    from snapvideo_jax.data import clips
 
-    info = video.probe(path)
-    start, rate = video.choose_clip(info, 1, (info.frame_rate,), rng)
-    return video.decode_clip(path, start, rate, 1, height, width)[0], (info.height, info.width)
+    info = clips.probe(path)
+    start, rate = clips.choose_clip(info, 1, (info.frame_rate,), rng)
+    return clips.decode_clip(path, start, rate, 1, height, width)[0], (info.height, info.width)
 
 
 def _load_picture(path: Path, height: int, width: int, rng: np.random.Generator) -> Picture:
-    from snapvideo_jax.data import video
+    from snapvideo_jax.data import clips
 
     del rng  # a picture leaves nothing to chance
-    return video.load_image(path, height, width), video.probe_image(path)
+    return clips.load_image(path, height, width), clips.probe_image(path)
 
 
 def _row(seed: int, g: int, attempt: int, count: int) -> int:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.trees import path_name
 
 Axes = str | tuple[str, ...] | None  # of the mesh, along which one dimension is split
 
@@ -65,11 +66,6 @@ def activations_on(mesh: Mesh) -> Iterator[None]:
 def latents_sharding(mesh: Mesh) -> NamedSharding:
     """Where latents [B, G, m, D] lie between evaluations: as in the network."""
     return NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES, "group"))
-
-
-def path_name(path: tuple) -> str:
-    """A tree path as text: "params/network/blocks/read/attention/q/kernel"."""
-    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
 def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.parallel.rules import path_name
+from snapvideo_jax.trees import path_name
 
 FORMAT = 1
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FIT
-from snapvideo_jax.parallel.rules import path_name
+from snapvideo_jax.trees import path_name
 
 
 def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:

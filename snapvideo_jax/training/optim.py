@@ -12,15 +12,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from snapvideo_jax.trees import names
+
 # Leaves that are decayed and adapted: kernels and tables. All others are biases and norm scales.
 ADAPTED = ("kernel", "embedding", "positions", "latent_table", "position_bias")
 # Modules whose leaves are stacked along axis 0, one slice a layer.
 STACKED = ("blocks",)
-
-
-def names(path: tuple) -> tuple[str, ...]:
-    """The names along a tree path, such as ("network", "blocks", "read", ..., "kernel")."""
-    return tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
 def adapted_mask(params: Any) -> Any:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from snapvideo_jax import keys
 from snapvideo_jax.denoiser import Denoiser
-from snapvideo_jax.training import keys
 
 
 @flax.struct.dataclass

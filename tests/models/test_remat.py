@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax import checks
 from snapvideo_jax.models.layers import AttentionBlock
 from snapvideo_jax.models.remat import REMAT, kept
 

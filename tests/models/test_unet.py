@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snapvideo_jax import trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models import unet_layers
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
@@ -191,7 +192,7 @@ def test_every_block_is_the_identity_at_initialization(block, rest):
 
 def without_time(params):
     """The same parameters with the temporal projections at 0, as at initialization."""
-    silence = lambda path, leaf: 0 * leaf if {"time", "o"} <= set(optim.names(path)) else leaf
+    silence = lambda path, leaf: 0 * leaf if {"time", "o"} <= set(trees.names(path)) else leaf
     return jax.tree_util.tree_map_with_path(silence, params)
 
 
@@ -290,7 +291,7 @@ def test_parameter_counts_are_exact_and_kernels_alone_are_decayed(sizes, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
     decayed = jax.tree.leaves(optim.adapted_mask(shapes))
     assert decayed == [leaf.ndim > 1 for leaf in jax.tree.leaves(shapes)]
-    paths = [optim.names(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    paths = [trees.names(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     assert not any(set(path) & set(optim.STACKED) for path in paths)
 
 

@@ -7,7 +7,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import chips, topology
+from snapvideo_jax.parallel import chips
+from snapvideo_jax.planner import topology
 
 KINDS = {
     "TPU v4": "v4",

@@ -7,7 +7,8 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from snapvideo_jax.models.layers import dot_product_attention
-from snapvideo_jax.parallel import cost, kernel
+from snapvideo_jax.parallel import kernel
+from snapvideo_jax.planner import cost
 
 # Batch, queries, keys, heads, their width, whether keys are masked.
 CASES = {

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax import build
+from snapvideo_jax import build, trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models import layers
-from snapvideo_jax.parallel import attention, hlo, rules
+from snapvideo_jax.parallel import attention, rules
 from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.planner import hlo
 from tests import tiny
 
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2), (1, 1, 8, 1), (1, 1, 1, 8)]
@@ -47,10 +48,10 @@ def unet():
 
 def parameter(path, leaf):
     """Random numbers that keep activations near unit size."""
-    rng = np.random.default_rng(sum(map(ord, rules.path_name(path))))
+    rng = np.random.default_rng(sum(map(ord, trees.path_name(path))))
     drawn = rng.normal(size=leaf.shape).astype(np.float32)
     name = path[-1].key
-    fan_in = np.prod(leaf.shape[-4 if "conv" in rules.path_name(path) else -2 : -1])
+    fan_in = np.prod(leaf.shape[-4 if "conv" in trees.path_name(path) else -2 : -1])
     return (
         1 + 0.1 * drawn if name == "scale" else drawn * (fan_in**-0.5 if "kernel" in name else 0.5)
     )
@@ -116,7 +117,7 @@ def assert_same(found, expected):
         sizes,
         strict=True,
     ):
-        assert np.abs(a - b).max() <= 1e-5 * max(size, 1e-3 * max(sizes)), rules.path_name(path)
+        assert np.abs(a - b).max() <= 1e-5 * max(size, 1e-3 * max(sizes)), trees.path_name(path)
 
 
 def assert_sends_no_activations(text):

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from configs import base, unet_284m
-from snapvideo_jax import build
+from snapvideo_jax import build, trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.layers import named
 from snapvideo_jax.parallel import rules
@@ -41,7 +41,7 @@ def unet():
 
 def by_name(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {rules.path_name(path): leaf for path, leaf in leaves}
+    return {trees.path_name(path): leaf for path, leaf in leaves}
 
 
 def test_every_parameter_has_exactly_one_rule(state, unet):

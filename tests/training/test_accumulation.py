@@ -10,11 +10,10 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from snapvideo_jax import build
+from snapvideo_jax import build, keys, trees
 from snapvideo_jax.models.conditioning import Conditions
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.parallel import rules
-from snapvideo_jax.training import keys, step
+from snapvideo_jax.training import step
 from snapvideo_jax.training.state import TrainState
 from tests import tiny
 
@@ -81,7 +80,7 @@ def assert_same(found, expected):
 
 def test_micro_batches_have_the_loss_and_the_gradient_of_the_whole(compiled, whole, params, batch):
     for path, leaf in jax.tree_util.tree_leaves_with_path(whole[1]):
-        name = rules.path_name(path)
+        name = trees.path_name(path)
         assert name.endswith("k/bias") or np.abs(leaf).max() > 1e-4, name  # softmax ignores those
     assert_same(compiled[4](params, batch), whole)
 

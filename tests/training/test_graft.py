@@ -11,8 +11,8 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import Conditions
 from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.patches import Grouping
-from snapvideo_jax.parallel.rules import path_name
 from snapvideo_jax.training import graft
+from snapvideo_jax.trees import path_name
 
 WIDTHS = dict(
     patch_channels=8, latents=8, latent_channels=8, blocks=1, global_layers=1,

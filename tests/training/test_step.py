@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax import build
+from snapvideo_jax import build, keys
 from snapvideo_jax.diffusion import edm
 from snapvideo_jax.models.conditioning import Conditions
-from snapvideo_jax.training import keys, step
+from snapvideo_jax.training import step
 from tests import tiny
 
 VOCABULARY = 20

@@ -1,0 +1,1 @@
+"""How the loss of FIT and U-Net falls with their size."""

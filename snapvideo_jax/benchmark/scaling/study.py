@@ -1,0 +1,237 @@
+"""How the loss of both families falls with their size: small networks trained on moving shapes.
+
+All networks see the same examples in the same order, take their steps in turns, so that whatever
+slows the machine down slows all of them, and are scored by their EMA on captions never shown. On
+one device, without tensorflow.
+"""
+
+import copy
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from snapvideo_jax import build
+from snapvideo_jax.build import Config
+from snapvideo_jax.data import order, pipeline, shapes
+from snapvideo_jax.denoiser import Denoiser, Params
+from snapvideo_jax.diffusion import edm, sigmas
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.planner import cost
+
+Batch = dict[str, np.ndarray]
+
+
+class Size(NamedTuple):
+    """fit: channels of the latents, half those of the patches. unet: multipliers of 32 channels."""
+
+    fit: int
+    unet: tuple[int, ...]
+
+
+# A U-Net's channels are multiples of 32, so small ones have fewer and narrower levels. A FIT has as
+# many parameters as the U-Net of its number, to a tenth.
+SIZES = {
+    1: Size(48, (1, 1)),
+    2: Size(80, (1, 1, 2)),
+    3: Size(128, (1, 2, 3)),
+    4: Size(144, (1, 2, 4)),
+}
+CUT = dict(patch=4, group=(4, 2, 2), latents=32)  # 4 groups of 4 frames x 2 x 2 patches
+FAMILIES = ("fit", "unet")
+LEARNING_RATES = {"fit": 3e-3, "unet": 1e-3}
+BATCH = 8
+WARMUP = 15  # its part of the steps, as configs/shapes.py has it
+HELD_OUT = 128  # videos
+BINS = 6  # of ln sigma, equally likely in training
+
+
+def sized(config: Config, family: str, size: int, steps: int) -> Config:
+    """`config` with a network of `family` and `size`, for a run of `steps`."""
+    made = copy.deepcopy(config)
+    made.model.update(name=family, conditioning_channels=64)
+    latent, multipliers = SIZES[size]
+    fit = dict(patch_channels=2 * latent, latent_channels=latent, **CUT)
+    made.model.fit.update(patch_head_channels=16, latent_head_channels=16, **fit)
+    unet = dict(channels=32, multipliers=multipliers, residual_blocks=1, head_channels=32)
+    made.model.unet.update(attention_levels=(2 ** (len(multipliers) - 1),), **unet)
+    if family == "unet":
+        made.diffusion.self_conditioning = 0.0
+    rate, warmup = LEARNING_RATES[family], max(1, steps // WARMUP)
+    made.optimizer.update(learning_rate=rate, warmup_steps=warmup)
+    made.training.update(steps=steps, batch_size=BATCH)
+    return made
+
+
+def check(sizes: Sequence[int], steps: int) -> None:
+    """ConfigError for a size that there is not, or one named twice, and for too few steps."""
+    if not set(sizes) <= set(SIZES) or len(set(sizes)) < len(sizes):
+        known = ",".join(map(str, SIZES))
+        raise ConfigError(f"--sizes={','.join(map(str, sizes))}: choose from {known}, each once")
+    if steps < 2:
+        raise ConfigError(f"--steps={steps}: at least 2, for the first one warms up")
+
+
+class Learner:
+    """One network in training, and how long its steps took."""
+
+    def __init__(self, config: Config, vocabulary_size: int):
+        self.config = config
+        self.program = build.program(config, vocabulary_size, jax.devices()[:1])
+        given = self.program.abstract_state, self.program.abstract_batch
+        self._update = self.program.step.lower(*given).compile()
+        self.state = self.program.init()
+        self.step_ms: list[float] = []
+
+    def step(self, batch: Batch) -> None:
+        """One step, to its end."""
+        split = {name: part.sharding for name, part in self.program.abstract_batch.items()}
+        placed = jax.block_until_ready(jax.device_put(batch, split))
+        start = time.perf_counter()
+        self.state, _ = jax.block_until_ready(self._update(self.state, placed))
+        self.step_ms.append(1e3 * (time.perf_counter() - start))
+
+
+def run(
+    config: Config,
+    sizes: Sequence[int],
+    steps: int,
+    text: build.Text,
+    say: Callable[[str], None],
+    progress: Callable[[str], Callable[[int, int], None]],
+) -> dict[str, Any]:
+    """Rows and what they have in common, as scaling.json has them.
+
+    progress: things -> (how many are done, of how many).
+    """
+    learners = {}
+    for family in FAMILIES:
+        for size in sizes:
+            say(f"{family} {size}: compiling")
+            made = sized(config, family, size, steps)
+            learners[family, size] = Learner(made, text.vocabulary_size)
+    tell = progress("steps of each")
+    for done, batch in enumerate(training_batches(config, text, steps), start=1):
+        for learner in learners.values():
+            learner.step(batch)
+        tell(done, steps)
+    shown = held_out(config, text)
+    rows = []
+    for (family, size), learner in learners.items():
+        say(f"{family} {size}: held-out loss")
+        rows.append(row(family, size, learner, shown))
+    edges = [_quantile(config, i / BINS) for i in range(1, BINS)]
+    common = {"steps": steps, "batch": BATCH, "held_out_videos": HELD_OUT, "bin_edges": edges}
+    return {"rows": rows} | common
+
+
+def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any]:
+    """What is known of a network that has been trained."""
+    denoiser, params = learner.program.denoiser, learner.state.ema
+    by_bin = losses(learner.config, denoiser, params, shown)
+    lean = jax.eval_shape(denoiser.lean, params)
+    one = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(learner.config)), params)
+    times = learner.step_ms[1:]  # the first one warms up
+    return {
+        "family": family,
+        "size": size,
+        "kind": "measured",
+        "device": jax.devices()[0].device_kind,
+        "parameters": cost.parameters(params["network"]),
+        "text_encoder_parameters": cost.parameters(params["text_encoder"]),
+        "gflop_per_video": cost.flops(denoiser.F, lean, *one) / 1e9,
+        "ms_per_step": statistics.median(times),
+        "ms_per_step_min": min(times),
+        "ms_per_step_max": max(times),
+        "held_out_loss": statistics.mean(by_bin),
+        "held_out_loss_by_bin": by_bin,
+    }
+
+
+def training_batches(config: Config, text: build.Text, steps: int) -> Iterator[Batch]:
+    """The batches that training on `config` with BATCH videos a step would see."""
+    data, world = config.data, build.source(config, lambda path, why: None)
+    plan = pipeline.Plan(
+        example=world.example,
+        encode=text.encode,
+        box=(slice(data.num_frames), slice(data.height), slice(data.width)),
+        batch_size=BATCH,
+        images=order.image_rows(BATCH, data.image_fraction),
+        rows=range(BATCH),
+        workers=1,
+        prefetch=1,
+    )
+    for step in range(steps):
+        examples = [pipeline.load(plan, BATCH * step + i) for i in range(BATCH)]
+        videos, captions, intervals, lie = zip(*examples, strict=True)
+        yield _batch(text, videos, [c.decode() for c in captions], intervals, lie)
+
+
+def held_out(config: Config, text: build.Text) -> Batch:
+    """HELD_OUT videos of compositions that training never shows, with their captions."""
+    world = build.world(config)
+    places = range(shapes.TEST_START, shapes.TEST_START + HELD_OUT)
+    scenes = [shapes.draw_scene(world, config.seed, g, False, held_out=True) for g in places]
+    videos = [shapes.render(world, scene) for scene in scenes]
+    intervals = [1 / scene.frame_rate for scene in scenes]
+    sizes = [(world.height, world.width)] * HELD_OUT
+    return _batch(text, videos, [shapes.caption(scene) for scene in scenes], intervals, sizes)
+
+
+def losses(config: Config, denoiser: Denoiser, params: Params, shown: Batch) -> list[float]:
+    """The loss of training in each of BINS bins of ln sigma, equally likely there; their mean is
+    the loss over all.
+
+    Each of N videos has the noise levels of N even places in the bin, and noise of its own.
+    """
+    N = len(shown["video"])
+    law = config.diffusion
+    args = law.P_mean, law.P_std, denoiser.sigma_data, denoiser.sigma_in
+    weight = sigmas.mean_loss_weight_F(*args)
+    one = jax.jit(functools.partial(_losses, denoiser=denoiser))
+    found = []
+    for i in range(BINS):
+        levels = [_quantile(config, (i + (place + 0.5) / N) / BINS) for place in range(N)]
+        key = jax.random.fold_in(jax.random.key(config.seed), i)
+        of_each = one(params, shown, jnp.float32(levels), key)
+        found.append(float(np.asarray(of_each, np.float64).mean()) / weight)
+    return found
+
+
+def _losses(
+    params: Params,
+    shown: dict[str, Array],
+    log_sigma: Float[Array, " B"],
+    key: Array,
+    denoiser: Denoiser,
+) -> Float[Array, " B"]:
+    """w |F - c_nrm v|^2 of each video; a network with latents starts from those of a first pass."""
+    x, given = denoiser.encode(shown["video"]), denoiser.conditions(params, shown)
+    sigma, eps = jnp.exp(log_sigma), jax.random.normal(key, x.shape)
+    sd, si = denoiser.sigma_data, denoiser.sigma_in
+    x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, si)
+    latents = denoiser.no_latents(x.shape[0])
+    if denoiser.network.latent_shape is not None:
+        _, latents = denoiser.F(params, x_sigma, log_sigma, given, latents)
+    F, _ = denoiser.F(params, x_sigma, log_sigma, given, latents)
+    return edm.loss_F(F, x, eps, sigma, sd, si)
+
+
+def _quantile(config: Config, share: float) -> float:
+    """The ln sigma below which `share` of training's are."""
+    law = config.diffusion
+    return statistics.NormalDist(law.P_mean, law.P_std).inv_cdf(share)
+
+
+def _batch(text: build.Text, videos: Any, captions: Any, intervals: Any, sizes: Any) -> Batch:
+    return text.encode(captions) | {
+        "video": np.stack(videos),
+        "frame_interval": np.asarray(intervals, np.float32),
+        "source_size": np.asarray(sizes, np.int32),
+    }

@@ -1,0 +1,1 @@
+"""Parameters -> a folder that other programs read."""

@@ -1,0 +1,229 @@
+"""EMA parameters of a run <-> a folder that needs neither the run nor this package to be read.
+
+What is in the folder:
+    model.safetensors   parameters by path, as "network/blocks/read/attention/q/kernel"; large
+                        models in shards model-00001-of-00004.safetensors beside an index
+    config.json         format, step, the run's config, and the digest of every parameter
+    vocabulary.model    text -> tokens, where the run trained its text encoder
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snapvideo_jax import storage
+from snapvideo_jax.errors import DataError, StorageError, UserError
+from snapvideo_jax.files import safetensors
+from snapvideo_jax.training import checkpoint
+from snapvideo_jax.trees import path_name
+
+FORMAT = 1
+SHARD_BYTES = 5_000_000_000
+_digest = jax.jit(checkpoint.digest)  # leaf by leaf: that of a whole tree needs nearly its memory
+
+
+class Exported(NamedTuple):
+    """What config.json says: the run's config, the step, and each parameter's digest."""
+
+    config: dict
+    step: int
+    digests: dict[str, int]
+
+
+def check_free(out: str | Path) -> None:
+    """StorageError unless there is nothing at `out`, or an empty folder."""
+    try:
+        if os.path.lexists(out) and any(Path(out).iterdir()):
+            raise StorageError(f"{out} is not empty; name a folder that is not there yet")
+    except OSError as error:
+        raise StorageError(f"{out} is no folder to export to: {error.strerror}") from error
+
+
+def write(
+    out: str | Path,
+    config: dict,
+    step: int,
+    params: Any,
+    vocabulary: Path | None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes the folder beside its place and renames it: there is all of it or nothing.
+
+    Beside `params` themselves the host holds one of them at a time.
+
+    Args:
+        out: the folder; it may be there if it is empty.
+        config: the run's, as JSON has it.
+        step: of the checkpoint that `params` are from.
+        params: arrays on any sharding of this process' devices.
+        vocabulary: the run's sentencepiece model, which is copied; None if it has none.
+        shard_bytes: of parameters in a file at most; a larger one has a file of its own.
+
+    Raises:
+        StorageError: `out` is not empty, or cannot be written.
+        DataError: the vocabulary cannot be read.
+    """
+    check_free(out)
+    out = Path(out).resolve()
+    storage.make_folder(out.parent)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process of the same number
+    try:
+        unfinished.mkdir()
+        if vocabulary is not None:
+            (unfinished / "vocabulary.model").write_bytes(_content(vocabulary))
+            config = config | {"data": config["data"] | {"vocabulary": ""}}  # the one beside it
+        leaves = _named(params)
+        _write_params(unfinished, leaves, shard_bytes)
+        digests = {name: int(_digest(leaf)) for name, leaf in leaves.items()}
+        about = Exported(config, step, digests)
+        text = json.dumps({"format": FORMAT, **about._asdict()}, indent=2)
+        (unfinished / "config.json").write_text(text + "\n")
+        os.rename(unfinished, out)  # which replaces an empty folder and never a full one
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_export(folder: str | Path) -> bool:
+    """Whether it holds exported parameters; a run's folder does not."""
+    return any((Path(folder) / name).is_file() for name in (safetensors.WHOLE, safetensors.INDEX))
+
+
+def read(folder: str | Path) -> Exported:
+    """The folder's config.json; DataError with one line if it is not there or not one of ours."""
+    path = Path(folder) / "config.json"
+    try:
+        found = json.loads(_content(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON; export the run again") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DataError(f"{path} is not of format {FORMAT}; export the run with this version")
+    config, step, digests = (found.get(field) for field in Exported._fields)
+    if not (isinstance(config, dict) and type(step) is int and isinstance(digests, dict)):
+        raise DataError(f"{path} lacks config, step or digests; export the run again")
+    return Exported(config, step, digests)
+
+
+def load_params(folder: str | Path, abstract: Any) -> Any:
+    """The parameters, each device reading its part of each from the files.
+
+    Args:
+        folder: an exported one.
+        abstract: their tree of ShapeDtypeStructs with shardings, as build.abstract_params makes it.
+
+    Raises:
+        DataError: one line; files are missing, cut short or not safetensors, a parameter is
+            missing, left over, or of another shape or dtype (all found before any is read), or
+            its bits are not those that were exported.
+    """
+    exported, tensors = read(folder), safetensors.open_folder(folder)
+    _check_same(Path(folder), tensors, _named(abstract))
+
+    def place(path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = path_name(path)
+        file, info = tensors[name]
+        part = lambda index: safetensors.read(file, info, index)
+        sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        array = jax.make_array_from_callback(leaf.shape, sharding, part)
+        if exported.digests.get(name) != int(_digest(array)):
+            raise DataError(f"{file}: {name} failed its checksum; export the run again")
+        return array
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def load(folder: str | Path, abstract: Callable[[dict], Any]) -> checkpoint.Restored:
+    """As checkpoint.restore_newest, from an exported folder: its state is {"ema": parameters}.
+
+    Args:
+        folder: an exported one.
+        abstract: {"config", "step"} -> {"ema": the tree that `load_params` takes}.
+
+    Raises:
+        DataError: as `load_params`, or the config in the folder does not describe a model.
+    """
+    exported = read(folder)
+    meta = {"config": exported.config, "step": exported.step}
+    try:
+        wanted = abstract(meta)["ema"]
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{folder}/config.json does not describe a model of this version ({reason}); export "
+            "the run again"
+        ) from error
+    return checkpoint.Restored(exported.step, {"ema": load_params(folder, wanted)}, meta)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _write_params(folder: Path, leaves: Mapping[str, jax.Array], shard_bytes: int) -> None:
+    """One file, or shards and the index that says which holds what."""
+    shards, places = _shards(leaves, shard_bytes), {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = file if len(shards) > 1 else safetensors.WHOLE
+        tensors = {name: (leaves[name].shape, leaves[name].dtype) for name in names}
+        safetensors.write(folder / file, tensors, lambda name: _on_host(leaves[name]))
+        places |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(leaf.nbytes for leaf in leaves.values())
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / safetensors.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _shards(leaves: Mapping[str, jax.Array], shard_bytes: int) -> list[list[str]]:
+    """Names in their order, cut where a file would outgrow `shard_bytes`."""
+    shards, held = [[]], 0
+    for name, leaf in leaves.items():
+        if shards[-1] and held + leaf.nbytes > shard_bytes:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += leaf.nbytes
+    return shards
+
+
+def _on_host(leaf: jax.Array) -> np.ndarray:
+    """Its values. Of a copy: an array keeps the host's values beside its own once asked for."""
+    return np.asarray(jnp.copy(leaf))
+
+
+def _check_same(
+    folder: Path,
+    tensors: Mapping[str, tuple[Path, safetensors.TensorInfo]],
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+) -> None:
+    """DataError for the first parameter that is missing, left over, or of another kind."""
+    for name, leaf in wanted.items():
+        if name not in tensors:
+            raise DataError(f"{folder} holds no {name}; its weights are of another model")
+        file, info = tensors[name]
+        if (info.shape, info.dtype) != (leaf.shape, leaf.dtype):
+            raise DataError(
+                f"{file}: {name} is {info.dtype}{info.shape} and must be {leaf.dtype}{leaf.shape}; "
+                "its weights are of another model"
+            )
+    for name, (file, _) in tensors.items():
+        if name not in wanted:
+            raise DataError(f"{file} holds {ascii(name)[:80]}, which the model does not have")

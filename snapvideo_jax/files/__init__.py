@@ -1,0 +1,1 @@
+"""Formats of files: video, safetensors, published T5 weights."""

@@ -1,0 +1,1 @@
+"""What a program would cost: counted, compiled for absent chips, predicted."""

@@ -1,0 +1,1 @@
+"""Prompts -> a folder of videos, from the parameters of a run."""

@@ -1,0 +1,160 @@
+"""The scaling study: same examples for all, held-out captions, training's own loss."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import shapes as studied
+from snapvideo_jax import build
+from snapvideo_jax.benchmark.scaling import plots, report, study
+from snapvideo_jax.data import shapes
+from snapvideo_jax.denoiser import Denoiser
+from snapvideo_jax.diffusion import edm
+from snapvideo_jax.errors import ConfigError
+from tests import tiny
+
+
+def encode(captions):
+    ids = np.array([[len(caption), sum(map(ord, caption))] for caption in captions], np.int32)
+    return {"text_ids": ids, "text_mask": ids > 0}
+
+
+CONFIG = tiny.get_config()
+TEXT = build.Text(encode, 64, "")
+
+
+def test_each_size_is_larger_than_the_one_before_and_the_same_in_both_families():
+    shape = lambda made: jax.eval_shape(
+        lambda: build.denoiser(made, 64).init(jax.random.key(0), build.blank_batch(made))
+    )
+    fits, unets = (
+        [
+            study.cost.parameters(shape(made)["network"])
+            for size in study.SIZES
+            for made in [study.sized(studied.get_config(), family, size, 30)]
+        ]
+        for family in study.FAMILIES
+    )
+    assert fits == sorted(fits) and unets == sorted(unets)
+    assert np.allclose(fits, unets, rtol=0.1) and unets[-1] > 8 * unets[0]
+
+
+def test_examples_are_those_that_training_sees_at_its_positions():
+    first, _, third = study.training_batches(CONFIG, TEXT, 3)
+    example = build.source(CONFIG, print).example
+    images = study.BATCH // 4
+    videos = [example(g, True)[0] for g in range(2 * images, 3 * images)]
+    videos += [example(g, False)[0] for g in range(12, 18)]
+    assert np.array_equal(third["video"], np.stack(videos))
+    assert list(first["frame_interval"][:3]) == [0, 0, pytest.approx(0.25, abs=0.13)]
+
+
+def test_what_scores_has_only_captions_that_training_never_shows(monkeypatch):
+    monkeypatch.setattr(study, "HELD_OUT", 40)
+    seen, world = [], build.world(CONFIG)
+    text = TEXT._replace(encode=lambda captions: seen.extend(captions) or encode(captions))
+    shown = study.held_out(CONFIG, text)
+    held_out = {shapes.caption(c) for c in shapes.compositions(world, held_out=True)}
+    assert len(seen) == 40 and set(seen) <= held_out
+    assert not set(seen) & set(shapes.all_captions(world))
+    assert min(shown["frame_interval"]) > 0 and shown["video"].shape[0] == 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong(Denoiser):
+    """Knows the clean videos, and is wrong by `by`, with latents that are ones from the first."""
+
+    clean: tuple = ()
+    by: float = 0.0
+
+    def conditions(self, params, batch):
+        return None
+
+    def F(self, params, x_sigma, log_sigma, given, latents, dropout_key=None):
+        x = self.encode(jnp.asarray(self.clean[0]))
+        sigma = edm.expand(jnp.exp(log_sigma), x)
+        eps = (x_sigma - x / self.sigma_in) / sigma
+        v = edm.velocity(x, sigma, eps, self.sigma_data)
+        missing = self.by * (2 - jnp.mean(latents))  # 1 in a second pass, else 2
+        return edm.c_nrm(sigma, self.sigma_data) * v + missing, jnp.ones_like(latents)
+
+
+def wrong(by, shown):
+    made = build.denoiser(CONFIG, 64)
+    fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    return Wrong(**fields, clean=(shown["video"],), by=by)
+
+
+def test_the_loss_is_trainings_over_the_density_of_sigma_and_uses_a_first_passs_latents():
+    """An error of 1 everywhere has the loss 1, whatever weight each sigma has."""
+    config = tiny.get_config()
+    config.diffusion.sigma_in = 4.0
+    shown = {"video": np.full((64, *build.abstract_batch(CONFIG)["video"].shape[1:]), 9, np.uint8)}
+    right, off = (
+        study.losses(config, dataclasses.replace(wrong(by, shown), sigma_in=4.0), {}, shown)
+        for by in (0.0, 1.0)
+    )
+    assert max(right) < 1e-6
+    assert math.isclose(np.mean(off), 1, rel_tol=0.01)
+    assert off == sorted(off, reverse=True) and off[0] > 1.2  # the weight falls with sigma
+    assert study.losses(config, wrong(1.0, shown), {}, shown) != off
+
+
+def test_bins_are_equally_likely_in_training():
+    edges = [study._quantile(CONFIG, i / 6) for i in range(1, 6)]
+    drawn = np.random.default_rng(0).normal(-1.2, 1.2, 60_000)
+    counts = np.bincount(np.searchsorted(edges, drawn))
+    assert np.allclose(counts / 10_000, 1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps", "says"),
+    [
+        ([1, 5], 9, "--sizes=1,5: choose from 1,2,3,4"),
+        ([2, 2], 9, "each once"),
+        ([1], 1, "--steps=1"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused(sizes, steps, says):
+    with pytest.raises(ConfigError, match=says):
+        study.check(sizes, steps)
+
+
+def made_row(family, size, loss):
+    return {
+        **{"family": family, "size": size, "kind": "measured", "device": "cpu"},
+        **{"parameters": 10**5 * size, "text_encoder_parameters": 10, "gflop_per_video": size / 9},
+        **{"ms_per_step": 2.0, "ms_per_step_min": 1.0, "ms_per_step_max": 3.0},
+        **{"held_out_loss": loss, "held_out_loss_by_bin": [loss] * 6},
+    }
+
+
+STUDY = {
+    "rows": [made_row(f, s, 0.5 / s) for f in ("fit", "unet") for s in (1, 2)],
+    **{"bin_edges": [1, 2, 3, 4, 5], "steps": 7, "batch": 8, "held_out_videos": 4},
+    **{"versions": {"jax": "0"}, "date": "today", "command": "python -m launch.scaling"},
+}
+
+
+def test_the_report_says_what_was_measured_and_how():
+    text = report.markdown(STUDY, {"scaling_loss.png": b""})
+    for said in ("7 steps of 8 videos, the same 56", "| FIT 2   |", "0.2500", "below 1.0"):
+        assert said in text
+    assert "measured on cpu; jax 0; today; `python -m launch.scaling`" in text
+    assert "![scaling_loss](scaling_loss.png)" in text
+
+
+def test_pictures_have_a_curve_a_family_and_one_a_network():
+    pytest.importorskip("matplotlib")
+    loss, bins = plots.loss(STUDY), plots.bins(STUDY)
+    for axes in loss.axes:
+        assert [line.get_label() for line in axes.lines] == ["FIT", "U-Net"]
+        assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 0.25]] * 2
+    assert list(loss.axes[0].lines[0].get_xdata()) == [1e5, 2e5]
+    (axes,) = bins.axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.5] * 6, [0.25] * 6] * 2
+    assert all(png.startswith(b"\x89PNG") for png in plots.pngs(STUDY).values())

