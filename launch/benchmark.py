@@ -87,7 +87,7 @@ def run() -> None:
 
 def measured(cases: list[programs.Case]) -> list[Row]:
     """The rows of one of the parts, timed here."""
-    return measure.measured(cases, REPEATS.value, entry.say, entry.progress)
+    return measure.measure(cases, REPEATS.value, entry.say, entry.progress)
 
 
 def predicted(cases: list[programs.Case]) -> list[Row]:
@@ -96,12 +96,12 @@ def predicted(cases: list[programs.Case]) -> list[Row]:
 
     rows = []
     for case in cases:
-        entry.say(f"{programs.described(case)}: compiling; minutes, if it is the first time")
+        entry.say(f"{programs.describe(case)}: compiling; minutes, if it is the first time")
         rows.append(predicted.row(case, entry.cache() / "plans"))
     return rows
 
 
-def asked(num_devices: int) -> measure.Asked:
+def asked(num_devices: int) -> measure.Request:
     """What the flags ask for; ConfigError for what cannot be measured."""
     if TOPOLOGY.value and (DEVICES.value or SWEEP.value):
         raise ConfigError(
@@ -117,7 +117,7 @@ def asked(num_devices: int) -> measure.Asked:
         raise ConfigError(f"--configs={','.join(CONFIGS.value)}: name each one once")
     configs = {key: load(path) for key, path in zip(names, CONFIGS.value, strict=True)}
     devices = sorted(set(DEVICES.value or [num_devices]))
-    return measure.Asked(configs, list(dict.fromkeys(MODES.value)), sizes(), devices)
+    return measure.Request(configs, list(dict.fromkeys(MODES.value)), sizes(), devices)
 
 
 def name(path: str) -> str:

@@ -15,9 +15,10 @@ Several steps or guidance weights are swept, from the same prompts and noise, an
 The file then is the first one's report, and its `sweep` has a row of scores for each.
 """
 
+import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -27,7 +28,10 @@ from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import plots, protocol
 from snapvideo_jax.files import video
-from snapvideo_jax.sampling import generate
+from snapvideo_jax.generator import SamplerSettings
+from snapvideo_jax.sampling import trained
+from snapvideo_jax.sampling.generate import Progress, generate
+from snapvideo_jax.sampling.trained import Trained
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
@@ -45,25 +49,25 @@ GUIDANCE = number_lists.define_floats("guidance", "Weight w; 0 is no guidance.",
 
 
 def run() -> None:
-    """Flags in, figures out."""
+    """Samples what the protocol asks for, and writes its scores."""
     if PLOT.value:
         check_plot()
-    trained = generate.load(Path(CHECKPOINT.value), STEP.value, log=entry.say).lean()
-    if trained.config.data.source != "shapes":
+    model = trained.load(Path(CHECKPOINT.value), STEP.value, log=entry.say).cast_kernels()
+    if model.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
-    plans = plans_of(trained)
-    scored = scores(trained, plans)
+    sweep = sweep_of(model)
+    scores = score_all(model, sweep)
     if entry.speaks():
-        write(trained, plans, scored)
+        write(model, sweep, scores)
 
 
 def write(
-    trained: generate.Trained, plans: Sequence[generate.Plan], scored: Sequence[protocol.Scored]
+    model: Trained, sweep: Sequence[SamplerSettings], scores: Sequence[protocol.Scored]
 ) -> None:
-    """The figures to --out and the screen, and the pictures that are asked for."""
-    first = scored[0]
-    report = first.report | {"checkpoint_step": trained.step, "sampling": vars(plans[0])}
-    rows = [row(plan, one.report) for plan, one in zip(plans, scored, strict=True)]
+    """Writes the figures to --out and the screen, and the pictures that the flags ask for."""
+    first = scores[0]
+    report = first.report | {"checkpoint_step": model.step, "sampling": vars(sweep[0])}
+    rows = [row(settings, score.report) for settings, score in zip(sweep, scores, strict=True)]
     if len(rows) > 1:
         report["sweep"] = rows
     storage.write(OUT.value, json.dumps(report, indent=2).encode() + b"\n")
@@ -76,52 +80,53 @@ def write(
 
 
 def check_plot() -> None:
-    """ConfigError if --plot cannot be drawn, before anything is sampled."""
+    """Raises ConfigError if --plot cannot be drawn, before anything is sampled."""
     if max(len(STEPS.value or ()), len(GUIDANCE.value or ())) < 2:
         raise ConfigError("--plot draws a sweep; give several --steps=N,N,.. or --guidance=W,W,..")
     plots.require()
 
 
-def plans_of(trained: generate.Trained) -> list[generate.Plan]:
-    """Every combination of --steps and --guidance; the config's where a flag is not given."""
-    rate = build.world(trained.config).frame_rates[0]
+def sweep_of(model: Trained) -> list[SamplerSettings]:
+    """Combines --steps and --guidance; takes the config's where a flag is missing."""
+    rate = build.world(model.config).frame_rates[0]
     return [
-        generate.plan_from(trained.config, steps=steps, guidance=guidance, frame_rate=rate)
+        build.sampler_settings(model.config, steps=steps, guidance=guidance, frame_rate=rate)
         for steps, guidance in itertools.product(STEPS.value or [None], GUIDANCE.value or [None])
     ]
 
 
-def scores(trained: generate.Trained, plans: Sequence[generate.Plan]) -> list[protocol.Scored]:
-    """What the protocol says of each plan; on the screen, how much is done."""
+def score_all(model: Trained, sweep: Sequence[SamplerSettings]) -> list[protocol.Scored]:
+    """Scores each of the settings; the screen shows how many denoising steps are done."""
     progress, videos = entry.progress("denoising steps"), 2 * NUM.value
-    ends = list(itertools.accumulate(plan.steps * videos for plan in plans))
-    tell = lambda plan, end: lambda made: progress(end - plan.steps * (videos - made), ends[-1])
-    return [score(trained, plan, tell(plan, end)) for plan, end in zip(plans, ends, strict=True)]
+    total, before = sum(settings.steps for settings in sweep) * videos, 0
+    scores = []
+    for settings in sweep:
+        step = settings.steps
+        report = lambda made, of, step=step, before=before: progress(before + step * made, total)
+        scores.append(score(model, settings, report))
+        before += step * videos
+    return scores
 
 
-def score(
-    trained: generate.Trained, plan: generate.Plan, tell: Callable[[int], None]
-) -> protocol.Scored:
-    """What the protocol says of one plan; `tell(videos made so far)`."""
-    world = build.world(trained.config)
-    generate = lambda prompts, seeds: generate.generate(
-        trained,
-        plan,
-        prompts,
-        seeds,
-        min(BATCH.value, len(prompts)),
-        lambda made, of: tell(made),
+def score(model: Trained, settings: SamplerSettings, progress: Progress) -> protocol.Scored:
+    """Scores one setting; `progress` counts videos."""
+    make = functools.partial(generate, model, settings, progress=progress)
+    return protocol.shapes_protocol(
+        build.world(model.config),
+        settings.frame_interval,
+        lambda prompts, seeds: make(prompts, seeds, min(BATCH.value, len(prompts))),
+        NUM.value,
+        SEED.value,
     )
-    return protocol.shapes_protocol(world, plan.frame_interval, generate, NUM.value, SEED.value)
 
 
-def row(plan: generate.Plan, report: dict) -> plots.Row:
-    """What a sweep says of one plan."""
-    return {"steps": plan.steps, "guidance": plan.guidance, "oracle": report["oracle"]}
+def row(settings: SamplerSettings, report: dict) -> plots.Row:
+    """Returns what a sweep says of one setting."""
+    return {"steps": settings.steps, "guidance": settings.guidance, "oracle": report["oracle"]}
 
 
 def summary(rows: Sequence[plots.Row], chance: dict[str, float]) -> str:
-    """The scores as a small table."""
+    """Returns the scores as a small table."""
     factors = ("present", "shape", "color", "direction", "speed", "all")
     table = {}
     for one in rows:

@@ -17,7 +17,7 @@ from launch import entry
 from snapvideo_jax import build
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.planner import cost
-from snapvideo_jax.sampling import generate
+from snapvideo_jax.sampling import trained
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
@@ -27,16 +27,16 @@ OUT = entry.define_folder("out", "Folder for the parameters; made where there is
 
 
 def run() -> None:
-    """Flags in, a folder out."""
+    """Writes the folder that the flags ask for."""
     export_folder.check_free(OUT.value)
     workdir = Path(CHECKPOINT.value)
-    trained = generate.load(workdir, STEP.value, log=entry.say)
-    encoder = trained.denoiser.text_encoder
-    vocabulary = build.vocabulary_path(trained.config, workdir) if encoder else None
-    config = json.loads(trained.config.to_json())
-    export_folder.write(OUT.value, config, trained.step, trained.params, vocabulary)
-    count = cost.parameters(trained.params)
-    entry.say(f"{count:,} parameters (EMA) of step {trained.step} in {OUT.value}")
+    model = trained.load(workdir, STEP.value, log=entry.say)
+    encoder = model.denoiser.text_encoder
+    vocabulary = build.vocabulary_path(model.config, workdir) if encoder else None
+    config = json.loads(model.config.to_json())
+    export_folder.write(OUT.value, config, model.step, model.params, vocabulary)
+    count = cost.parameters(model.params)
+    entry.say(f"{count:,} parameters (EMA) of step {model.step} in {OUT.value}")
 
 
 if __name__ == "__main__":

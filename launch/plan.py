@@ -95,7 +95,7 @@ def on_slice(config: Config, name: str) -> None:
     """Prints what the compiler says of a program; ConfigError if it does not fit."""
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
-    program = programs.program(config, PROGRAM.value, chips)
+    program = programs.planned(config, PROGRAM.value, chips)
     entry.say(f"compiling for {described(chips)}; minutes, if it is the first time")
     verdict = estimate.compiled(program, chips, entry.cache() / "plans")
     entry.say(estimate_table.text(verdict))
@@ -129,7 +129,7 @@ def fastest(config: Config, name: str) -> None:
     entry.say(f"{len(found)} layouts divide and should fit; compiling {len(chosen)} of them")
     tell, rows = entry.progress("layouts compiled"), []
     for number, each in enumerate(chosen, start=1):
-        program = programs.program(each.apply(config), "train", chips)
+        program = programs.planned(each.apply(config), "train", chips)
         rows.append((each, estimate.compiled(program, chips, entry.cache() / "plans")))
         entry.say(estimate_table.row(*rows[-1]))
         tell(number, len(chosen))
@@ -139,9 +139,9 @@ def fastest(config: Config, name: str) -> None:
 
 def measure(config: Config) -> None:
     """Runs a program on the devices at hand, and prints its time beside the prediction."""
-    program = programs.program(config, PROGRAM.value, jax.devices())
+    program = programs.planned(config, PROGRAM.value, jax.devices())
     entry.say(f"compiling and running on {described(jax.devices())}")
-    found = prediction.compared(program, build.DTYPES[config.model.dtype])
+    found = prediction.compare(program)
     entry.say(estimate_table.compared(found))
     write(found._asdict() | {"rates": found.rates._asdict(), "error": found.error})
 
@@ -169,8 +169,9 @@ def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
     """The doctor's view of a config on so many devices, which need not be there."""
     vocabulary, training = config.data.vocabulary, config.training
     size = text.Tokenizer(vocabulary).vocabulary_size if vocabulary else text.MAX_VOCABULARY
-    made = build.denoiser(config, size)
-    params = jax.eval_shape(lambda: made.init(jax.random.key(0), build.blank_batch(config)))
+    mesh = build.counting_mesh()
+    made = build.denoiser(config, size, mesh)
+    params = build.abstract_params(config, made, mesh)
     how = training.batch_size, training.accumulate
     return doctor.examine(made, params, config.mesh.to_dict(), num_devices, *how)
 

@@ -41,22 +41,23 @@ Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out can
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
 from launch import entry, number_lists
-from snapvideo_jax import storage
+from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.files import video
+from snapvideo_jax.generator import KnownFrames
 from snapvideo_jax.parallel import batches, hosts
-from snapvideo_jax.sampling import generate, known_frames, long_video, output_folder
+from snapvideo_jax.sampling import known_frames, output_folder, trained
+from snapvideo_jax.sampling.generate import Progress
+from snapvideo_jax.sampling.long_video import Span
+from snapvideo_jax.sampling.stage import Stage
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
@@ -104,102 +105,56 @@ HEIGHT = flags.DEFINE_integer(
 WIDTH = flags.DEFINE_integer("source_width", None, "As --source_height.", lower_bound=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A checkpoint and how to sample it; source_size is (height, width) in pixels."""
-
-    folder: str
-    trained: generate.Trained
-    plan: generate.Plan
-    source_size: tuple[int, int]
-    span: long_video.Span | None = None  # of a long video
-    known: generate.Given | None = None  # one video, for all samples
-
-    def make(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        batch_size: int,
-        low_res: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """One video a prompt, of those in `low_res` if this is an upsampler."""
-        told: dict[str, Any] = {"negative": NEGATIVE.value, "source_size": self.source_size}
-        if self.known is not None:
-            told["given"] = self.known._replace(
-                video=np.repeat(self.known.video, len(prompts), axis=0)
-            )
-        asked = prompts, seeds, batch_size
-        if self.span is not None:
-            told["progress"] = within(f"windows of {len(prompts)} videos")
-            return long_video.make(
-                self.trained, self.plan, self.span, *asked, low_res=low_res, **told
-            )
-        told["tell"] = within(f"evaluations of {len(prompts)} videos")
-        return generate.generate(self.trained, self.plan, *asked, low_res=low_res, **told)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the pixels, beside prompt and seed."""
-        T, H, W = (getattr(self.trained.config.data, n) for n in ("num_frames", "height", "width"))
-        return {
-            "checkpoint": str(Path(self.folder).absolute()),
-            "checkpoint_step": self.trained.step,
-            "text_encoder": self.trained.text.encoder,
-            **vars(self.plan),
-            "source_size": self.source_size,
-            "span": self.span and vars(self.span),
-            "known_frames": self.known and np.flatnonzero(self.known.mask).tolist(),
-            "known": self.known and hashlib.sha256(self.known.video.tobytes()).hexdigest(),
-            "video": (T, H, W),
-        }
-
-
 def run() -> None:
-    """Flags in, videos out."""
+    """Makes the videos that the flags ask for."""
     work = output_folder.work_list(prompts(), SEED.value, NUM.value)
     stages = load()
-    process = process_of(stages)
+    process = part_of_job(stages)
     out = storage.make_folder(OUT.value)
-    results = output_folder.Results(out, settings(stages), work, process)
-    if results.done:
-        entry.say(f"{len(results.done)} of {len(work)} videos are in {out} already")
-    batch = min(BATCH.value, -(-len(work) // process.count))
+    folder = output_folder.OutputFolder(out, settings(stages), work, process)
+    if folder.done:
+        entry.say(f"{len(folder.done)} of {len(work)} videos are in {out} already")
+    batch_size = min(BATCH.value, -(-len(work) // process.count))
 
-    rounds = max(hosts.gather(-(-len(results.missing()) // batch)))
-    progress = entry.progress("videos")
-    output_folder.complete(results, lambda s: make(stages, s, batch), batch, rounds, progress)
+    missing = len(folder.missing())
+    rounds = max(hosts.gather(-(-missing // batch_size)))
+    progress, done = entry.progress("videos"), 0
+    for batch in folder.batches(batch_size, rounds):
+        samples, videos = batch or work[:1], None  # computes along with the other processes
+        for stage in stages:
+            generate = stage.generator(len(samples), within)
+            texts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
+            videos = generate(texts, seeds, batch_size, low_res=videos)
+        for sample, frames in zip(batch, videos if videos is not None else (), strict=False):
+            if process.writes:
+                folder.add(sample, frames)
+        if batch:
+            done += len(batch)
+            progress(done, missing)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all samples are written")
     if jax.process_index() == 0:
-        results.finish()
+        folder.finish()
     entry.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
 
 
-def process_of(stages: Sequence[Stage]) -> output_folder.Process:
-    """This process's share of the work; ConfigError where stages share examples out differently."""
+def part_of_job(stages: Sequence[Stage]) -> output_folder.Process:
+    """Returns this process's part of the work.
+
+    Raises ConfigError where the stages split examples over processes differently.
+    """
     shares = {batches.share(stage.trained.mesh)._replace(rows=0) for stage in stages}
     if len(shares) > 1:
         raise ConfigError(
             "the two stages split videos over hosts in different ways; train them with the same "
             "mesh.group and mesh.tensor, or sample on hosts that hold whole videos"
         )
-    index, count, owner, _ = shares.pop()
-    return output_folder.Process(index, count, owner)
-
-
-def make(
-    stages: Sequence[Stage], chunk: Sequence[output_folder.Sample], batch_size: int
-) -> Iterable[video.Video]:
-    """The last stage's videos."""
-    asked = [s.prompt for s in chunk], [s.seed for s in chunk]
-    first, *more = stages
-    videos = first.make(*asked, batch_size)
-    for stage in more:
-        videos = stage.make(*asked, batch_size, videos)
-    return videos
+    share = shares.pop()
+    return output_folder.Process(share.index, share.count, writes=share.owner)
 
 
 def prompts() -> list[str]:
-    """Those of --prompt, then those of the file; ConfigError for flags that do not fit."""
+    """Returns those of --prompt, then those of the file; ConfigError for flags that do not fit."""
     if SEED.value + NUM.value > 2**31:
         raise ConfigError(f"--seed={SEED.value} is too large; the last seed must be below 2**31")
     from_file = output_folder.read_prompts(PROMPTS.value) if PROMPTS.value else []
@@ -209,8 +164,8 @@ def prompts() -> list[str]:
 
 
 def load() -> list[Stage]:
-    """The first stage, and the upsampler where one is asked for."""
-    span = spanned()
+    """Loads the first stage, and the upsampler if the flags name one."""
+    span = long_span()
     first = stage(
         CHECKPOINT.value,
         STEP.value,
@@ -222,8 +177,8 @@ def load() -> list[Stage]:
         heun=HEUN.value,
         S_churn=CHURN.value,
     )
-    first = dataclasses.replace(first, span=span, known=given(first, span))
-    if NEGATIVE.value is not None and not first.plan.guidance:
+    first = dataclasses.replace(first, span=span, known=known(first, span))
+    if NEGATIVE.value is not None and not first.settings.guidance:
         raise ConfigError("--negative_prompt acts by guidance, which is 0; give --guidance=W too")
     if not UPSAMPLER.value:
         return [first]
@@ -233,26 +188,30 @@ def load() -> list[Stage]:
         steps=UPSAMPLER_STEPS.value,
         guidance=UPSAMPLER_GUIDANCE.value,
         augmentation=AUGMENTATION.value,
-        frame_rate=first.plan.frame_rate,
+        frame_rate=first.settings.frame_rate,
     )
     return [first, dataclasses.replace(second, span=span)]
 
 
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
-    """The checkpoint of `folder`, and its config's way to sample with those `changes`."""
-    trained = generate.load(
-        Path(folder), step, Path(T5.value) if T5.value else None, entry.say
-    ).lean()
-    height, width = HEIGHT.value, WIDTH.value
-    size = (
-        trained.config.data.height if height is None else height,
-        trained.config.data.width if width is None else width,
+    """Loads the checkpoint of `folder`; its config's sampler settings take those `changes`."""
+    t5 = Path(T5.value) if T5.value else None
+    model = trained.load(Path(folder), step, t5, entry.say).cast_kernels()
+    _, height, width = model.denoiser.video_shape
+    return Stage(
+        folder=folder,
+        trained=model,
+        settings=build.sampler_settings(model.config, **changes),
+        source_size=(
+            height if HEIGHT.value is None else HEIGHT.value,
+            width if WIDTH.value is None else WIDTH.value,
+        ),
+        negative=NEGATIVE.value,
     )
-    return Stage(folder, trained, generate.plan_from(trained.config, **changes), size)
 
 
-def spanned() -> long_video.Span | None:
-    """Of a long video, if one is asked for."""
+def long_span() -> Span | None:
+    """Returns the span of a long video; None for a short one."""
     duration, rates = DURATION.value, FRAME_RATES.value
     if duration is None and rates is None:
         return None
@@ -260,38 +219,38 @@ def spanned() -> long_video.Span | None:
         raise ConfigError(
             "a long video needs both --duration=SECONDS and --frame_rates=LOW,..,HIGH"
         )
-    return long_video.Span(duration, tuple(rates))
+    return Span(duration, tuple(rates))
 
 
-def given(first: Stage, span: long_video.Span | None) -> generate.Given | None:
-    """The frames of --init_image or --init_video, of as many as a sample has."""
+def known(first: Stage, span: Span | None) -> KnownFrames | None:
+    """Reads the frames of --init_image or --init_video, of as many as a sample has."""
     image, clip = INIT_IMAGE.value, INIT_VIDEO.value
     if image and clip:
         raise ConfigError("give --init_image or --init_video, not both")
-    if not image and not clip:
-        return None
-    data = first.trained.config.data
-    frames = span.frames if span else data.num_frames
-    size = frames, data.height, data.width
+    num_frames, height, width = first.trained.denoiser.video_shape
+    size = {"frames": span.frames if span else num_frames, "height": height, "width": width}
     if image:
-        return known_frames.of_image(image, *size)
-    return known_frames.of_video(str(clip), KNOWN.value, *size, first.plan.frame_rate)
+        return known_frames.from_image(image, **size)
+    if clip:
+        rate = first.settings.frame_rate
+        return known_frames.from_video(clip, KNOWN.value, **size, frame_rate=rate)
+    return None
 
 
 def settings(stages: Sequence[Stage]) -> dict[str, Any]:
-    """What samples.json says beside prompts and seeds."""
+    """Returns what samples.json says beside prompts and seeds."""
     first, *more = stages
     return {
-        **first.settings(),
+        **first.record(),
         "negative_prompt": NEGATIVE.value,
         "format": FORMAT.value,
-        "upsampler": more[0].settings() if more else None,
+        "upsampler": more[0].record() if more else None,
         "versions": output_folder.versions(),
     }
 
 
-def within(things: str) -> Callable[[int, int], None]:
-    """Progress inside one batch: silent where it takes but seconds."""
+def within(things: str) -> Progress:
+    """Reports progress inside one batch; silent where it takes but seconds."""
     report = entry.progress(things)
     return lambda done, of: report(done, of) if done < of else None
 

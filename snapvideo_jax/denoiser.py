@@ -39,21 +39,33 @@ class Denoiser:
     low_res: tuple[int, int] | None = None
     image_sigma_in: float = 0.0
 
+    @property
+    def video_shape(self) -> tuple[int, int, int]:
+        """(T, H, W) of a video's pixels, without padding."""
+        T, H, W = self.network.video
+        return T, H - self.pad_rows, W
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        """Of one video as the network reads it, with padding."""
+        return (*self.network.video, 3)
+
     def init(self, key: PRNGKeyArray, batch: dict[str, Array]) -> Params:
-        """Parameters for batches shaped like `batch`."""
+        """Draws parameters for batches shaped like `batch`."""
         network_key, text_key = jax.random.split(key)
         params = {}
         if self.text_encoder is not None:
             text = self.text_encoder.init(text_key, batch["text_ids"], batch["text_mask"])
             params["text_encoder"] = text["params"]
-        x, log_sigma, given, latents = self.inputs(params, batch)
-        variables = self.network.init(network_key, x, edm.c_noise(log_sigma), given, latents)
+        x, log_sigma, conditions, latents = self.inputs(params, batch)
+        c_noise = edm.c_noise(log_sigma)
+        variables = self.network.init(network_key, x, c_noise, conditions, latents)
         return params | {"network": variables["params"]}
 
-    def lean(self, params: Params) -> Params:
-        """`params` for use: kernels, which are only multiplied, in the network's dtype.
+    def cast_kernels(self, params: Params) -> Params:
+        """Casts kernels, which are only multiplied, to the network's dtype.
 
-        The results are the same bits, from half the memory; updates need them in float32.
+        Results are the same bits, from half the memory; updates need kernels in float32.
         """
 
         def cast(path: tuple, leaf: Array) -> Array:
@@ -64,16 +76,16 @@ class Denoiser:
     def inputs(
         self, params: Params, batch: dict[str, Array]
     ) -> tuple[Float[Array, "B T H W C"], Float[Array, " B"], Conditions, Latents]:
-        """`batch` as `F` takes it, without noise: for initialization, and to count its work."""
-        given, x = self.conditions(params, batch), self.encode(batch["video"])
+        """Returns `batch` as `F` reads it, without noise: to initialize, and to count work."""
+        conditions, x = self.conditions(params, batch), self.encode(batch["video"])
         log_sigma = jnp.zeros(x.shape[0])
         if self.low_res is not None:
             low_res = self.shrink(x)
-            given = self.with_low_res(given, low_res, log_sigma, low_res)
-        return x, log_sigma, given, self.no_latents(x.shape[0])
+            conditions = self.with_low_res(conditions, low_res, log_sigma, low_res)
+        return x, log_sigma, conditions, self.no_latents(x.shape[0])
 
     def encode(self, video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T h W 3"]:
-        """Pixels -> x in [-1, 1], with the padding rows below."""
+        """Maps pixels to x in [-1, 1], with the padding rows below."""
         return self.pad(edm.from_pixels(video))
 
     def pad(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B T h W 3"]:
@@ -81,15 +93,15 @@ class Denoiser:
         return jnp.pad(x, ((0, 0), (0, 0), (0, self.pad_rows), (0, 0), (0, 0)))
 
     def crop(self, x: Float[Array, "B T h W 3"]) -> Float[Array, "B T H W 3"]:
-        """The inverse of `pad`."""
+        """Inverts `pad`."""
         return x[:, :, : x.shape[2] - self.pad_rows]
 
     def decode(self, x: Float[Array, "B T h W 3"]) -> UInt8[Array, "B T H W 3"]:
-        """The inverse of `encode`: crops the padding and clips to pixels."""
+        """Inverts `encode`: crops the padding and clips to pixels."""
         return edm.to_pixels(self.crop(x))
 
     def conditions(self, params: Params, batch: dict[str, Array]) -> Conditions:
-        """What the network is told, with the text encoded by the encoder trained along or read."""
+        """Returns what the network is conditioned on; encodes ids, and reads stored states."""
         text: Any = batch.get("text")
         if self.text_encoder is not None:
             variables = {"params": params["text_encoder"]}
@@ -98,30 +110,29 @@ class Denoiser:
 
     def with_low_res(
         self,
-        given: Conditions,
+        conditions: Conditions,
         low_res: Float[Array, "B T h w 3"],
         level: Float[Array, " B"],
         eps: Float[Array, "B T h w 3"],
     ) -> Conditions:
-        """An upsampler's conditions: the stage before, noised at `level`, then enlarged."""
-        _, H, W = self.network.video
+        """Adds to an upsampler's conditions the stage before, noised at `level`, then enlarged."""
         noised = augmentation.corrupt(low_res, level, eps)
-        enlarged = self.pad(augmentation.resize(noised, (H - self.pad_rows, W)))
-        return dataclasses.replace(given, low_res=enlarged, augmentation=level)
+        enlarged = self.pad(augmentation.resize(noised, self.video_shape[1:]))
+        return dataclasses.replace(conditions, low_res=enlarged, augmentation=level)
 
     def shrink(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B T h w 3"]:
-        """x (padded) at the low resolution, which an upsampler learns to invert."""
+        """Shrinks x (padded) to the low resolution, which an upsampler learns to invert."""
         assert self.low_res is not None, "a first stage has no low resolution"
         return augmentation.resize(self.crop(x), self.low_res)
 
     def no_latents(self, batch_size: int) -> Latents:
-        """The latents before the first evaluation: zeros; nothing where the network has none."""
+        """Returns the latents before the first evaluation: zeros, or () for a network without."""
         if self.network.latent_shape is None:
             return ()
         return jnp.zeros((batch_size,) + self.network.latent_shape, jnp.float32)
 
     def input_scale(self, frame_interval: Float[Array, " B"]) -> Float[Array, " B"] | float:
-        """sigma_in of each example."""
+        """Returns sigma_in, of each example where images have their own."""
         if not self.image_sigma_in:
             return self.sigma_in
         return jnp.where(frame_interval == 0, self.image_sigma_in, self.sigma_in)
@@ -131,7 +142,7 @@ class Denoiser:
         params: Params,
         x_sigma: Float[Array, "B T H W C"],
         log_sigma: Float[Array, " B"],
-        given: Conditions,
+        conditions: Conditions,
         latents: Latents,
         dropout_key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "B T H W C"], Latents]:
@@ -139,13 +150,13 @@ class Denoiser:
 
         Dropout is on where `dropout_key` is given.
         """
-        scale = self.input_scale(given.frame_interval)
+        scale = self.input_scale(conditions.frame_interval)
         c_in = edm.c_in(jnp.exp(log_sigma), self.sigma_data, scale)
         out, latents = self.network.apply(
             {"params": params["network"]},
             edm.expand(c_in, x_sigma) * x_sigma,
             edm.c_noise(log_sigma),
-            given,
+            conditions,
             latents,
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
@@ -157,12 +168,12 @@ class Denoiser:
         params: Params,
         x_sigma: Float[Array, "B T H W C"],
         sigma: Float[Array, ""],
-        given: Conditions,
+        conditions: Conditions,
         latents: Latents,
     ) -> tuple[Float[Array, "B T H W C"], Latents]:
-        """The estimate of x at one noise level for the whole batch, as samplers ask for it."""
+        """D = c_skip x_sigma + c_out F, the estimate of x, at one level for the whole batch."""
         log_sigma = jnp.broadcast_to(jnp.log(sigma), x_sigma.shape[:1])
-        F, latents = self.F(params, x_sigma, log_sigma, given, latents)
+        F, latents = self.F(params, x_sigma, log_sigma, conditions, latents)
         return edm.denoised(x_sigma, F, sigma, self.sigma_data, self.sigma_in), latents
 
     def self_conditioned_F(
@@ -170,19 +181,19 @@ class Denoiser:
         params: Params,
         x_sigma: Float[Array, "B T H W C"],
         log_sigma: Float[Array, " B"],
-        given: tuple[Conditions, Conditions],
+        conditions: tuple[Conditions, Conditions],
         keep_latents: Bool[Array, " B"],
         dropout_keys: tuple[PRNGKeyArray, PRNGKeyArray],
     ) -> Float[Array, "B T H W C"]:
-        """F of the second of two passes over the same noisy input (as RIN).
+        """Returns F of the second of two passes over the same noisy input (as RIN).
 
         The first pass starts from zero latents; its latents, cut from the gradient and zeroed
         where `keep_latents` is False, start the second. Each pass has its own text dropout
-        (`given`) and dropout key. A network without latents needs the second pass alone.
+        (`conditions`) and dropout key. A network without latents needs the second pass alone.
         """
         latents = self.no_latents(x_sigma.shape[0])
         if self.network.latent_shape is not None:
-            constant = jax.lax.stop_gradient((params, given[0]))
-            _, new = self.F(constant[0], x_sigma, log_sigma, constant[1], latents, dropout_keys[0])
+            constant, first = jax.lax.stop_gradient((params, conditions[0]))
+            _, new = self.F(constant, x_sigma, log_sigma, first, latents, dropout_keys[0])
             latents = jnp.where(edm.expand(keep_latents, new), new, 0)
-        return self.F(params, x_sigma, log_sigma, given[1], latents, dropout_keys[1])[0]
+        return self.F(params, x_sigma, log_sigma, conditions[1], latents, dropout_keys[1])[0]

@@ -1,9 +1,12 @@
-"""The sampler of one model, compiled for one plan: what is asked for, and seeds -> pixels."""
+"""The sampler of one model for one set of settings, as pure functions of arrays.
+
+`start` draws the first noise, `evaluations` says what `diffusion.sampler.advance` runs, and the
+denoiser's `decode` turns the last estimate into pixels. `build.sampler_program` compiles the three.
+"""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,18 +21,18 @@ from snapvideo_jax.models.conditioning import Conditions
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SamplerSettings:
     """How to sample, with names and defaults of EDM where it has them.
 
     steps: of Heun's method, or of Euler's where `heun` is False.
     sigma_min, sigma_max, rho: of the grid of noise levels.
     guidance: weight of the text, 0 for none.
-    oscillate: it falls to guidance_low at every other step after the first tenth.
+    oscillate: whether it falls to guidance_low at every other step after the first tenth.
     threshold: percentile of dynamic thresholding, 0 for none.
-    reconstruction: weight of known frames at low noise (`known_weight`).
-    S_churn: noise added as the sampler walks; 0 is the deterministic sampler.
+    reconstruction: weight of known frames at low noise (`reconstruction_weights`).
+    S_churn: noise added on the way; 0 is the deterministic sampler.
     augmentation: level of noise on the low resolution; read by upsamplers alone.
-    frame_rate: frames per second that the network is told; 0 asks for a still image.
+    frame_rate: frames per second that the network reads; 0 is a still image.
     """
 
     steps: int
@@ -54,102 +57,37 @@ class Plan:
         """Seconds between frames; 0 for an image."""
         return 1 / self.frame_rate if self.frame_rate else 0.0
 
+    @property
+    def num_evaluations(self) -> int:
+        """How often a video's sampler evaluates the guided denoiser."""
+        return sampler.num_evaluations(self.steps, self.heun)
 
-STRETCHES = 16  # of the evaluations, between which progress can be told
-
-
-class Walk(NamedTuple):
-    """A sampler that can pause: three functions of arrays, to be jitted.
-
-    start: (request, seeds) -> state. go: (params, request, seeds, state, first, last) -> state
-    after the evaluations first .. last - 1, of 0 .. `evaluations` - 1. finish: state -> videos.
-    The first axis of every leaf of a state is the batch's.
-    """
-
-    start: Callable[..., sampler.State]
-    go: Callable[..., sampler.State]
-    finish: Callable[[sampler.State], UInt8[Array, "B T H W 3"]]
-    evaluations: int
-
-    def videos(
-        self,
-        params: Params,
-        request: dict[str, Array],
-        seeds: Int[Array, " B"],
-        tell: Callable[[int, int], None] = lambda done, of: None,
-    ) -> UInt8[Array, "B T H W 3"]:
-        """The whole walk; `tell(evaluations done, of how many)` on the way, not at its end.
-
-        The devices do not wait for the host: a stretch is told of once the next is under way.
-        """
-        state = self.start(request, seeds)
-        length = -(-self.evaluations // STRETCHES)
-        for first in range(0, self.evaluations, length):
-            before, last = state, min(first + length, self.evaluations)
-            state = self.go(params, request, seeds, state, first, last)
-            if first:
-                jax.block_until_ready(before.D)
-                tell(first, self.evaluations)
-        return self.finish(state)
+    @property
+    def grid(self) -> Float[np.ndarray, " N+1"]:
+        """The noise levels, falling to 0."""
+        return sigmas.sampling_grid(self.steps, self.sigma_min, self.sigma_max, self.rho)
 
 
-def walk(denoiser: Denoiser, plan: Plan) -> Walk:
-    """The sampler of `denoiser` as `plan` says: 2 * plan.steps - 1 evaluations (Euler: plan.steps).
+class KnownFrames(NamedTuple):
+    """Frames that a sample keeps: pixels of N videos (or of 1, for all prompts), and which."""
 
-    `request` holds what a batch holds beside the video; for an upsampler also low_res, uint8
-    [B, T, h, w, 3]; with a negative prompt also `negative`, the text entries of a batch, which take
-    the place of the dropped text in guidance; with known frames `known` (uint8, as a video) and
-    `known_mask` [B, T]. `stream` [B] tells draws of one seed apart. Each sample's noise is a
-    function of its own seed and stream, so the batch around it does not change it.
-    """
-    grid = sigmas.sampling_grid(plan.steps, plan.sigma_min, plan.sigma_max, plan.rho)
-    shape = (*denoiser.network.video, 3)
+    video: UInt8[np.ndarray, "N T H W 3"]
+    mask: Bool[np.ndarray, " T"]
 
-    def start(request: dict[str, Array], seeds: Int[Array, " B"]) -> sampler.State:
-        streams = Streams(seeds, request["stream"])
-        x = plan.sigma_max * streams.normal("x", shape)
-        if "known" in request:
-            known = _known(denoiser, request, streams.normal("known", shape))
-            x = known.placed(x, jnp.float32(plan.sigma_max), denoiser.sigma_in)
-        return sampler.State(x, x, jnp.zeros_like(x), denoiser.no_latents(len(seeds)))
 
-    def go(
-        params: Params, request: dict[str, Array], seeds: Int[Array, " B"],
-        state: sampler.State, first: Int[Array, ""], last: Int[Array, ""],
-    ) -> sampler.State:  # fmt: skip
-        given = denoiser.conditions(params, request)
-        streams = Streams(seeds, request["stream"])
-        if denoiser.low_res is not None:
-            given = _noised(denoiser, given, request["low_res"], streams, plan.augmentation)
-        against = _against(denoiser, params, given, request) if plan.guidance else None
-        model, si = functools.partial(denoiser.D, params), denoiser.sigma_in
-        weights: Any = _weights(plan)
-        known = None
-        if "known" in request:
-            known = _known(denoiser, request, streams.normal("known", shape))
-            denoise = reconstruction.guided(model, given, against, known, si)
-            known_weights = jnp.asarray(known_weight(plan, grid, si))
-            weights = reconstruction.Weights(weights, known_weights)
-        elif against is None:
-            denoise = guidance.conditional(model, given)
-        else:
-            denoise = guidance.classifier_free(model, given, against)
-        if plan.threshold:
-            denoise = threshold.dynamic(denoise, plan.threshold)
-        if known is not None:
-            denoise = reconstruction.keep(denoise, known)
-        churn = None
-        if plan.S_churn:
-            eps = lambda i: streams.normal("churn", shape, i)
-            churn = sampler.Churn(eps, plan.S_churn, plan.S_min, plan.S_max, plan.S_noise)
-        return sampler.stretch(denoise, state, first, last, grid, si, weights, plan.heun, churn)
-
-    finish = lambda state: denoiser.decode(state.D)
-    return Walk(start, go, finish, sampler.evaluations(plan.steps, plan.heun))
+# What a sampler reads: all that a batch of training holds but the video, and
+#   stream      int32 [B], tells draws of one seed apart;
+#   low_res     uint8 [B, T, h, w, 3], what an upsampler enlarges;
+#   negative    the text entries of a batch, in the place of no text in guidance;
+#   known       uint8 [B, T, H, W, 3] and known_mask [B, T], frames to keep.
+Request = dict[str, Any]
 
 
 class Streams(NamedTuple):
-    """The random numbers of each sample: functions of its seed, its stream and a name."""
+    """The random numbers of each sample: functions of its seed, its stream and a name.
+
+    So the batch around a sample does not change its noise.
+    """
 
     seeds: Int[Array, " B"]
     stream: Int[Array, " B"]  # 0 for short videos, the window's number in long ones
@@ -157,7 +95,7 @@ class Streams(NamedTuple):
     def normal(
         self, name: str, shape: tuple[int, ...], step: Int[Array, ""] | int = 0
     ) -> Float[Array, "B ..."]:
-        """Unit noise of `shape` for each sample."""
+        """Draws unit noise of `shape` for each sample."""
 
         def draw(seed, stream):
             key = keys.streams(seed, stream, (name,))[name]
@@ -166,50 +104,115 @@ class Streams(NamedTuple):
         return jax.vmap(draw)(self.seeds, self.stream)
 
 
-class Given(NamedTuple):
-    """Frames that are known: pixels, one video a prompt, and which frames of them to trust."""
-
-    video: UInt8[np.ndarray, "N T H W 3"]
-    mask: Bool[np.ndarray, " T"]
-
-
-def _known(denoiser: Denoiser, request: dict[str, Array], eps: Array) -> reconstruction.Known:
-    x = denoiser.encode(request["known"])
-    return reconstruction.Known(request["known_mask"], x, eps)
-
-
-def _weights(plan: Plan) -> Float[np.ndarray, " N"]:
-    """The weight of the text at each step."""
-    low = plan.guidance_low if plan.oscillate else plan.guidance
-    return guidance.oscillation(plan.steps, plan.guidance, low)
+def start(
+    denoiser: Denoiser, settings: SamplerSettings, request: Request, seeds: Int[Array, " B"]
+) -> sampler.SamplerState:
+    """Draws the noise that sampling starts from, with the known frames in it."""
+    streams = Streams(seeds, request["stream"])
+    x = settings.sigma_max * streams.normal("x", denoiser.x_shape)
+    if "known" in request:
+        known = _known(denoiser, request, streams)
+        x = known.placed(x, jnp.float32(settings.sigma_max), denoiser.sigma_in)
+    latents = denoiser.no_latents(len(seeds))
+    return sampler.SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=latents)
 
 
-def known_weight(
-    plan: Plan, grid: Float[np.ndarray, " N+1"], sigma_in: float
-) -> Float[np.ndarray, " N"]:
-    """w_r of each step: plan.reconstruction * min(1 + (sigma sigma_in)^2, 30).
+def evaluations(
+    denoiser: Denoiser,
+    settings: SamplerSettings,
+    params: Params,
+    request: Request,
+    seeds: Int[Array, " B"],
+) -> dict[str, Any]:
+    """Returns the arguments of `sampler.advance` but the state and the range.
+
+    They are the guided denoiser, its weights at each step, the grid and the churn.
+    """
+    streams = Streams(seeds, request["stream"])
+    model, conditions, against = _model(denoiser, settings, params, request, streams)
+    known = _known(denoiser, request, streams) if "known" in request else None
+    weights: Any = guidance_weights(settings)
+    if known is not None:
+        guided = reconstruction.guided(model, conditions, against, known, denoiser.sigma_in)
+        known_weights = reconstruction_weights(settings, denoiser.sigma_in)
+        weights = reconstruction.Weights(weights, jnp.asarray(known_weights))
+    elif against is None:
+        guided = guidance.conditional(model, conditions)
+    else:
+        guided = guidance.classifier_free(model, conditions, against)
+
+    def denoise(x: Array, sigma: Array, weight: Any, latents: Any) -> tuple[Array, Any]:
+        D, latents = guided(x, sigma, weight, latents)
+        if settings.threshold:
+            D = threshold.rescale(D, settings.threshold)
+        if known is not None:
+            D = known.where(known.x, D)
+        return D, latents
+
+    return {
+        "denoise": denoise,
+        "grid": settings.grid,
+        "sigma_in": denoiser.sigma_in,
+        "controls": weights,
+        "heun": settings.heun,
+        "churn": _churn(settings, streams, denoiser.x_shape),
+    }
+
+
+def guidance_weights(settings: SamplerSettings) -> Float[np.ndarray, " N"]:
+    """Returns the weight of the text at each step."""
+    low = settings.guidance_low if settings.oscillate else settings.guidance
+    return guidance.oscillation(settings.steps, settings.guidance, low)
+
+
+def reconstruction_weights(settings: SamplerSettings, sigma_in: float) -> Float[np.ndarray, " N"]:
+    """w_r of each step = settings.reconstruction * min(1 + (sigma sigma_in)^2, 30).
 
     1 is right as sigma -> 0 and too little above: on data of unit variance the exact weight grows
     with the noise in units of x (docs/choices.md has the table).
     """
-    noise = np.asarray(grid[:-1], np.float32) * sigma_in
-    return plan.reconstruction * np.minimum(1 + noise**2, 30).astype(np.float32)
+    noise = settings.grid[:-1] * sigma_in
+    return settings.reconstruction * np.minimum(1 + noise**2, 30).astype(np.float32)
 
 
-def _against(
-    denoiser: Denoiser, params: Params, given: Conditions, request: dict[str, Any]
-) -> Conditions:
-    """What guidance leads away from: no text, or that of the negative prompt."""
-    if "negative" not in request:
-        return given.drop_text(False)
-    told = denoiser.conditions(params, request | request["negative"])
-    return dataclasses.replace(given, text=told.text, text_mask=told.text_mask)
+def _model(
+    denoiser: Denoiser,
+    settings: SamplerSettings,
+    params: Params,
+    request: Request,
+    streams: Streams,
+) -> tuple[functools.partial, Conditions, Conditions | None]:
+    """Returns D, what it is conditioned on, and what guidance leads away from, if anything."""
+    conditions = denoiser.conditions(params, request)
+    if denoiser.low_res is not None:
+        x = edm.from_pixels(request["low_res"])
+        levels = jnp.full(len(x), settings.augmentation)
+        eps = streams.normal("low_res", x.shape[1:])
+        conditions = denoiser.with_low_res(conditions, x, levels, eps)
+    against = None
+    if settings.guidance and "negative" in request:
+        negative = denoiser.conditions(params, request | request["negative"])
+        text = {"text": negative.text, "text_mask": negative.text_mask}
+        against = dataclasses.replace(conditions, **text)
+    elif settings.guidance:
+        against = conditions.drop_text(False)
+    return functools.partial(denoiser.D, params), conditions, against
 
 
-def _noised(
-    denoiser: Denoiser, given: Conditions, low_res: Array, streams: Streams, level: float
-) -> Conditions:
-    """An upsampler's conditions: the stage before, noised and enlarged."""
-    x = edm.from_pixels(low_res)
-    levels = jnp.full(len(low_res), level)
-    return denoiser.with_low_res(given, x, levels, streams.normal("low_res", x.shape[1:]))
+def _known(denoiser: Denoiser, request: Request, streams: Streams) -> reconstruction.Known:
+    eps = streams.normal("known", denoiser.x_shape)
+    return reconstruction.Known(request["known_mask"], denoiser.encode(request["known"]), eps)
+
+
+def _churn(
+    settings: SamplerSettings, streams: Streams, shape: tuple[int, ...]
+) -> sampler.Churn | None:
+    if not settings.S_churn:
+        return None
+    return sampler.Churn(
+        eps=lambda step: streams.normal("churn", shape, step),
+        S_churn=settings.S_churn,
+        S_min=settings.S_min,
+        S_max=settings.S_max,
+        S_noise=settings.S_noise,
+    )

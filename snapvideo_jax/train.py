@@ -1,11 +1,12 @@
-"""train(config, workdir): a plain for loop, and the only place of effects.
+"""train(config, workdir): a plain for loop, and the only place of effects in training.
 
 A run is resumed by starting it again: state and position in the data come from the newest
 checkpoint that verifies. What is in the folder of a run:
     checkpoints/STEP   state, config, digests     metrics.jsonl       loss and norms by step
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
-    config.json        the config as last run     bad_records.jsonl   examples that were replaced
-    profile/           a trace, where one was asked for
+    config.json        the config of the last run samples/STEP.png    the sample grids
+    parameters.txt     every parameter            bad_records.jsonl   examples that were replaced
+    profile/           a trace, if --profile asks for one
 All processes of a job call train alike. The first one writes these files, but for the arrays of
 checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 """
@@ -13,37 +14,29 @@ checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snapvideo_jax import build
+from snapvideo_jax import build, storage
 from snapvideo_jax.build import Config
-from snapvideo_jax.data import order, pipeline
+from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.text import train_vocabulary
-from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted
+from snapvideo_jax.errors import ConfigError, DataError, Preempted
 from snapvideo_jax.parallel import batches, hosts
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import compiler, residuals
-from snapvideo_jax.sampling import generate
-from snapvideo_jax.training import checkpoint, graft, optim, profiler, telemetry
+from snapvideo_jax.sampling import trained
+from snapvideo_jax.sampling.generate import sample_sheet
+from snapvideo_jax.sampling.trained import Trained
+from snapvideo_jax.training import checkpoint, graft, optim, profiler, resume, telemetry
 from snapvideo_jax.training.state import TrainState
-
-# Fields that may change between the runs of one folder; any other makes it another experiment.
-FREE = ("mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
-        "training.accumulate", "model.remat", "model.fit.unroll",
-        "data.path", "data.vocabulary", "data.workers", "data.prefetch")  # fmt: skip
-
-# Fields that may differ between the processes of one job.
-LOCAL = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # What to do when memory runs out away from the step.
 INIT = (
@@ -58,81 +51,79 @@ SAMPLES = (
 Log = Callable[[str], None]
 
 
-def train(config: Config, workdir: Path, log: Log = print, profile: range = range(0)) -> TrainState:
-    """Runs `config` in `workdir` to its last step, resuming what is there. Raises UserError.
+class Run(NamedTuple):
+    """What a run is made of. meta: what its checkpoints are saved with."""
 
-    profile: steps that the first process traces.
+    config: Config
+    workdir: Path
+    source: build.Source
+    text: build.Text
+    program: build.TrainProgram
+    meta: dict
+    log: Log
+
+
+def train(config: Config, workdir: Path, log: Log = print, profile: range = range(0)) -> TrainState:
+    """Runs `config` in `workdir` to its last step, from the newest checkpoint that is there.
+
+    Args:
+        config: locked; every field is in configs/base.py.
+        workdir: folder of the run; made where there is none.
+        log: called with each line for the screen.
+        profile: steps that the first process traces.
+
+    Raises:
+        UserError: one line that says what is wrong, where, and what to do.
     """
-    source = hosts.together(lambda: _source(config, workdir, profile))
+    source = hosts.together(lambda: _open(config, workdir, profile))
+    fields = json.loads(config.to_json())
     if jax.process_count() > 1:
-        hosts.check_same(_code(config), ConfigError)
+        hosts.check_same(resume.job_facts(fields), ConfigError)
         hosts.check_same({"the data": source.fingerprint}, DataError)
     with hosts.claimed(workdir):
         text = _text(config, workdir, source)
-        program = build.program(config, text.vocabulary_size)
-        meta = {
-            "config": json.loads(config.to_json()),
-            "data": source.fingerprint,
-            "text": text.encoder,
-        }
-        state = _start(config, workdir, program, meta, log)
-        profiler.check(profile, int(state.step), config.training.steps)
-        if int(state.step) >= config.training.steps:
-            log(f"already at step {int(state.step)} of {config.training.steps}: {workdir}")
+        program = build.train_program(config, text.vocabulary_size)
+        meta = {"config": fields, "data": source.fingerprint, "text": text.encoder}
+        run = Run(config, workdir, source, text, program, meta, log)
+        state = _first_state(run)
+        start, steps = int(state.step), config.training.steps
+        profiler.check(profile, start, steps)
+        if start >= steps:
+            log(f"already at step {start} of {steps}: {workdir}")
             return state
         if hosts.first():
-            (workdir / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
-        traced = profile if hosts.first() else range(0)
-        trace = profiler.Trace(workdir / "profile", traced, log)
-        return _run(config, workdir, program, source, text, state, meta, trace, log)
+            content = json.dumps(fields, indent=2) + "\n"
+            storage.write(workdir / "config.json", content.encode())
+        trace = profiler.Trace(workdir / "profile", profile if hosts.first() else range(0), log)
+        return _loop(run, state, trace)
 
 
-def _source(config: Config, workdir: Path, profile: range) -> build.Source:
-    """The data of a config that can work."""
-    build.check(config)
-    profiler.check(profile, 0, config.training.steps)
-    build.mesh(config)
-    return build.source(config, lambda path, why: _ledger(workdir, path, why))
+def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
+    """Trains to the last step. Metrics are fetched one step late: the device never waits for them.
 
-
-def _code(config: Config) -> dict[str, Any]:
-    """What must be the same in all processes: the fields but LOCAL, the code, the packages."""
-    fields = _flat(json.loads(config.to_json()))
-    facts = {name: value for name, value in fields.items() if name not in LOCAL}
-    package = Path(__file__).parent.parent
-    code = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        code.update(f"{path.relative_to(package)} ".encode() + path.read_bytes())
-    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    return facts | versions | {"the code of snapvideo_jax": code.hexdigest()[:16]}
-
-
-def _run(
-    config: Config,
-    workdir: Path,
-    program: build.Program,
-    source: build.Source,
-    text: build.Text,
-    state: TrainState,
-    meta: dict,
-    trace: profiler.Trace,
-    log: Log,
-) -> TrainState:
-    """The loop. Metrics are fetched one step late, so the device never waits for the host."""
-    start, steps = int(state.step), config.training.steps
+    The order matters: a checkpoint is saved before the next batch is taken, so that its step is
+    also the position in the data.
+    """
+    config, program, log = run.config, run.program, run.log
+    start, steps, every = int(state.step), config.training.steps, config.checkpoint.every_steps
+    samples_every = config.log.samples_every
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_fitting(lambda: _refusal(program)))
-        lost = start - int(optim.updates(state.opt_state))
-        report = stack.enter_context(_Report(config, workdir, start, lost, log))
-        saved = checkpoint.Checkpoints(
-            workdir / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_every
+        stack.enter_context(_explaining_memory(lambda: _step_refusal(program)))
+        report = stack.enter_context(_report(run, state))
+        checkpoints = checkpoint.Checkpoints(
+            run.workdir / "checkpoints",
+            keep_last=config.checkpoint.keep_last,
+            keep_every=config.checkpoint.keep_every,
         )
-        stack.callback(saved.close)
+        stack.callback(checkpoints.close)
         if start:
-            saved.set_aside(start)
+            checkpoints.set_aside(start)
         signals = stack.enter_context(hosts.Signals())
-        plan = _plan(config, source, text, program)
-        feed = stack.enter_context(contextlib.closing(pipeline.Feed(plan, start, steps)))
+        part = batches.part(program.abstract_batch["video"])
+        frames, height, width, _ = part.box
+        box = frames, height, width
+        spec = build.feed_spec(config, run.source, run.text, rows=part.rows, box=box)
+        feed = stack.enter_context(contextlib.closing(pipeline.Feed(spec, start, steps)))
         stack.enter_context(trace)
         log("compiling the training step")
         update = hosts.compiled(program.step, program.abstract_state, program.abstract_batch)
@@ -140,32 +131,118 @@ def _run(
         for step in range(start + 1, steps + 1):
             trace.before(step, state)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                then = time.monotonic()
+                before = time.monotonic()
                 batch = next(feed)
-                report.waited(time.monotonic() - then)
+                report.waited(time.monotonic() - before)
                 state, metrics = update(state, batches.join(program.abstract_batch, batch))
             trace.after(step, state)
             if pending:
                 report.step(*pending)
             pending = step, metrics
             stopping = signals.stop()
-            if step % config.checkpoint.every_steps == 0 or step == steps or stopping:
-                saved.save(step, state, meta)
+            if step % every == 0 or step == steps or stopping:
+                checkpoints.save(step, state, run.meta)
             if stopping:
                 break
-            if config.log.samples_every and step % config.log.samples_every == 0:
-                with _fitting(lambda: SAMPLES):
-                    report.samples(step, generate.grid(config, program, text, state.ema))
+            if samples_every and step % samples_every == 0:
+                with _explaining_memory(lambda: SAMPLES):
+                    report.samples(step, _sheet(run, state))
         report.step(*pending)
     if stopping and int(state.step) < steps:
         raise Preempted(f"preempted: saved step {step}, resume with the same command")
-    log(f"done: step {steps}, checkpoint in {workdir / 'checkpoints' / str(steps)}")
+    log(f"done: step {steps}, checkpoint in {run.workdir / 'checkpoints' / str(steps)}")
     return state
 
 
+def _open(config: Config, workdir: Path, profile: range) -> build.Source:
+    """Checks the config, and opens its data."""
+    build.check(config)
+    profiler.check(profile, 0, config.training.steps)
+    build.mesh(config)
+    ledger = lambda path, reason: telemetry.add_bad_record(workdir, path, reason)
+    return build.source(config, ledger)
+
+
+def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
+    """Returns how captions enter; makes the run's vocabulary where the config names none."""
+    path, settings = build.vocabulary_path(config, workdir), build.text_settings(config)
+
+    def make() -> None:
+        if hosts.first() and settings.trained and not config.data.vocabulary and not path.exists():
+            train_vocabulary(source.captions(), path)
+
+    hosts.together(make)
+    text = hosts.together(lambda: build.text(config, path))
+    if jax.process_count() > 1:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if settings.trained else ""
+        hosts.check_same({"the vocabulary": digest, "the text encoder": text.encoder}, DataError)
+    return text
+
+
+def _first_state(run: Run) -> TrainState:
+    """Restores the newest verified checkpoint, or makes a fresh state where there is none."""
+    program, log = run.program, run.log
+
+    def abstract(saved: dict) -> TrainState:
+        resume.check_same_experiment(run.workdir, saved, run.meta)
+        return program.abstract_state
+
+    restored = checkpoint.restore_newest(run.workdir / "checkpoints", abstract, log)
+    log(telemetry.parameter_table(program.abstract_state.params))
+    axes = " ".join(f"{axis}={size}" for axis, size in program.mesh.shape.items() if size > 1)
+    devices = f"{program.mesh.size} {jax.devices()[0].platform} device(s) {axes}".rstrip()
+    if restored is not None:
+        log(f"resuming at step {restored.step} on {devices}")
+        return restored.state
+    log(f"starting at step 0 on {devices}")
+    with _explaining_memory(lambda: INIT):
+        state = jax.block_until_ready(hosts.compiled(program.init)())
+    return _graft(run, state) if run.config.training.start_from else state
+
+
+def _graft(run: Run, state: TrainState) -> TrainState:
+    """Gives `state` the weights of the first stage's EMA, for parameters and EMA alike."""
+    folder = run.config.training.start_from
+    stage1 = trained.load(Path(folder), log=run.log)
+    networks: Any = stage1.denoiser.network, run.program.denoiser.network
+    graft_params = jax.jit(
+        lambda old, new: graft.graft(old, new, *networks),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state.params),
+    )
+    run.log(f"weights from step {stage1.step} of {folder}")
+    params = graft_params(stage1.params, state.params)
+    return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
+
+
+def _report(run: Run, state: TrainState) -> telemetry.Report:
+    """Opens what tells people about the run."""
+    config, start = run.config, int(state.step)
+    return telemetry.Report(
+        workdir=run.workdir,
+        start=start,
+        skipped=start - int(optim.updates(state.opt_state)),
+        steps=config.training.steps,
+        batch_size=config.training.batch_size,
+        # All at once: a computation between steps would wait for the one that is under way.
+        learning_rates=np.asarray(build.schedule(config)(np.arange(config.training.steps))),
+        max_skipped=config.training.max_skipped,
+        metrics_every=config.log.metrics_every,
+        every_seconds=config.log.every_seconds,
+        log=run.log,
+    )
+
+
+def _sheet(run: Run, state: TrainState) -> Any:
+    """Draws the config's `log.sample_prompts` with the EMA."""
+    program, step = run.program, int(state.step)
+    model = Trained(run.config, step, program.denoiser, program.mesh, run.text, state.ema)
+    prompts = list(run.config.log.sample_prompts)
+    return sample_sheet(model, build.sampler_settings(run.config), prompts)
+
+
 @contextlib.contextmanager
-def _fitting(refusal: Callable[[], str]) -> Iterator[None]:
-    """ConfigError with `refusal`, if the devices' memory does not hold what is done inside."""
+def _explaining_memory(refusal: Callable[[], str]) -> Iterator[None]:
+    """Raises ConfigError with `refusal` if the devices' memory does not hold what runs inside."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -174,180 +251,8 @@ def _fitting(refusal: Callable[[], str]) -> Iterator[None]:
         raise ConfigError(refusal()) from error
 
 
-def _refusal(program: build.Program) -> str:
-    """What fills the devices' memory in a step that it does not hold, and what to do."""
-    given = program.abstract_state, program.abstract_batch
+def _step_refusal(program: build.TrainProgram) -> str:
+    """Says what fills the devices' memory in a step that it does not hold, and what to do."""
+    arguments = program.abstract_state, program.abstract_batch
     split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
-    return residuals.refusal(program.step, given, split)
-
-
-def _start(
-    config: Config, workdir: Path, program: build.Program, meta: dict, log: Log
-) -> TrainState:
-    """The newest verified checkpoint's state, or a fresh one where there is no checkpoint."""
-
-    def wanted(found: dict) -> TrainState:
-        _same_experiment(workdir, found, meta)
-        return program.abstract_state
-
-    restored = checkpoint.restore_newest(workdir / "checkpoints", wanted, log)
-    log(parameter_table(program.abstract_state.params))
-    if restored is None:
-        log(f"starting at step 0 on {_devices(program)}")
-        with _fitting(lambda: INIT):
-            fresh = jax.block_until_ready(hosts.compiled(program.init)())
-        return _grafted(config, program, fresh, log) if config.training.start_from else fresh
-    log(f"resuming at step {restored.step} on {_devices(program)}")
-    return restored.state
-
-
-def _grafted(config: Config, program: build.Program, fresh: TrainState, log: Log) -> TrainState:
-    """`fresh` with the weights of the first stage's EMA, for parameters and EMA alike."""
-    stage1 = generate.load(Path(config.training.start_from), log=log)
-    networks: Any = stage1.denoiser.network, program.denoiser.network
-    carry = jax.jit(
-        lambda old, new: graft.graft(old, new, *networks),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, fresh.params),
-    )
-    log(f"weights from step {stage1.step} of {config.training.start_from}")
-    params = carry(stage1.params, fresh.params)
-    return dataclasses.replace(fresh, params=params, ema=jax.tree.map(jnp.copy, params))
-
-
-def _devices(program: build.Program) -> str:
-    axes = " ".join(f"{axis}={size}" for axis, size in program.mesh.shape.items() if size > 1)
-    return f"{program.mesh.size} {jax.devices()[0].platform} device(s) {axes}".rstrip()
-
-
-def parameter_table(params) -> str:
-    """Names, shapes, sizes and the total, as clu prints them."""
-    from clu import parameter_overview
-
-    return parameter_overview.get_parameter_overview(params, include_stats=False)
-
-
-def _same_experiment(workdir: Path, found: dict, meta: dict) -> None:
-    """ConfigError or DataError where the folder's run differs in more than the FREE fields."""
-    old, new = _flat(found["config"]), _flat(meta["config"])
-    differ = [
-        f"{name}={old.get(name)!r} there, {new.get(name)!r} here"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not any(_within(name, free) for free in FREE)
-    ]
-    if differ:
-        raise ConfigError(
-            f"{workdir} holds another experiment ({'; '.join(differ[:5])}); choose another "
-            "--workdir or set the fields back"
-        )
-    if (found["data"], found["text"]) != (meta["data"], meta["text"]):
-        raise DataError(
-            f"the data of {workdir} have changed since step {found['step']}; put them back or "
-            "choose another --workdir"
-        )
-
-
-def _within(name: str, field: str) -> bool:
-    return name == field or name.startswith(field + ".")
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        flat.update(_flat(value, f"{prefix}{key}.") if inner else {prefix + key: value})
-    return flat
-
-
-def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
-    """How captions enter; makes the run's vocabulary from them where the config names none."""
-    path = build.vocabulary_path(config, workdir)
-    trained = config.model.text_encoder.source == "trained"
-
-    def make() -> None:
-        if hosts.first() and trained and not config.data.vocabulary and not path.exists():
-            train_vocabulary(source.captions(), path)
-
-    hosts.together(make)
-    text = hosts.together(lambda: build.text(config, path))
-    if jax.process_count() > 1:
-        words = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if trained else ""
-        hosts.check_same({"the vocabulary": words, "the text encoder": text.encoder}, DataError)
-    return text
-
-
-def _plan(
-    config: Config, source: build.Source, text: build.Text, program: build.Program
-) -> pipeline.Plan:
-    data, B = config.data, config.training.batch_size
-    mine = batches.part(program.abstract_batch["video"])
-    frames, height, width, _ = mine.box
-    return pipeline.Plan(
-        example=source.example,
-        encode=text.encode,
-        box=(frames, height, width),
-        batch_size=B,
-        images=order.image_rows(B, data.image_fraction),
-        rows=mine.rows,
-        workers=data.workers,
-        prefetch=data.prefetch,
-    )
-
-
-def _ledger(workdir: Path, path: str, reason: str) -> None:
-    """One line for each example that this process replaced."""
-    name = "bad_records.jsonl" if hosts.first() else f"bad_records.{jax.process_index()}.jsonl"
-    with (workdir / name).open("a") as file:
-        file.write(json.dumps({"path": path, "reason": reason}) + "\n")
-
-
-class _Report:
-    """Metrics file, screen and TensorBoard of one run."""
-
-    def __init__(self, config: Config, workdir: Path, start: int, lost: int, log: Log):
-        """start: steps done; lost: those of them that were skipped."""
-        self._config, self._workdir = config, workdir
-        # All at once: a computation between steps would wait for the one that is under way.
-        self._rates = np.asarray(build.schedule(config)(np.arange(config.training.steps)))
-        self._lost, self._skipped = lost, 0  # of all steps; in a row
-        self._file = self._board = telemetry.Nowhere()
-        if hosts.first():
-            self._file = telemetry.MetricsFile(workdir / "metrics.jsonl", start)
-            self._board = telemetry.Board(workdir / "tensorboard")
-        self._progress = telemetry.Progress(
-            start,
-            config.training.steps,
-            config.training.batch_size,
-            config.log.every_seconds,
-            log,
-        )
-
-    def __enter__(self) -> "_Report":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._file.close()
-        self._board.close()
-
-    def waited(self, seconds: float) -> None:
-        self._progress.waited(seconds)
-
-    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Fetches one step's metrics, writes them, and gives up on a run that has diverged."""
-        values = {name: np.asarray(value).item() for name, value in metrics.items()}
-        values["learning_rate"] = self._rates[step - 1 - self._lost].item()
-        rates = self._progress.step(step, values["loss"])
-        if step % self._config.log.metrics_every == 0 or step == self._config.training.steps:
-            self._file.write(step, values)
-            self._board.scalars(step, values)
-        if rates:
-            self._board.scalars(step, rates)
-        self._lost += int(values["skipped"])
-        self._skipped = self._skipped + 1 if values["skipped"] else 0
-        if self._skipped >= self._config.training.max_skipped:
-            raise DivergedError(
-                f"the loss is not finite since step {step - self._skipped + 1}; the parameters are "
-                f"those before it, and checkpoints in {self._workdir / 'checkpoints'} are sound"
-            )
-
-    def samples(self, step: int, sheet: np.ndarray) -> None:
-        self._board.image(step, "samples", sheet)
+    return residuals.refusal(program.step, arguments, split)

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snapvideo_jax.benchmark.programs import filled
+from snapvideo_jax.benchmark.programs import random_arrays
+from snapvideo_jax.build import SamplerArguments
 from snapvideo_jax.parallel import chips
-from snapvideo_jax.planner.programs import Program, share
+from snapvideo_jax.planner.programs import PlannedProgram
 
 ROUNDS = 3
 
@@ -27,9 +28,9 @@ class Rates(NamedTuple):
     source: str
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """Seconds of one call. predicted: the longer of products and memory at full rate, which ignores
-    everything else; measured: the median, of `rounds`.
+    everything else; measured: the median of `rounds`.
     """
 
     predicted: float
@@ -44,33 +45,43 @@ class Compared(NamedTuple):
         return self.predicted / self.measured - 1
 
 
-def compared(program: Program, dtype: jnp.dtype) -> Compared:
-    """Compiles `program` for the devices of its mesh, runs it, and predicts how long that takes.
-
-    dtype: of its products.
-    """
+def compare(program: PlannedProgram) -> Comparison:
+    """Compiles `program` for the devices of its mesh, runs it, and predicts how long that takes."""
     devices = program.mesh.devices.flatten()
     sheet = chips.of(devices[0].device_kind)
-    if sheet and dtype == jnp.bfloat16:  # whose peak the sheets give
+    if sheet and program.dtype == "bfloat16":  # whose peak the sheets give
         rates = Rates(sheet.peak, sheet.hbm, "data sheet")
     else:
-        rates = measured_rates(dtype)
+        rates = measured_rates(jnp.dtype(program.dtype))
     start = time.monotonic()
     call = program.call.lower(*program.arguments).compile()
     compile_seconds = time.monotonic() - start
-    rounds = [_seconds(call, filled(program.arguments)) for _ in range(ROUNDS + 1)][1:]
-    held = sum(share(tree) for tree in (program.state | program.given).values())
-    work = program.flops / len(devices) / rates.multiply
-    longest = max(work, held / rates.move)
-    return Compared(longest, float(np.median(rounds)), rounds, rates, compile_seconds)
+    rounds = [_seconds(call, _arguments(program)) for _ in range(ROUNDS + 1)][1:]
+    compute = program.flops / len(devices) / rates.multiply
+    predicted = max(compute, sum(program.device_bytes.values()) / rates.move)
+    return Comparison(
+        predicted=predicted,
+        measured=float(np.median(rounds)),
+        rounds=rounds,
+        rates=rates,
+        compile_seconds=compile_seconds,
+    )
+
+
+def _arguments(program: PlannedProgram) -> tuple:
+    """Makes random arguments; of a sampler those of its first evaluation alone."""
+    arguments = random_arrays(program.arguments)
+    if isinstance(program.arguments, SamplerArguments):
+        arguments = arguments._replace(first=jnp.int32(0), last=jnp.int32(1))
+    return arguments
 
 
 def measured_rates(dtype: jnp.dtype, side: int = 2048) -> Rates:
-    """By a product of two matrices and by a copy, both large, on the first device."""
-    matrix = filled(_whole((side, side), dtype))
+    """Times a product of two matrices and a copy, both large, on the first device."""
+    matrix = random_arrays(_whole((side, side), dtype))
     multiply = jax.jit(lambda a, b: a @ b)
     product = min(_seconds(multiply, (matrix, matrix)) for _ in range(ROUNDS + 1))
-    row = filled(_whole((2**26,), jnp.dtype(jnp.float32)))
+    row = random_arrays(_whole((2**26,), jnp.dtype(jnp.float32)))
     copy = min(_seconds(jax.jit(lambda x: x + 1), (row,)) for _ in range(ROUNDS + 1))
     return Rates(2 * side**3 / product, 2 * row.nbytes / copy, "measured by microbenchmarks")
 

@@ -1,4 +1,4 @@
-"""What is timed: training's own step, and the one evaluation of the network that samplers make."""
+"""The programs that benchmarks compile and time: a training step, one evaluation of the network."""
 
 import functools
 import time
@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.planner import compiler, cost
+from snapvideo_jax.planner import compiler, programs
+from snapvideo_jax.planner.programs import PlannedProgram
 
-MODES = ("train", "infer")
-VOCABULARY = 256  # ids of a text encoder that is trained along; its table is small
+MODES = {"train": "train", "infer": "evaluate"}  # mode -> kind of program
 
 
 class Case(NamedTuple):
@@ -26,84 +25,72 @@ class Case(NamedTuple):
     devices: Sequence[jax.Device]
 
 
-class Work(NamedTuple):
-    """What a mode runs: `call(*arguments)`, arguments as `abstract` says and `start()` makes them.
-
-    carry(arguments, results) -> the arguments of the next step.
-    """
-
-    call: Any
-    abstract: tuple
-    start: Callable[[], tuple]
-    carry: Callable[[tuple, Any], tuple]
-    mesh: dict[str, int]
-
-
-class Compiled(NamedTuple):
-    """A case and its program; `program` is None where compiling ran out of memory."""
+class CompiledCase(NamedTuple):
+    """A case and its program; `executable` is None where compiling ran out of memory."""
 
     case: Case
-    work: Work
-    program: Any
+    program: PlannedProgram
+    executable: Any
     seconds: float | None
     memory: int | None  # bytes of one device
 
 
-def described(case: Case) -> str:
-    """As lines on the screen name it."""
+def describe(case: Case) -> str:
+    """Returns a case as lines on the screen name it."""
     videos, devices = case.config.training.batch_size, len(case.devices)
     plural = lambda number, noun: f"{number} {noun}{'s' if number > 1 else ''}"
     return f"{case.name} {case.mode}, {plural(videos, 'video')} on {plural(devices, 'device')}"
 
 
-def compiled(case: Case) -> Compiled:
-    """Traces and compiles a case; without a program if that runs out of memory."""
-    made, start = work(case), time.monotonic()
+def plan_case(case: Case) -> PlannedProgram:
+    """Returns what the mode of a case runs, not yet compiled."""
+    return programs.planned(case.config, MODES[case.mode], case.devices)
+
+
+def compile_case(case: Case) -> CompiledCase:
+    """Traces and compiles a case; returns no executable if that runs out of memory."""
+    program, start = plan_case(case), time.monotonic()
     try:
-        program = made.call.lower(*made.abstract).compile()
+        executable = program.call.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         if not compiler.exhausted(error):
             raise
-        return Compiled(case, made, None, None, None)
+        return CompiledCase(case, program, executable=None, seconds=None, memory=None)
     seconds = time.monotonic() - start
-    needs = program.memory_analysis()  # None where a backend says nothing
-    return Compiled(case, made, program, seconds, needs and compiler.needed(needs))
+    analysis = executable.memory_analysis()  # None where a backend says nothing
+    memory = analysis and compiler.needed(analysis)
+    return CompiledCase(case, program, executable=executable, seconds=seconds, memory=memory)
 
 
-def work(case: Case) -> Work:
-    """What the mode of a case runs, not yet compiled."""
-    if case.mode == "infer":
-        made = build.evaluation(case.config, VOCABULARY, case.devices)
-        params, inputs = made.abstract
-        start = lambda: (made.init(), *filled(inputs))
-        same = lambda arguments, results: arguments
-        return Work(made.call, (params, *inputs), start, same, dict(made.mesh.shape))
-    program = build.program(case.config, VOCABULARY, case.devices)
-    batch = program.abstract_batch
-    start = lambda: (program.init(), filled(batch))
-    carry = lambda arguments, results: (results[0], arguments[1])  # the old state was given away
-    given = program.abstract_state, batch
-    return Work(program.step, given, start, carry, dict(program.mesh.shape))
+def first_arguments(compiled: CompiledCase) -> tuple:
+    """Makes the state or the parameters, and a random batch."""
+    program = compiled.program
+    assert program.init is not None
+    return program.init(), *random_arrays(program.arguments[1:])
 
 
-def filled(abstract: Any) -> Any:
-    """Random arrays as `abstract` says: no chip multiplies them faster, as some do zeros.
+def next_arguments(compiled: CompiledCase, arguments: tuple, results: Any) -> tuple:
+    """Returns the arguments of the next step; a training step has taken its state's memory."""
+    return (results[0], *arguments[1:]) if compiled.case.mode == "train" else arguments
+
+
+def random_arrays(abstract: Any) -> Any:
+    """Makes random arrays as `abstract` says: zeros are multiplied faster by some chips.
 
     Fractions and pixels are uniform, other whole numbers 1, and nothing is masked.
     """
-
     leaves, structure = jax.tree.flatten(abstract)
-    made = [
-        _maker(leaf.shape, leaf.dtype, leaf.sharding)(number) for number, leaf in enumerate(leaves)
+    arrays = [
+        _draw(leaf.shape, leaf.dtype, leaf.sharding)(number) for number, leaf in enumerate(leaves)
     ]
-    return structure.unflatten(made)
+    return structure.unflatten(arrays)
 
 
 @functools.cache
-def _maker(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Callable[[int], jax.Array]:
-    """Of arrays of one kind, by number; compiled once for all leaves that are alike."""
+def _draw(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Callable[[int], jax.Array]:
+    """Returns number -> array, compiled once for all leaves of one shape, dtype and sharding."""
 
-    def make(number: Array) -> Array:
+    def draw(number: Array) -> Array:
         key = jax.random.key(number)
         if jnp.issubdtype(dtype, jnp.floating):
             return jax.random.uniform(key, shape, dtype)
@@ -111,11 +98,4 @@ def _maker(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Callable[[int],
             return jax.random.bits(key, shape, dtype)
         return jnp.ones(shape, dtype)
 
-    return jax.jit(make, out_shardings=sharding)
-
-
-def flops(case: Case, made: Work) -> tuple[int, int]:
-    """(model, hardware) FLOPs of a step: without and with what is computed again."""
-    config, devices = build.once(case.config, case.devices)
-    plain = work(case._replace(config=config, devices=devices))
-    return cost.flops(plain.call, *plain.abstract), cost.flops(made.call, *made.abstract)
+    return jax.jit(draw, out_shardings=sharding)

@@ -12,6 +12,7 @@ from snapvideo_jax.build.data import world
 from snapvideo_jax.build.model import DTYPES, network
 from snapvideo_jax.data import order
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.layers import dot_product_attention
 
 # The names that a field may have.
 KNOWN = {
@@ -57,7 +58,7 @@ def check(config: Config) -> None:
         )
     if config.sampling.sigma_min >= config.sampling.sigma_max:
         raise ConfigError("sampling.sigma_min must be below sampling.sigma_max")
-    network(config)
+    network(config, dot_product_attention)
 
 
 def _check_data(config: Config) -> None:

@@ -6,26 +6,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapvideo_jax.build.config import Config
-from snapvideo_jax.data import pipeline, shapes, sources
+from snapvideo_jax.data import order, pipeline, shapes, sources
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
 
 
 def world(config: Config) -> shapes.World:
-    """What source "shapes" can draw."""
-    drawn = config.data.shapes
+    """Returns what source "shapes" can draw."""
+    fields = config.data.shapes
     return shapes.World(
         num_frames=config.data.num_frames,
         height=config.data.height,
         width=config.data.width,
-        radius=drawn.radius,
-        shapes=tuple(drawn.shapes),
-        colors=tuple(drawn.colors),
-        directions=tuple(drawn.directions),
-        speeds=tuple((word, speed) for word, speed in drawn.speeds),
+        radius=fields.radius,
+        shapes=tuple(fields.shapes),
+        colors=tuple(fields.colors),
+        directions=tuple(fields.directions),
+        speeds=tuple((word, speed) for word, speed in fields.speeds),
         frame_rates=tuple(config.data.frame_rates),
-        background=drawn.background,
-        spread=drawn.spread,
+        background=fields.background,
+        spread=fields.spread,
     )
 
 
@@ -33,18 +33,21 @@ def world(config: Config) -> shapes.World:
 class Source:
     """What the pipeline reads: example(g, image), the captions there are, and a fingerprint."""
 
-    example: Callable[[int, bool], tuple]
+    example: pipeline.Example
     captions: Callable[[], list[str]]
     fingerprint: str
 
 
 def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
-    """The data the config names; DataError if it is not there. `report_bad(path, reason)`."""
+    """Opens the data that the config names; raises DataError if it is not there.
+
+    report_bad: called with path and reason of each file that cannot be used.
+    """
     data, seed = config.data, config.seed
     if data.source == "shapes":
-        drawn = world(config)
-        example = lambda g, image: shapes.example(drawn, seed, g, image)
-        return Source(example, lambda: shapes.all_captions(drawn), repr(drawn))
+        shown = world(config)
+        example = lambda g, image: shapes.example(shown, seed, g, image)
+        return Source(example, lambda: shapes.all_captions(shown), repr(shown))
     folder = sources.open_folder(data.path)
     size = (data.num_frames, data.height, data.width, tuple(data.frame_rates))
     example = lambda g, image: folder.example(seed, g, image, *size, report_bad)
@@ -52,10 +55,10 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
 
 
 class Text(NamedTuple):
-    """How captions enter: encode(captions) -> what batches hold of them.
+    """How captions enter: encode(captions) -> the text entries of a batch.
 
-    vocabulary_size: ids there are; 0 for states. encoder: fingerprint of the one whose states they
-    are; "" for ids.
+    vocabulary_size: ids there are; 0 for states. encoder: fingerprint of the encoder that made the
+    states; "" for ids.
     """
 
     encode: pipeline.Encode
@@ -63,23 +66,64 @@ class Text(NamedTuple):
     encoder: str
 
 
+class TextSettings(NamedTuple):
+    """trained: whether the text encoder is trained along; else states of a published one are read.
+
+    length: tokens a caption is padded or cut to. dtype: of matrix products, a name of DTYPES.
+    """
+
+    trained: bool
+    length: int
+    dtype: str
+
+
+def text_settings(config: Config) -> TextSettings:
+    """Returns what an encoder of prompts has to know."""
+    trained = config.model.text_encoder.source == "trained"
+    return TextSettings(trained, config.data.text_length, config.model.dtype)
+
+
 def text(config: Config, vocabulary: Path) -> Text:
-    """The ids of the sentencepiece model `vocabulary`, or stored states. DataError if not there."""
+    """Reads the sentencepiece model `vocabulary`, or the stored states that the config names.
+
+    Raises DataError if that is not there.
+    """
     length = config.data.text_length
     if config.model.text_encoder.source == "stored":
-        stored = Embeddings(config.data.text_states)
-        stored.check(config.model.text_encoder.channels, length)
-        return Text(as_batch("text", stored), 0, stored.encoder)
+        states = Embeddings(config.data.text_states)
+        states.check(config.model.text_encoder.channels, length)
+        return Text(as_batch("text", states), 0, states.encoder)
     tokenizer = Tokenizer(vocabulary)
     ids = as_batch("text_ids", lambda captions: tokenizer(captions, length))
     return Text(ids, tokenizer.vocabulary_size, "")
 
 
 def as_batch(name: str, encode: Callable[[Sequence[str]], tuple]) -> pipeline.Encode:
-    """encode(captions) -> (values, mask), as a part of a batch."""
+    """Returns captions -> the entries `name` and text_mask of a batch, from (values, mask)."""
     return lambda captions: dict(zip((name, "text_mask"), encode(captions), strict=True))
 
 
 def vocabulary_path(config: Config, workdir: Path) -> Path:
-    """The sentencepiece model of a run: the config's, or the one made in the run's folder."""
+    """Returns the sentencepiece model of a run: the config's, or the one in the run's folder."""
     return Path(config.data.vocabulary or workdir / "vocabulary.model")
+
+
+def feed_spec(
+    config: Config,
+    source: Source,
+    text: Text,
+    rows: Sequence[int],
+    box: tuple[slice, slice, slice],
+) -> pipeline.Plan:
+    """Returns what a host needs to make `rows` of every batch, and the `box` of each video."""
+    data, batch_size = config.data, config.training.batch_size
+    return pipeline.Plan(
+        example=source.example,
+        encode=text.encode,
+        box=box,
+        batch_size=batch_size,
+        images=order.image_rows(batch_size, data.image_fraction),
+        rows=rows,
+        workers=data.workers,
+        prefetch=data.prefetch,
+    )

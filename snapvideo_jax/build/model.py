@@ -1,27 +1,31 @@
 """Config -> network and denoiser."""
 
+from typing import Any
+
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.models.fit import FIT
-from snapvideo_jax.models.layers import Attend, dot_product_attention
+from snapvideo_jax.models.layers import Attend
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.models.t5 import T5Encoder
 from snapvideo_jax.models.unet import UNet
+from snapvideo_jax.parallel import attention
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def padded_video(config: Config) -> tuple[int, int, int]:
-    """(T, H, W) as the network sees it."""
+    """Returns (T, H, W) as the network reads it."""
     return config.data.num_frames, config.data.height + config.data.pad_rows, config.data.width
 
 
-def network(config: Config, attend: Attend = dot_product_attention) -> FIT | UNet:
-    """The denoiser's network; ConfigError for sizes that do not fit each other."""
+def network(config: Config, attend: Attend) -> FIT | UNet:
+    """Makes the denoiser's network; raises ConfigError for sizes that do not fit each other."""
     model = config.model
-    common = {
+    common: dict[str, Any] = {
         "video": padded_video(config),
         "conditioning_channels": model.conditioning_channels,
         "dropout": model.dropout,
@@ -55,10 +59,12 @@ def network(config: Config, attend: Attend = dot_product_attention) -> FIT | UNe
     )
 
 
-def denoiser(
-    config: Config, vocabulary_size: int, attend: Attend = dot_product_attention
-) -> Denoiser:
-    """Network, text encoder (None where states are stored) and coefficients."""
+def denoiser(config: Config, vocabulary_size: int, mesh: Mesh) -> Denoiser:
+    """Makes the denoiser, whose network attends as the devices of `mesh` do best.
+
+    vocabulary_size: ids of the text encoder that is trained along; of no meaning where states are
+    stored, as the denoiser then has no encoder.
+    """
     text, diffusion = config.model.text_encoder, config.diffusion
     encoder = None
     if text.source == "trained":
@@ -72,11 +78,11 @@ def denoiser(
             dtype=DTYPES[config.model.dtype],
         )
     return Denoiser(
-        network(config, attend),
-        encoder,
-        diffusion.sigma_data,
-        diffusion.sigma_in,
-        config.data.pad_rows,
-        tuple(config.data.low_res) or None,
-        diffusion.image_sigma_in,
+        network=network(config, attention.best(mesh)),
+        text_encoder=encoder,
+        sigma_data=diffusion.sigma_data,
+        sigma_in=diffusion.sigma_in,
+        pad_rows=config.data.pad_rows,
+        low_res=tuple(config.data.low_res) or None,
+        image_sigma_in=diffusion.image_sigma_in,
     )

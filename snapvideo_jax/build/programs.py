@@ -1,128 +1,157 @@
-"""Config -> the programs that run, with shapes, shardings, donation and compiler options."""
+"""Config -> the three programs that run: a training step, a sampler, one evaluation of the network.
+
+Each is assembled here and nowhere else, with the attention of its mesh, shardings, donation and
+compiler options. Training, sampling, sample grids, planner, benchmark and scaling study all take
+their programs from here, so what is planned is what runs. Shapes come first, then shardings, then
+jitted functions, which compile where they are first called.
+"""
 
 import contextlib
 import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Int
 
+from snapvideo_jax import generator
 from snapvideo_jax.build.config import Config
-from snapvideo_jax.build.model import denoiser, network
+from snapvideo_jax.build.model import denoiser as make_denoiser
 from snapvideo_jax.build.recipe import objective, optimizer
-from snapvideo_jax.denoiser import Denoiser
+from snapvideo_jax.denoiser import Denoiser, Params
+from snapvideo_jax.diffusion import sampler
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.generator import SamplerSettings
 from snapvideo_jax.models.fit import FIT
-from snapvideo_jax.parallel import attention, chips, rules
+from snapvideo_jax.parallel import chips, rules
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.training import step as training_step
 from snapvideo_jax.training.state import TrainState, init_state
+from snapvideo_jax.training.step import train_step
+
+# name -> shape and dtype, and in programs the sharding, of an entry of a batch
+AbstractBatch = dict[str, jax.ShapeDtypeStruct]
 
 
 def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices`, all of the job by default; the batch must split over it."""
-    made = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
+    """Lays the mesh over `devices`, by default all of the job; the batch must split over it."""
+    laid = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
     training = config.training
-    meshes.check_batch(made, "training.batch_size", training.batch_size, training.accumulate)
-    if config.model.name == "unet" and made.shape["group"] > 1:
-        raise ConfigError(f"mesh.group={made.shape['group']}: only FIT has patch groups to split")
-    return made
+    meshes.check_batch(laid, "training.batch_size", training.batch_size, training.accumulate)
+    if config.model.name == "unet" and laid.shape["group"] > 1:
+        raise ConfigError(f"mesh.group={laid.shape['group']}: only FIT has patch groups to split")
+    return laid
 
 
-def once(config: Config, devices: Sequence[jax.Device]) -> tuple[Config, Sequence[jax.Device]]:
-    """A config and a device for the same mathematics, in which nothing is computed again.
+def mesh_here(config: Config) -> Mesh:
+    """Lays a run's mesh over all devices if it fits them; else they are one fsdp axis."""
+    sizes = config.mesh.to_dict()
+    try:
+        meshes.resolve([sizes[axis] for axis in meshes.AXES], jax.device_count())
+    except ConfigError:
+        sizes = {"data": 1, "fsdp": -1, "group": 1, "tensor": 1}
+    return meshes.make_mesh(sizes, jax.devices())
 
-    Neither by remat nor in the gradient of an attention kernel: on one CPU, which has none, unless
-    JAX may use no CPU. To count FLOPs by.
-    """
+
+def counting_mesh() -> Mesh:
+    """Returns a mesh of one device to count on: a CPU, unless JAX may use none."""
+    return meshes.make_mesh(dict.fromkeys(meshes.AXES, 1), _cpu_or(jax.devices()))
+
+
+def _cpu_or(devices: Sequence[jax.Device]) -> Sequence[jax.Device]:
+    """Returns one CPU, or the first of `devices` where JAX may use none."""
     with contextlib.suppress(RuntimeError):
         devices = jax.devices("cpu")
+    return devices[:1]
+
+
+def without_recompute(
+    config: Config, devices: Sequence[jax.Device]
+) -> tuple[Config, Sequence[jax.Device]]:
+    """Returns a config and a device for the same mathematics with nothing computed twice.
+
+    Neither remat nor the gradient of an attention kernel computes again there: the device is one
+    CPU, which has no kernel, unless JAX may use none. To count FLOPs by.
+    """
     plain = copy.deepcopy(config)
     plain.model.remat = "none"
     plain.mesh.update(dict.fromkeys(meshes.AXES, 1))
-    return plain, devices[:1]
+    return plain, _cpu_or(devices)
 
 
-def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a global training batch."""
+def with_batch_size(config: Config, batch_size: int) -> Config:
+    """Returns a copy of the config whose batches have `batch_size` examples."""
+    changed = copy.deepcopy(config)
+    changed.training.batch_size = batch_size
+    return changed
+
+
+def abstract_batch(config: Config) -> AbstractBatch:
+    """Returns shapes and dtypes of a global training batch."""
     data, B = config.data, config.training.batch_size
-    video = (B, data.num_frames, data.height, data.width, 3)
     text = {"text_ids": jax.ShapeDtypeStruct((B, data.text_length), np.int32)}
     if config.model.text_encoder.source == "stored":
         states = (B, data.text_length, config.model.text_encoder.channels)
         text = {"text": jax.ShapeDtypeStruct(states, jnp.bfloat16)}
     return text | {
-        "video": jax.ShapeDtypeStruct(video, np.uint8),
+        "video": jax.ShapeDtypeStruct((B, data.num_frames, data.height, data.width, 3), np.uint8),
         "frame_interval": jax.ShapeDtypeStruct((B,), np.float32),
         "source_size": jax.ShapeDtypeStruct((B, 2), np.int32),
         "text_mask": jax.ShapeDtypeStruct((B, data.text_length), np.bool_),
     }
 
 
-def batch_shardings(config: Config, mesh: Mesh) -> dict[str, jax.sharding.NamedSharding]:
-    """Where a batch lies on `mesh`: examples split, and videos cut as FIT's groups are."""
-    split = meshes.batch_sharding(mesh)
-    video = video_sharding(network(config), config.data.pad_rows, mesh)
-    return dict.fromkeys(abstract_batch(config), split) | {"video": video}
-
-
-def video_sharding(network: Any, pad_rows: int, mesh: Mesh) -> jax.sharding.NamedSharding:
-    """Where videos lie; whole where rows are padded, since pixels then do not end with a group."""
-    grouped = isinstance(network, FIT) and not pad_rows
-    grid = network.cut.grid(network.video) if grouped else None
-    return meshes.video_sharding(mesh, grid)
-
-
 def blank_batch(config: Config, batch_size: int = 1) -> dict[str, jax.Array]:
-    """Examples of zeros, for initialization and for measuring."""
-    rows = lambda s: jnp.zeros((batch_size,) + s.shape[1:], s.dtype)
+    """Makes examples of zeros, for initialization and for measuring."""
+    rows = lambda leaf: jnp.zeros((batch_size,) + leaf.shape[1:], leaf.dtype)
     return jax.tree.map(rows, abstract_batch(config))
 
 
-def abstract_params(config: Config, made: Denoiser) -> Any:
-    """Shapes, dtypes and shardings of the parameters alone, over all devices of the job."""
-    shapes_only = jax.eval_shape(lambda: made.init(jax.random.key(0), blank_batch(config)))
-    over = meshes.make_mesh(config.mesh.to_dict(), jax.devices())
-    return jax.tree.map(_place, shapes_only, rules.shardings(shapes_only, over))
+def abstract_params(config: Config, denoiser: Denoiser, mesh: Mesh) -> Params:
+    """Returns shapes, dtypes and shardings of the parameters, all in float32."""
+    params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), blank_batch(config)))
+    return _place(params, rules.shardings(params, mesh))
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """A training run's compiled parts: `init()` -> state, `step(state, batch)` -> state, metrics.
+class TrainProgram:
+    """A run's programs: `init()` -> state, `step(state, batch)` -> state, metrics.
 
     abstract_state and abstract_batch carry the shape, dtype and sharding of every leaf; checkpoints
-    restore to the one, and batches are laid out as the other says.
+    restore to the one, and batches are laid out as the other says. `step` takes its state's memory.
     """
 
     denoiser: Denoiser
     mesh: Mesh
     abstract_state: TrainState
-    abstract_batch: dict[str, jax.ShapeDtypeStruct]
+    abstract_batch: AbstractBatch
     init: Callable[[], TrainState]
     step: Callable[[TrainState, dict], tuple[TrainState, dict]]
 
 
-def program(
+def train_program(
     config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
-) -> Program:
-    """Shapes first, then shardings, then jitted functions, which compile when first called."""
-    made_mesh = mesh(config, devices)
-    made = denoiser(config, vocabulary_size, attention.best(made_mesh))
+) -> TrainProgram:
+    """Assembles the training step on the mesh of `config`."""
+    place = mesh(config, devices)
+    model = make_denoiser(config, vocabulary_size, place)
     chain = optimizer(config)
 
     def init() -> TrainState:
-        return init_state(made, chain, config.seed, blank_batch(config))
+        return init_state(model, chain, config.seed, blank_batch(config))
 
-    shapes_only = jax.eval_shape(init)
-    placed, split = rules.shardings(shapes_only, made_mesh), batch_shardings(config, made_mesh)
+    state = jax.eval_shape(init)
+    state_places, batch = rules.shardings(state, place), abstract_batch(config)
+    batch_places = dict.fromkeys(batch, meshes.batch_sharding(place)) | {
+        "video": video_sharding(model, place)
+    }
     update = functools.partial(
-        training_step.train_step,
-        denoiser=made,
+        train_step,
+        denoiser=model,
         optimizer=chain,
         objective=objective(config),
         ema_half_life=config.training.ema_half_life,
@@ -132,75 +161,191 @@ def program(
     )
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        with rules.activations_on(made_mesh):
+        with rules.activations_on(place):
             return update(state, batch)
 
-    return Program(
-        denoiser=made,
-        mesh=made_mesh,
-        abstract_state=jax.tree.map(_place, shapes_only, placed),
-        abstract_batch=jax.tree.map(_place, abstract_batch(config), split),
-        init=jax.jit(init, out_shardings=placed),
+    return TrainProgram(
+        denoiser=model,
+        mesh=place,
+        abstract_state=_place(state, state_places),
+        abstract_batch=_place(batch, batch_places),
+        init=jax.jit(init, out_shardings=state_places),
         step=jax.jit(
             step,
-            in_shardings=(placed, split),
-            out_shardings=(placed, meshes.replicated(made_mesh)),
+            in_shardings=(state_places, batch_places),
+            out_shardings=(state_places, meshes.replicated(place)),
             donate_argnums=0,
             # The U-Net's blocks are not scanned: with this it compiles for more than 40 minutes.
-            compiler_options=chips.options(made_mesh) if config.model.name == "fit" else None,
+            compiler_options=chips.options(place) if config.model.name == "fit" else None,
         ),
     )
+
+
+class SamplerProgram(NamedTuple):
+    """A sampler that can pause, for one model, mesh and set of settings.
+
+    start: (request, seeds) -> state. advance: (params, request, seeds, state, first, last) ->
+    state after the evaluations first .. last - 1 of 0 .. `num_evaluations` - 1, and their number
+    so far, which is there when they are; takes the state's memory. finish: state -> videos uint8.
+    """
+
+    denoiser: Denoiser
+    mesh: Mesh
+    num_evaluations: int
+    start: Callable[..., sampler.SamplerState]
+    advance: Callable[..., tuple[sampler.SamplerState, Int[Array, ""]]]
+    finish: Callable[[sampler.SamplerState], Array]
+
+
+@functools.lru_cache(maxsize=8)
+def sampler_program(denoiser: Denoiser, mesh: Mesh, settings: SamplerSettings) -> SamplerProgram:
+    """Assembles the sampler of a denoiser that was made for `mesh`.
+
+    The batch is split over the mesh, and videos on the way as FIT's groups are.
+    """
+    state_places, rows = state_shardings(denoiser, mesh), meshes.batch_sharding(mesh)
+    compiled = functools.partial(jax.jit, compiler_options=chips.options(mesh))
+
+    def advance(
+        params: Params,
+        request: generator.Request,
+        seeds: Int[Array, " B"],
+        state: sampler.SamplerState,
+        first: Int[Array, ""],
+        last: Int[Array, ""],
+    ) -> tuple[sampler.SamplerState, Int[Array, ""]]:
+        with rules.activations_on(mesh):
+            evaluations = generator.evaluations(denoiser, settings, params, request, seeds)
+            state = sampler.advance(state=state, first=first, last=last, **evaluations)
+        return state, jnp.maximum(first, last)
+
+    return SamplerProgram(
+        denoiser=denoiser,
+        mesh=mesh,
+        num_evaluations=settings.num_evaluations,
+        start=compiled(
+            functools.partial(generator.start, denoiser, settings), out_shardings=state_places
+        ),
+        advance=compiled(
+            advance, out_shardings=(state_places, meshes.replicated(mesh)), donate_argnums=3
+        ),
+        finish=compiled(lambda state: denoiser.decode(state.D), out_shardings=rows),
+    )
+
+
+class SamplerArguments(NamedTuple):
+    """What `SamplerProgram.advance` takes, abstract; `first` and `last` are numbers."""
+
+    params: Params
+    request: generator.Request
+    seeds: jax.ShapeDtypeStruct
+    state: sampler.SamplerState
+    first: jax.ShapeDtypeStruct
+    last: jax.ShapeDtypeStruct
+
+
+def sampler_arguments(config: Config, program: SamplerProgram) -> SamplerArguments:
+    """Returns arguments for `training.batch_size` prompts, kernels in the network's dtype."""
+    model, laid, B = program.denoiser, program.mesh, config.training.batch_size
+    rows = meshes.batch_sharding(laid)
+    request = {name: leaf for name, leaf in abstract_batch(config).items() if name != "video"}
+    request["stream"] = jax.ShapeDtypeStruct((B,), np.int32)
+    if model.low_res is not None:
+        video = (B, model.video_shape[0], *model.low_res, 3)
+        request["low_res"] = jax.ShapeDtypeStruct(video, np.uint8)
+    request = _place(request, dict.fromkeys(request, rows))
+    seeds = jax.ShapeDtypeStruct((B,), np.int32, sharding=rows)
+    state = jax.eval_shape(program.start, request, seeds)
+    params = jax.eval_shape(model.cast_kernels, abstract_params(config, model, laid))
+    number = jax.ShapeDtypeStruct((), np.int32)
+    return SamplerArguments(
+        params=_place(params, rules.shardings(params, laid)),
+        request=request,
+        seeds=seeds,
+        state=_place(state, state_shardings(model, laid)),
+        first=number,
+        last=number,
+    )
+
+
+def state_shardings(denoiser: Denoiser, mesh: Mesh) -> sampler.SamplerState:
+    """Returns where a sampler's videos and latents lie between evaluations."""
+    video: Any = video_sharding(denoiser, mesh)
+    latents = jax.tree.map(lambda _: rules.latents_sharding(mesh), denoiser.no_latents(1))
+    return sampler.SamplerState(x=video, point=video, D=video, carry=latents)
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of the network as samplers ask for it: `call(params, *inputs)` -> F, latents.
+class EvaluationProgram:
+    """One evaluation of the network as samplers run it: `call(params, *inputs)` -> F, latents.
 
-    `init()` -> params, as `Denoiser.lean` keeps them. `abstract` has the shapes, dtypes and
-    shardings of params and of the inputs, `training.batch_size` videos.
+    `init()` -> params, kernels in the network's dtype. abstract_params and abstract_inputs have
+    the shapes, dtypes and shardings of params and of the inputs of `training.batch_size` videos.
     """
 
+    denoiser: Denoiser
     mesh: Mesh
-    abstract: tuple[Any, tuple]
-    init: Callable[[], Any]
+    abstract_params: Params
+    abstract_inputs: tuple
+    init: Callable[[], Params]
     call: Callable[..., tuple]
 
 
-def evaluation(
+def evaluation_program(
     config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
-) -> Evaluation:
-    """The network alone on the mesh of `config`, without noise law, guidance or sampler."""
-    made_mesh = mesh(config, devices)
-    made = denoiser(config, vocabulary_size, attention.best(made_mesh))
+) -> EvaluationProgram:
+    """Assembles the network alone on the mesh of `config`: no noise law, guidance or sampler."""
+    place = mesh(config, devices)
+    model = make_denoiser(config, vocabulary_size, place)
 
-    full = lambda: made.init(jax.random.key(config.seed), blank_batch(config))
-    init = lambda: made.lean(full())
-    blank = lambda: blank_batch(config, config.training.batch_size)
-    params, inputs = jax.eval_shape(lambda: (init(), made.inputs(full(), blank())))
-    video = video_sharding(made.network, config.data.pad_rows, made_mesh)
-    rows, groups = meshes.batch_sharding(made_mesh), rules.latents_sharding(made_mesh)
-    _, _, given, latents = inputs
-    low_res = None if given.low_res is None else video
-    told = dataclasses.replace(jax.tree.map(lambda _: rows, given), low_res=low_res)
-    latents_lie = jax.tree.map(lambda _: groups, latents)
-    params_lie = rules.shardings(params, made_mesh)
-    placed = params_lie, (video, rows, told, latents_lie)
+    def init_float32() -> Params:
+        return model.init(jax.random.key(config.seed), blank_batch(config))
 
-    def call(params: Any, *inputs: Any) -> tuple:
-        with rules.activations_on(made_mesh):
-            return made.F(params, *inputs)
+    def init() -> Params:
+        return model.cast_kernels(init_float32())
 
-    return Evaluation(
-        mesh=made_mesh,
-        abstract=jax.tree.map(_place, (params, inputs), placed),
-        init=jax.jit(init, out_shardings=params_lie),
+    def inputs() -> tuple:
+        return model.inputs(init_float32(), blank_batch(config, config.training.batch_size))
+
+    params, abstract_inputs = jax.eval_shape(init), jax.eval_shape(inputs)
+    video, rows = video_sharding(model, place), meshes.batch_sharding(place)
+    _, _, conditions, latents = abstract_inputs
+    condition_places = dataclasses.replace(
+        jax.tree.map(lambda _: rows, conditions),
+        low_res=None if conditions.low_res is None else video,
+    )
+    latent_places = jax.tree.map(lambda _: rules.latents_sharding(place), latents)
+    param_places = rules.shardings(params, place)
+
+    def call(params: Params, *inputs: Any) -> tuple:
+        with rules.activations_on(place):
+            return model.F(params, *inputs)
+
+    return EvaluationProgram(
+        denoiser=model,
+        mesh=place,
+        abstract_params=_place(params, param_places),
+        abstract_inputs=_place(abstract_inputs, (video, rows, condition_places, latent_places)),
+        init=jax.jit(init, out_shardings=param_places),
         call=jax.jit(
             call,
-            out_shardings=(video, latents_lie),
-            compiler_options=chips.options(made_mesh),
+            out_shardings=(video, latent_places),
+            compiler_options=chips.options(place),
         ),
     )
 
 
-def _place(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def video_sharding(denoiser: Denoiser, mesh: Mesh) -> NamedSharding:
+    """Returns where videos lie: examples split, and pixels as FIT's groups are.
+
+    Videos are whole where rows are padded, since pixels then do not end with a group.
+    """
+    network = denoiser.network
+    grouped = isinstance(network, FIT) and not denoiser.pad_rows
+    return meshes.video_sharding(mesh, network.cut.grid(network.video) if grouped else None)
+
+
+def _place(tree: Any, shardings: Any) -> Any:
+    """Gives each abstract leaf its sharding."""
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.tree.map(place, tree, shardings)

@@ -1,38 +1,48 @@
-"""Config -> optimizer, schedule and the numbers of the loss (paper Table 9)."""
+"""Config -> the numbers of training and sampling: optimizer, schedule, loss, sampler."""
+
+import dataclasses
 
 import optax
 
 from snapvideo_jax.build.config import Config
+from snapvideo_jax.generator import SamplerSettings
 from snapvideo_jax.training import optim
-from snapvideo_jax.training import step as training_step
+from snapvideo_jax.training.step import Objective
 
 
 def schedule(config: Config) -> optax.Schedule:
-    """Step -> learning rate."""
-    wanted = config.optimizer
-    return optim.warmup_cosine(wanted.learning_rate, wanted.warmup_steps, config.training.steps)
+    """Returns step -> learning rate."""
+    recipe = config.optimizer
+    return optim.warmup_cosine(recipe.learning_rate, recipe.warmup_steps, config.training.steps)
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """Clipping, then LAMB or Adam."""
-    wanted = config.optimizer
+    """Chains clipping and LAMB or Adam."""
+    recipe = config.optimizer
     return optim.make_optimizer(
-        wanted.name,
-        schedule(config),
-        wanted.b1,
-        wanted.b2,
-        wanted.eps,
-        wanted.weight_decay,
-        wanted.clip_norm,
+        name=recipe.name,
+        schedule=schedule(config),
+        b1=recipe.b1,
+        b2=recipe.b2,
+        eps=recipe.eps,
+        weight_decay=recipe.weight_decay,
+        clip_norm=recipe.clip_norm,
     )
 
 
-def objective(config: Config) -> training_step.Objective:
-    """The numbers of the loss."""
+def objective(config: Config) -> Objective:
+    """Returns the numbers of the loss."""
     diffusion = config.diffusion
-    return training_step.Objective(
+    return Objective(
         P_mean=diffusion.P_mean,
         P_std=diffusion.P_std,
         label_dropout=diffusion.label_dropout,
         self_conditioning=diffusion.self_conditioning,
     )
+
+
+def sampler_settings(config: Config, **changes: float | None) -> SamplerSettings:
+    """Returns the config's `sampling` with those `changes` that are not None."""
+    settings = SamplerSettings(**config.sampling.to_dict())
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(settings, **changes)

@@ -22,7 +22,7 @@ from snapvideo_jax import storage
 from snapvideo_jax.errors import DataError, StorageError, UserError
 from snapvideo_jax.files import safetensors
 from snapvideo_jax.training import checkpoint
-from snapvideo_jax.trees import path_name
+from snapvideo_jax.trees import leaves_by_name, path_name
 
 FORMAT = 1
 SHARD_BYTES = 5_000_000_000
@@ -38,7 +38,7 @@ class Exported(NamedTuple):
 
 
 def check_free(out: str | Path) -> None:
-    """StorageError unless there is nothing at `out`, or an empty folder."""
+    """Raises StorageError unless there is nothing at `out`, or an empty folder."""
     try:
         if os.path.lexists(out) and any(Path(out).iterdir()):
             raise StorageError(f"{out} is not empty; name a folder that is not there yet")
@@ -80,7 +80,7 @@ def write(
         if vocabulary is not None:
             (unfinished / "vocabulary.model").write_bytes(_content(vocabulary))
             config = config | {"data": config["data"] | {"vocabulary": ""}}  # the one beside it
-        leaves = _named(params)
+        leaves = leaves_by_name(params)
         _write_params(unfinished, leaves, shard_bytes)
         digests = {name: int(_digest(leaf)) for name, leaf in leaves.items()}
         about = Exported(config, step, digests)
@@ -94,27 +94,27 @@ def write(
 
 
 def is_export(folder: str | Path) -> bool:
-    """Whether it holds exported parameters; a run's folder does not."""
+    """Returns whether a folder holds exported parameters; a run's folder does not."""
     return any((Path(folder) / name).is_file() for name in (safetensors.WHOLE, safetensors.INDEX))
 
 
 def read(folder: str | Path) -> Exported:
-    """The folder's config.json; DataError with one line if it is not there or not one of ours."""
+    """Reads the folder's config.json; DataError if it is not there or not one of ours."""
     path = Path(folder) / "config.json"
     try:
-        found = json.loads(_content(path))
+        content = json.loads(_content(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON; export the run again") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} is not of format {FORMAT}; export the run with this version")
-    config, step, digests = (found.get(field) for field in Exported._fields)
+    config, step, digests = (content.get(field) for field in Exported._fields)
     if not (isinstance(config, dict) and type(step) is int and isinstance(digests, dict)):
         raise DataError(f"{path} lacks config, step or digests; export the run again")
     return Exported(config, step, digests)
 
 
 def load_params(folder: str | Path, abstract: Any) -> Any:
-    """The parameters, each device reading its part of each from the files.
+    """Loads the parameters; each device reads its part of each from the files.
 
     Args:
         folder: an exported one.
@@ -126,7 +126,7 @@ def load_params(folder: str | Path, abstract: Any) -> Any:
             its bits are not those that were exported.
     """
     exported, tensors = read(folder), safetensors.open_folder(folder)
-    _check_same(Path(folder), tensors, _named(abstract))
+    _check_same(Path(folder), tensors, leaves_by_name(abstract))
 
     def place(path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = path_name(path)
@@ -142,7 +142,7 @@ def load_params(folder: str | Path, abstract: Any) -> Any:
 
 
 def load(folder: str | Path, abstract: Callable[[dict], Any]) -> checkpoint.Restored:
-    """As checkpoint.restore_newest, from an exported folder: its state is {"ema": parameters}.
+    """Loads an exported folder as checkpoint.restore_newest does: the state is {"ema": parameters}.
 
     Args:
         folder: an exported one.
@@ -154,7 +154,7 @@ def load(folder: str | Path, abstract: Callable[[dict], Any]) -> checkpoint.Rest
     exported = read(folder)
     meta = {"config": exported.config, "step": exported.step}
     try:
-        wanted = abstract(meta)["ema"]
+        params = abstract(meta)["ema"]
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -163,11 +163,7 @@ def load(folder: str | Path, abstract: Callable[[dict], Any]) -> checkpoint.Rest
             f"{folder}/config.json does not describe a model of this version ({reason}); export "
             "the run again"
         ) from error
-    return checkpoint.Restored(exported.step, {"ema": load_params(folder, wanted)}, meta)
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return checkpoint.Restored(exported.step, {"ema": load_params(folder, params)}, meta)
 
 
 def _content(path: Path) -> bytes:
@@ -178,7 +174,7 @@ def _content(path: Path) -> bytes:
 
 
 def _write_params(folder: Path, leaves: Mapping[str, jax.Array], shard_bytes: int) -> None:
-    """One file, or shards and the index that says which holds what."""
+    """Writes one file, or shards and the index that says which holds what."""
     shards, places = _shards(leaves, shard_bytes), {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -193,29 +189,29 @@ def _write_params(folder: Path, leaves: Mapping[str, jax.Array], shard_bytes: in
 
 
 def _shards(leaves: Mapping[str, jax.Array], shard_bytes: int) -> list[list[str]]:
-    """Names in their order, cut where a file would outgrow `shard_bytes`."""
-    shards, held = [[]], 0
+    """Cuts the names, in their order, where a file would outgrow `shard_bytes`."""
+    shards, size = [[]], 0
     for name, leaf in leaves.items():
-        if shards[-1] and held + leaf.nbytes > shard_bytes:
+        if shards[-1] and size + leaf.nbytes > shard_bytes:
             shards.append([])
-            held = 0
+            size = 0
         shards[-1].append(name)
-        held += leaf.nbytes
+        size += leaf.nbytes
     return shards
 
 
 def _on_host(leaf: jax.Array) -> np.ndarray:
-    """Its values. Of a copy: an array keeps the host's values beside its own once asked for."""
+    """Returns the values, by a copy: an array keeps those of the host beside its own."""
     return np.asarray(jnp.copy(leaf))
 
 
 def _check_same(
     folder: Path,
     tensors: Mapping[str, tuple[Path, safetensors.TensorInfo]],
-    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    expected: Mapping[str, jax.ShapeDtypeStruct],
 ) -> None:
-    """DataError for the first parameter that is missing, left over, or of another kind."""
-    for name, leaf in wanted.items():
+    """Raises DataError for the first parameter that is missing, left over, or of another kind."""
+    for name, leaf in expected.items():
         if name not in tensors:
             raise DataError(f"{folder} holds no {name}; its weights are of another model")
         file, info = tensors[name]
@@ -225,5 +221,5 @@ def _check_same(
                 "its weights are of another model"
             )
     for name, (file, _) in tensors.items():
-        if name not in wanted:
+        if name not in expected:
             raise DataError(f"{file} holds {ascii(name)[:80]}, which the model does not have")

@@ -43,18 +43,19 @@ def parameters(abstract_tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_tree))
 
 
-def flops(function: Callable, *abstract_args: Any) -> int:
+def flops(function: Callable, *abstract_args: Any, trips: int | None = None) -> int:
     """Floating point operations of one call, over all devices together.
 
     Args:
         function: traced, never run; jitted, sharded, scanned or differentiated as it may be.
         abstract_args: its arguments, arrays or trees of ShapeDtypeStructs.
+        trips: of loops whose trip count is only known at run time.
 
     Raises:
-        ValueError: it holds a while loop whose trip count is only known at run time, a Pallas
-            kernel without a cost estimate, or a primitive unknown here that computes products.
+        ValueError: it holds a loop of unknown trips and `trips` is None, a Pallas kernel without a
+            cost estimate, or a primitive unknown here that computes products.
     """
-    return _total(_runs(_traced(function, *abstract_args)))
+    return _total(_runs(_traced(function, *abstract_args), trips))
 
 
 class Kernel(NamedTuple):
@@ -70,13 +71,15 @@ class Kernel(NamedTuple):
     elements: int
 
 
-def kernels(function: Callable, side: int, *abstract_args: Any) -> list[Kernel]:
+def kernels(
+    function: Callable, side: int, *abstract_args: Any, trips: int | None = None
+) -> list[Kernel]:
     """The kernels of one call, to which a TPU's compiler gives no cycles; read from their bodies.
 
     side: of the chip's matrix units; a product pays for whole tiles of side x side.
     """
     sums: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(3, np.int64))
-    for equation, times in _runs(_traced(function, *abstract_args)):
+    for equation, times in _runs(_traced(function, *abstract_args), trips):
         if equation.primitive.name == "pallas_call":
             params = equation.params
             steps = times * math.prod(params["grid_mapping"].grid)
@@ -91,7 +94,7 @@ def _traced(function: Callable, *abstract_args: Any) -> Jaxpr:
     return trace(*abstract_args).jaxpr.jaxpr
 
 
-def _runs(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
+def _runs(jaxpr: Jaxpr, trips: int | None, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
     """What is counted, and how often it runs: loops with their trips, over all devices together.
 
     Of the branches of a choice the one with the most FLOPs.
@@ -101,18 +104,21 @@ def _runs(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
         if name in PRODUCTS:
             yield equation, times
             continue
-        turns = times * _turns(equation)
-        held = [list(_runs(inner, turns)) for inner in jaxprs_in_params(equation.params)]
-        if name not in HOLDERS and any(held):
+        turns = times * _turns(equation, trips)
+        held = [list(_runs(inner, trips, turns)) for inner in jaxprs_in_params(equation.params)]
+        known = name in HOLDERS or (name == "while" and trips is not None)
+        if not known and any(held):
             raise ValueError(_refusal(name))
         yield from max(held, key=_total) if name == "cond" else itertools.chain(*held)
 
 
-def _turns(equation: JaxprEqn) -> int:
+def _turns(equation: JaxprEqn, trips: int | None) -> int:
     """Of what a primitive holds: a loop's trips, or devices that run it on shards of their own."""
     params = equation.params
     if equation.primitive.name == "scan":
         return params["length"]
+    if equation.primitive.name == "while":
+        return 1 if trips is None else trips
     if equation.primitive.name == "shard_map":
         return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return 1

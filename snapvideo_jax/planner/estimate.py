@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import jax
 
-from snapvideo_jax import build
+from snapvideo_jax import build, trees
 from snapvideo_jax.build import Config
 from snapvideo_jax.parallel import chips
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import compiler, cost, hlo, predict, residuals, topology
-from snapvideo_jax.planner.programs import Program, share
+from snapvideo_jax.planner.programs import PlannedProgram
 from snapvideo_jax.planner.residuals import Buffer
 
 
@@ -29,9 +29,10 @@ class Count(NamedTuple):
 
 def count(config: Config) -> Count:
     """The network's size and work, from shapes alone; a text encoder is not counted."""
-    denoiser, batch = build.denoiser(config, vocabulary_size=1), build.blank_batch
-    params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), batch(config)))
-    inputs = jax.eval_shape(lambda params: denoiser.inputs(params, batch(config)), params)
+    mesh = build.counting_mesh()
+    denoiser = build.denoiser(config, vocabulary_size=1, mesh=mesh)
+    params = build.abstract_params(config, denoiser, mesh)
+    inputs = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(config)), params)
     work = cost.flops(denoiser.F, params, *inputs)
     return Count(cost.parameters(params["network"]), work)
 
@@ -75,7 +76,9 @@ class Verdict:
         return None if self.seconds is None else self.videos / self.calls / self.seconds.slow
 
 
-def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = None) -> Verdict:
+def compiled(
+    program: PlannedProgram, slice: Sequence[jax.Device], kept: Path | None = None
+) -> Verdict:
     """`program` for the chips of a slice, which may be a topology's.
 
     kept: folder of earlier outcomes, which are compiled once. Raises what the compiler raises for
@@ -84,9 +87,9 @@ def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = 
     lowered = program.call.lower(*program.arguments)
     said = compiler.outcome(lowered, program.mesh, topology.version(), kept)
     chip = chips.tpu(slice[0].device_kind)
-    memory = {name: share(tree) for name, tree in (program.state | program.given).items()}
+    memory = program.device_bytes
     given = sum(memory.values())
-    total, gradients = said.needed, 0 if program.gradients is None else share(program.gradients)
+    total, gradients = said.needed, trees.device_bytes(program.gradients)
     if said.fits:
         gradients = min(gradients, said.temporaries)
         memory |= {"gradients": gradients, "activations": said.temporaries - gradients}
@@ -101,7 +104,7 @@ def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = 
         seconds = predict.seconds(
             chip,
             hlo.works(said.text),
-            cost.kernels(program.call, chip.side, *program.arguments),
+            cost.kernels(program.call, chip.side, *program.arguments, trips=1),
             collectives,
             len(slice),
             flops,
@@ -112,7 +115,7 @@ def compiled(program: Program, slice: Sequence[jax.Device], kept: Path | None = 
         chips=len(slice),
         chip=slice[0].device_kind,
         mesh=dict(program.mesh.shape),
-        parameters=cost.parameters(program.state["parameters"]),
+        parameters=cost.parameters(program.resident["parameters"]),
         limit=topology.memory(slice[0]),
         total=total,
         memory=memory,

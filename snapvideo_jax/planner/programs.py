@@ -1,155 +1,136 @@
-"""The programs that runs consist of, with abstract arguments, ready for any compiler."""
+"""The programs that run, with their arguments as memory holds them, ready to count and compile."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from snapvideo_jax import build, generator
+from snapvideo_jax import build, trees
 from snapvideo_jax.build import Config
+from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.parallel import attention, chips, rules
-from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import cost
-from snapvideo_jax.sampling import generate
 
 # Ids of a text encoder that is trained along; its table is small beside everything else.
 VOCABULARY = 256
-KINDS = ("train", "sample", "upsample")
+KINDS = ("train", "sample", "upsample")  # of launch.plan; benchmarks also run "evaluate"
 
 
-class Program(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class PlannedProgram:
     """A jitted `call` and its abstract `arguments`.
 
-    state: those that stay on the device from call to call, by name. given: those that do not.
-    gradients: like what of the state; None where there are none. videos: of one call; calls: that
-    make them. model_flops: of the mathematics, over all devices; what is computed again, or for
-    nothing, is not in.
+    resident: arguments that stay on the devices from call to call, by name; the rest are `inputs`.
+    gradients: a tree as large as the gradients; None where there are none. videos: of one call, of
+    which `calls` make a video. init: makes the first argument; None for the sampler, which is not
+    timed. model_flops: of the mathematics, over all devices, without what is computed again or for
+    nothing.
     """
 
-    call: Callable[..., Any]
+    call: Any
     arguments: tuple
-    state: dict[str, Any]
-    given: dict[str, Any]
+    resident: dict[str, Any]
+    inputs: dict[str, Any]
     gradients: Any
+    denoiser: Denoiser
     mesh: Mesh
     videos: int
     calls: int
+    init: Callable[[], Any] | None = None
     model_flops: int = 0
+
+    @property
+    def network(self) -> str:
+        """Name of the network: "fit" or "unet"."""
+        return type(self.denoiser.network).__name__.lower()
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype of matrix products."""
+        return jnp.dtype(self.denoiser.network.dtype).name
 
     @property
     def flops(self) -> int:
         """Of one call over all devices, with what is computed again."""
-        return cost.flops(self.call, *self.arguments)
+        return cost.flops(self.call, *self.arguments, trips=1)
+
+    @property
+    def device_bytes(self) -> dict[str, int]:
+        """Bytes that one device holds of each part of the arguments."""
+        parts = self.resident | self.inputs
+        return {name: trees.device_bytes(tree) for name, tree in parts.items()}
 
 
-def program(config: Config, kind: str, devices: Sequence[jax.Device]) -> Program:
-    """One of KINDS: a training step, or one evaluation of the sampler for a batch.
+def planned(config: Config, kind: str, devices: Sequence[jax.Device]) -> PlannedProgram:
+    """Returns the program of a `kind` for a batch of `training.batch_size` videos.
 
-    The batch is `training.batch_size` videos. "sample" and "upsample" are one for an upsampler;
-    ConfigError where the config is of none.
+    kind: "train" is a training step; "sample" one evaluation of the guided sampler, which for an
+    upsampler is also called "upsample"; "evaluate" one evaluation of the network alone. Raises
+    ConfigError for "upsample" where the config is of a first stage.
     """
-    if kind == "train":
-        return _counted(_train, config, devices)
     if kind == "upsample" and not config.data.low_res:
         raise ConfigError("this config is a first stage; --program=sample is its sampler")
-    return _counted(_sample, config, devices)
+    assemble = {"train": _train, "evaluate": _evaluate}.get(kind, _sample)
+    plain = assemble(*build.without_recompute(config, devices))
+    return dataclasses.replace(assemble(config, devices), model_flops=plain.flops)
 
 
-def evaluation(config: Config, devices: Sequence[jax.Device]) -> Program:
-    """One evaluation of the network for `training.batch_size` videos, as benchmarks time it."""
-    return _counted(_evaluation, config, devices)
-
-
-def _counted(
-    make: Callable[[Config, Sequence[jax.Device]], Program],
-    config: Config,
-    devices: Sequence[jax.Device],
-) -> Program:
-    """What `make` makes, with the FLOPs of the same mathematics where nothing is done twice."""
-    plain = make(*build.once(config, devices))
-    return make(config, devices)._replace(model_flops=plain.flops)
-
-
-def _train(config: Config, devices: Sequence[jax.Device]) -> Program:
-    made = build.program(config, VOCABULARY, devices)
-    arguments = made.abstract_state, made.abstract_batch
-    state = made.abstract_state
-    return Program(
-        call=made.step,
-        arguments=arguments,
-        state={"parameters": state.params, "moments": state.opt_state, "ema": state.ema},
-        given=_text_apart(made.abstract_batch),
+def _train(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
+    program = build.train_program(config, VOCABULARY, devices)
+    state, batch = program.abstract_state, program.abstract_batch
+    return PlannedProgram(
+        call=program.step,
+        arguments=(state, batch),
+        resident={"parameters": state.params, "moments": state.opt_state, "ema": state.ema},
+        inputs=_text_apart(batch),
         gradients=state.params,
-        mesh=made.mesh,
+        denoiser=program.denoiser,
+        mesh=program.mesh,
         videos=config.training.batch_size,
         calls=1,
+        init=program.init,
     )
 
 
-def _sample(config: Config, devices: Sequence[jax.Device]) -> Program:
+def _sample(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
     mesh = build.mesh(config, devices)
-    denoiser = build.denoiser(config, VOCABULARY, attention.best(mesh))
-    plan = generate.plan_from(config)
-    walk = generator.walk(denoiser, plan)
-    state_lies = generate.state_shardings(denoiser, mesh)
-
-    def evaluate(params: Any, request: dict, seeds: Any, state: Any) -> Any:
-        with rules.activations_on(mesh):
-            return walk.go(params, request, seeds, state, 0, 1)
-
-    place = lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies)
-    init = lambda: denoiser.lean(denoiser.init(jax.random.key(0), build.blank_batch(config)))
-    params = jax.eval_shape(init)
-    params = jax.tree.map(place, params, rules.shardings(params, mesh))
-    request = generate.abstract_request(config, mesh)
-    rows = meshes.batch_sharding(mesh)
-    seeds = jax.ShapeDtypeStruct((config.training.batch_size,), np.int32, sharding=rows)
-    state = jax.eval_shape(walk.start, request, seeds)
-    state = jax.tree.map(place, state, state_lies)
-    arguments = params, request, seeds, state
-    call = jax.jit(
-        evaluate, out_shardings=state_lies, donate_argnums=3, compiler_options=chips.options(mesh)
-    )
-    return Program(
-        call=call,
+    denoiser = build.denoiser(config, VOCABULARY, mesh)
+    program = build.sampler_program(denoiser, mesh, build.sampler_settings(config))
+    arguments = build.sampler_arguments(config, program)
+    return PlannedProgram(
+        call=program.advance,
         arguments=arguments,
-        state={"parameters": params, "state": state},
-        given=_text_apart(request),
+        resident={"parameters": arguments.params, "state": arguments.state},
+        inputs=_text_apart(arguments.request),
         gradients=None,
+        denoiser=denoiser,
         mesh=mesh,
         videos=config.training.batch_size,
-        calls=walk.evaluations,
+        calls=program.num_evaluations,
     )
 
 
-def _evaluation(config: Config, devices: Sequence[jax.Device]) -> Program:
-    made = build.evaluation(config, VOCABULARY, devices)
-    params, inputs = made.abstract
-    return Program(
-        call=made.call,
-        arguments=(params, *inputs),
-        state={"parameters": params},
-        given={"batch": inputs},
+def _evaluate(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
+    program = build.evaluation_program(config, VOCABULARY, devices)
+    return PlannedProgram(
+        call=program.call,
+        arguments=(program.abstract_params, *program.abstract_inputs),
+        resident={"parameters": program.abstract_params},
+        inputs={"batch": program.abstract_inputs},
         gradients=None,
-        mesh=made.mesh,
+        denoiser=program.denoiser,
+        mesh=program.mesh,
         videos=config.training.batch_size,
         calls=1,
+        init=program.init,
     )
 
 
 def _text_apart(batch: dict[str, Any]) -> dict[str, Any]:
+    """Splits a batch into its text and the rest."""
     text = {name: leaf for name, leaf in batch.items() if name.startswith("text")}
     rest = {name: leaf for name, leaf in batch.items() if name not in text}
     return {"batch": rest, "text": text}
-
-
-def share(tree: Any) -> int:
-    """Bytes that one device holds of the abstract arrays of `tree`."""
-    return sum(
-        jnp.dtype(leaf.dtype).itemsize * int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
-        for leaf in jax.tree.leaves(tree)
-    )

@@ -68,8 +68,9 @@ def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
     Nothing is compiled; the step is traced once for each policy of remat and dtype.
     """
     chip, limit = chips.tpu(slice[0].device_kind), topology.memory(slice[0])
-    denoiser = build.denoiser(config, programs.VOCABULARY)
-    params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), build.blank_batch(config)))
+    mesh = build.counting_mesh()
+    denoiser = build.denoiser(config, programs.VOCABULARY, mesh)
+    params = build.abstract_params(config, denoiser, mesh)
     per_video = profiles(config, slice[0])
     made = [
         Candidate(sizes, remat, dtype, accumulate, *estimated)
@@ -134,7 +135,7 @@ def profiles(config: Config, chip: jax.Device) -> dict[tuple[str, str], Profile]
     kept, flops = {}, {}
     for remat, dtype in itertools.product(known, build.DTYPES):
         one.model.update(remat=remat, dtype=dtype)
-        made = build.program(one, programs.VOCABULARY, [chip])
+        made = build.train_program(one, programs.VOCABULARY, [chip])
         given = made.abstract_state, made.abstract_batch
         kept[remat, dtype] = residuals.total(made.step, given, 1)
         flops[remat, dtype] = cost.flops(made.step, *given)
@@ -166,7 +167,7 @@ def estimate(
     numbers, split = cost.parameters(params), fsdp * group
     videos = config.training.batch_size / (data * fsdp)
     micro, width = videos / accumulate, jnp.dtype(dtype).itemsize
-    held = 4 * sum(doctor.COPIES.values()) + (width if width < 4 else 0)  # `Denoiser.lean`
+    held = 4 * sum(doctor.COPIES.values()) + (width if width < 4 else 0)  # `Denoiser.cast_kernels`
     # Half of what is kept belongs to heads and hidden units, which tensor splits.
     share = (1 + 1 / tensor) / 2 / group
     memory = held * numbers / (split * tensor) + micro * share * (

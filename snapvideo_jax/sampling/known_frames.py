@@ -1,4 +1,4 @@
-"""Frames that samples shall keep, read from the files of --init_image and --init_video."""
+"""Frames that samples keep, read from a picture or a video file."""
 
 from collections.abc import Sequence
 
@@ -7,36 +7,41 @@ from jaxtyping import UInt8
 
 from snapvideo_jax.data import clips
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.sampling import generate
+from snapvideo_jax.generator import KnownFrames
 
 
-def of_image(path: str, frames: int, height: int, width: int) -> generate.Given:
-    """The picture as frame 0 of one video of `frames`; DataError if it cannot be read."""
-    return _given(clips.load_image(path, height, width)[None], [0], frames)
+def from_image(path: str, frames: int, height: int, width: int) -> KnownFrames:
+    """Reads a picture as frame 0 of one video of `frames`; DataError if it cannot be read."""
+    return _known(clips.load_image(path, height, width)[None], [0], frames)
 
 
-def of_video(
-    path: str, known: Sequence[int] | None, frames: int, height: int, width: int, rate: float
-) -> generate.Given:
-    """The `known` frames of the file's first `frames` at `rate` per second; None: the first half.
+def from_video(
+    path: str,
+    indices: Sequence[int] | None,
+    frames: int,
+    height: int,
+    width: int,
+    frame_rate: float,
+) -> KnownFrames:
+    """Reads frames `indices` of a file's first `frames` at `frame_rate`; None: the first half.
 
-    ConfigError for frames or a rate that no sample has, DataError for a file that cannot be read.
+    Raises:
+        ConfigError: frames or a rate that no sample has.
+        DataError: a file that cannot be read.
     """
-    known = list(range((frames + 1) // 2)) if known is None else known
-    if min(known) < 0 or max(known) >= frames:
-        raise ConfigError(f"--known_frames={list(known)} must be within 0 .. {frames - 1}")
-    if not rate:
+    indices = list(range((frames + 1) // 2)) if indices is None else indices
+    if min(indices) < 0 or max(indices) >= frames:
+        raise ConfigError(f"--known_frames={list(indices)} must be within 0 .. {frames - 1}")
+    if not frame_rate:
         raise ConfigError("--init_video needs a --frame_rate above 0")
-    clip = clips.decode_clip(path, 0.0, rate, max(known) + 1, height, width)
-    return _given(clip, known, frames)
+    clip = clips.decode_clip(path, 0.0, frame_rate, max(indices) + 1, height, width)
+    return _known(clip, indices, frames)
 
 
-def _given(
-    first: UInt8[np.ndarray, "K H W 3"], known: Sequence[int], frames: int
-) -> generate.Given:
-    """`known` frames out of the `first` ones of a video; the others stay black."""
+def _known(clip: UInt8[np.ndarray, "K H W 3"], indices: Sequence[int], frames: int) -> KnownFrames:
+    """Takes `indices` out of the first frames of a video; the others stay black."""
     mask = np.zeros(frames, bool)
-    mask[list(known)] = True
-    pixels = np.zeros((1, frames, *first.shape[1:]), np.uint8)
-    pixels[0, mask] = first[mask[: len(first)]]
-    return generate.Given(pixels, mask)
+    mask[list(indices)] = True
+    pixels = np.zeros((1, frames, *clip.shape[1:]), np.uint8)
+    pixels[0, mask] = clip[mask[: len(clip)]]
+    return KnownFrames(pixels, mask)

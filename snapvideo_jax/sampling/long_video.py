@@ -1,14 +1,16 @@
 """Videos of any length and frame rate from a model of T frames (paper App. C.5)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
 from snapvideo_jax.diffusion import hierarchy
-from snapvideo_jax.sampling import generate
+from snapvideo_jax.generator import KnownFrames, SamplerSettings
+from snapvideo_jax.sampling.generate import Progress, generate, silent
+from snapvideo_jax.sampling.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,49 +29,58 @@ class Span:
         return round(self.duration * self.frame_rates[-1])
 
 
-def make(
-    trained: generate.Trained,
-    plan: generate.Plan,
-    span: Span,
+def generate_long(
+    trained: Trained,
+    settings: SamplerSettings,
     prompts: Sequence[str],
     seeds: Sequence[int],
     batch_size: int,
-    given: generate.Given | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    *,
+    span: Span,
     low_res: UInt8[np.ndarray, "N S h w 3"] | None = None,
-    **told: Any,
+    known: KnownFrames | None = None,
+    progress: Progress = silent,
+    **conditions: Any,
 ) -> UInt8[np.ndarray, "N S H W 3"]:
-    """One video of `span` a prompt; `progress(windows done, of how many)`.
+    """Makes one video of `span` a prompt, window by window.
 
-    given: frames that are known from the start, of all S. low_res: what an upsampler enlarges, in
-    windows of neighboring frames, each led by the last frame of the one before. told: what
-    `generate.generate` is told beside. Window i of a sample draws its noise from stream i of the
-    sample's seed, so neither batches nor hosts change it. ConfigError where `hierarchy.plan`
-    refuses the span.
+    Window i of a sample draws its noise from stream i of the sample's seed, so neither batches nor
+    hosts change it.
+
+    Args:
+        trained, settings, prompts, seeds, batch_size: as for `generate`.
+        span: how long, and at which frame rates.
+        low_res: what an upsampler enlarges, in windows of neighboring frames, each led by the last
+            frame of the one before.
+        known: of all S frames, those that are known from the start.
+        progress: called with the windows done, of all.
+        conditions: further arguments of `generate`.
+
+    Raises:
+        ConfigError: where `hierarchy.plan` refuses the span.
     """
-    data = trained.config.data
+    num_frames, height, width = trained.denoiser.video_shape
     rates = span.frame_rates if low_res is None else span.frame_rates[-1:]
-    windows = hierarchy.plan(span.duration, rates, data.num_frames)
-    videos = np.zeros((len(prompts), span.frames, data.height, data.width, 3), np.uint8)
-    made = np.zeros(span.frames, bool)
-    if given is not None:
-        videos[:, given.mask], made[given.mask] = given.video[:, given.mask], True
+    windows = hierarchy.plan(span.duration, rates, num_frames)
+    videos = np.zeros((len(prompts), span.frames, height, width, 3), np.uint8)
+    done = np.zeros(span.frames, bool)
+    if known is not None:
+        videos[:, known.mask], done[known.mask] = known.video[:, known.mask], True
     for i, window in enumerate(windows):
         frames = np.array(window.frames)
-        if not made[frames].all():
-            at_rate = dataclasses.replace(plan, frame_rate=window.frame_rate)
-            known = _known(videos[:, frames], made[frames])
-            small = None if low_res is None else low_res[:, frames]
-            asked = prompts, seeds, batch_size
-            videos[:, frames] = generate.generate(
-                trained, at_rate, *asked, low_res=small, given=known, stream=i, **told
+        if not done[frames].all():
+            before = KnownFrames(videos[:, frames], done[frames])
+            videos[:, frames] = generate(
+                trained,
+                dataclasses.replace(settings, frame_rate=window.frame_rate),
+                prompts,
+                seeds,
+                batch_size,
+                low_res=None if low_res is None else low_res[:, frames],
+                known=before if before.mask.any() else None,
+                stream=i,
+                **conditions,
             )
-            made[frames] = True
+            done[frames] = True
         progress(i + 1, len(windows))
     return videos
-
-
-def _known(
-    video: UInt8[np.ndarray, "N T H W 3"], mask: Bool[np.ndarray, " T"]
-) -> generate.Given | None:
-    return generate.Given(video, mask) if mask.any() else None

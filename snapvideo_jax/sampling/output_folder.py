@@ -1,8 +1,8 @@
-"""The work of a sampling run and what of it is done on disk, so that a killed run goes on.
+"""The work of a sampling run and how much of it a folder holds, so that a killed run goes on.
 
 What is in a folder of samples:
     00000.mp4, 00001.mp4, ...   one for each sample, by its place in the list of work
-    samples.json                the settings, and a row for each sample: how to make it again
+    samples.json                the settings, and a record for each sample: how to make it again
     sheet.png                   a contact sheet of the first ones
 While it is made, each process of the job keeps samples.jsonl (samples.1.jsonl, ...) instead of
 samples.json: a line of settings, then a line for each sample whose file is whole.
@@ -12,7 +12,7 @@ import dataclasses
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ ON_SHEET = 32  # samples; more make a picture that nobody can look at
 VERSIONS = ("snapvideo_jax", "jax", "jaxlib", "flax")
 
 Settings = dict[str, Any]
-Row = dict[str, Any]
+Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +40,18 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """Which share of the job's work this process makes.
+    """Which part of the job's work a process makes; `writes` says whether it writes the files.
 
-    Processes that make a video together have the same share, and one of them `keeps` the files.
+    Processes that make a video together have the same part, and one of them writes.
     """
 
     index: int
     count: int
-    keeps: bool = True
+    writes: bool = True
+
+    def part(self, work: Sequence[Sample]) -> Sequence[Sample]:
+        """Returns what the process makes. Processes take turns, so parts differ by one at most."""
+        return work[self.index :: self.count]
 
 
 ALONE = Process(0, 1)
@@ -70,7 +74,7 @@ FORMATS = {
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Every line of a text file that is not blank; DataError if there is none."""
+    """Reads every line of a text file that is not blank; DataError if there is none."""
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except OSError as error:
@@ -84,18 +88,13 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def work_list(prompts: Sequence[str], seed: int, num: int) -> list[Sample]:
-    """`num` samples of each prompt, with seeds seed .. seed + num - 1."""
+    """Lists `num` samples of each prompt, with seeds seed .. seed + num - 1."""
     pairs = [(prompt, seed + i) for prompt in prompts for i in range(num)]
     return [Sample(index, *pair) for index, pair in enumerate(pairs)]
 
 
-def share(work: Sequence[Sample], process: Process) -> Sequence[Sample]:
-    """What one of the job's processes makes. Processes take turns, so shares differ by one."""
-    return work[process.index :: process.count]
-
-
 def versions() -> dict[str, str]:
-    """Of the packages that decide the pixels."""
+    """Returns the versions of the packages that decide the pixels."""
     return {name: _version(name) for name in VERSIONS}
 
 
@@ -106,14 +105,14 @@ def _version(package: str) -> str:
         return "not installed"  # run from a checkout
 
 
-class Results:
-    """What is done in a folder, and what is missing.
+class OutputFolder:
+    """How much of the work a folder holds, and what is missing.
 
     Raises ConfigError if the folder holds samples of other settings or of other work, naming the
     first field that differs.
 
     Attributes:
-        done: indices of the samples whose row and file are there.
+        done: indices of the samples whose record and file are there.
     """
 
     def __init__(
@@ -124,28 +123,38 @@ class Results:
         self.settings: Settings = json.loads(json.dumps(settings), parse_constant=str)
         self.format = FORMATS[settings["format"]]
         self._part = folder / (f"samples.{process.index}.jsonl" if process.index else PART)
-        self._begun = False
+        self._part_is_open = False
         self.done = self._read()
 
     def missing(self) -> list[Sample]:
-        """What this process has to make."""
-        return [s for s in share(self.work, self.process) if s.index not in self.done]
+        """Lists what this process has to make."""
+        return [s for s in self.process.part(self.work) if s.index not in self.done]
 
-    def add(self, sample: Sample, video: video.Video) -> None:
-        """Writes the sample's file, then its row; StorageError if that fails."""
+    def batches(self, batch_size: int, rounds: int) -> Iterator[list[Sample]]:
+        """Yields what this process lacks in `rounds` batches, [] where nothing is left.
+
+        A job's processes compute together, so each asks for as many rounds as the one that lacks
+        most.
+        """
+        missing = self.missing()
+        for start in range(0, rounds * batch_size, batch_size):
+            yield missing[start : start + batch_size]
+
+    def add(self, sample: Sample, frames: video.Video) -> None:
+        """Writes the sample's file, then its record; StorageError if that fails."""
         # A still image has no rate, and a file must have one.
-        self.format.write(self._path(sample.index), video, self.settings["frame_rate"] or 1)
-        if not self._begun:
-            self._begin()
+        self.format.write(self._path(sample.index), frames, self.settings["frame_rate"] or 1)
+        if not self._part_is_open:
+            self._open_part()
         try:
             with self._part.open("ab") as part:
-                part.write(_line(self._row(sample)))
+                part.write(_line(self._record(sample)))
         except OSError as error:
             raise StorageError(f"cannot write {self._part}: {error.strerror}") from error
         self.done.add(sample.index)
 
     def finish(self) -> None:
-        """samples.json and the sheet, of what all processes made, in place of their parts.
+        """Writes samples.json and the sheet, of what all processes made, in place of their parts.
 
         One process calls it, once all are through. StorageError if samples are missing.
         """
@@ -159,7 +168,7 @@ class Results:
         videos = [video.thumbnail(self.format.read(self._path(s.index))) for s in shown]
         sheet = video.contact_sheet(videos, [s.prompt for s in shown], scale=1)
         video.write_png(self.folder / "sheet.png", sheet)
-        whole = self.settings | {"samples": [self._row(s) for s in self.work]}
+        whole = self.settings | {"samples": [self._record(s) for s in self.work]}
         storage.write(self.folder / WHOLE, json.dumps(whole, indent=2).encode() + b"\n")
         for path in self._parts():
             path.unlink(missing_ok=True)
@@ -167,37 +176,38 @@ class Results:
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:05d}{self.format.suffix}"
 
-    def _row(self, sample: Sample) -> Row:
+    def _record(self, sample: Sample) -> Record:
         return {"file": self._path(sample.index).name, **vars(sample)}
 
     def _parts(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if PARTS.fullmatch(path.name))
 
-    def _begin(self) -> None:
-        """This process's part, whole: of all that is done, without what a kill cut in two."""
-        rows = (self._row(sample) for sample in self.work if sample.index in self.done)
-        storage.write(self._part, b"".join(map(_line, ({"settings": self.settings}, *rows))))
-        self._begun = True
+    def _open_part(self) -> None:
+        """Writes this process's part anew: all that is done, without what a kill cut in two."""
+        records = (self._record(sample) for sample in self.work if sample.index in self.done)
+        lines = map(_line, ({"settings": self.settings}, *records))
+        storage.write(self._part, b"".join(lines))
+        self._part_is_open = True
 
     def _read(self) -> set[int]:
-        """Indices of the samples whose row and file are there."""
+        """Returns the indices of the samples whose record and file are there."""
         indices: set[int] = set()
-        for settings, rows in (_whole(self.folder / WHOLE), *map(_part, self._parts())):
-            if rows:
-                self._check(settings, rows)
-            indices |= {row["index"] for row in rows}
+        for settings, records in (_whole(self.folder / WHOLE), *map(_part, self._parts())):
+            if records:
+                self._check(settings, records)
+            indices |= {record["index"] for record in records}
         return {index for index in indices if self._path(index).exists()}
 
-    def _check(self, settings: Settings, rows: Sequence[Row]) -> None:
-        """ConfigError for the first field of the folder's that this run has otherwise."""
+    def _check(self, settings: Settings, records: Sequence[Record]) -> None:
+        """Raises ConfigError for the first field that the folder has otherwise than this run."""
         pairs = [("", settings, self.settings)]
-        for row in rows:
-            index = row["index"]
-            wanted = vars(self.work[index]) if 0 <= index < len(self.work) else {}
-            made = {name: row.get(name) for name in vars(self.work[0])}
-            pairs.append((f"samples[{index}].", made, wanted))
-        for prefix, made, wanted in pairs:
-            if field := _difference(made, wanted):
+        for record in records:
+            index = record["index"]
+            here = vars(self.work[index]) if 0 <= index < len(self.work) else {}
+            there = {name: record.get(name) for name in vars(self.work[0])}
+            pairs.append((f"samples[{index}].", there, here))
+        for prefix, there, here in pairs:
+            if field := _difference(there, here):
                 raise ConfigError(
                     f"{self.folder} holds samples of other settings: {prefix}{field[0]} is "
                     f"{field[1]!r} there and {field[2]!r} here; give another --out, or the same "
@@ -205,38 +215,15 @@ class Results:
                 )
 
 
-def complete(
-    results: Results,
-    make: Callable[[Sequence[Sample]], Iterable[video.Video]],
-    batch_size: int,
-    rounds: int,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Makes what this process lacks in `rounds` calls of `make`; `progress(videos done, of all)`.
-
-    A job's processes compute together, so each calls `make` as often as the one that lacks most;
-    what is made beyond its own work is thrown away.
-    """
-    missing = results.missing()
-    for start in range(0, rounds * batch_size, batch_size):
-        batch = missing[start : start + batch_size]
-        videos = make(batch or results.work[:1])
-        for sample, made in zip(batch, videos, strict=False):
-            if results.process.keeps:
-                results.add(sample, made)
-        if batch:
-            progress(start + len(batch), len(missing))
-
-
-def _difference(made: dict, wanted: dict, prefix: str = "") -> tuple[str, Any, Any] | None:
-    """The first field that differs, as (its name, there, here); a field that lacks is None."""
-    for name in {**wanted, **made}:
-        there, here = made.get(name), wanted.get(name)
-        if isinstance(there, dict) and isinstance(here, dict):
-            if found := _difference(there, here, f"{prefix}{name}."):
-                return found
-        elif there != here:
-            return f"{prefix}{name}", there, here
+def _difference(there: dict, here: dict, prefix: str = "") -> tuple[str, Any, Any] | None:
+    """Returns the first field that differs, as (name, there, here); a field that lacks is None."""
+    for name in {**here, **there}:
+        left, right = there.get(name), here.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            if difference := _difference(left, right, f"{prefix}{name}."):
+                return difference
+        elif left != right:
+            return f"{prefix}{name}", left, right
     return None
 
 
@@ -244,29 +231,30 @@ def _line(record: dict) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def _whole(path: Path) -> tuple[Settings, list[Row]]:
-    """Settings and rows of a samples.json; none where there is no such file."""
+def _whole(path: Path) -> tuple[Settings, list[Record]]:
+    """Reads settings and records of a samples.json; none where there is no such file."""
     if not path.exists():
         return {}, []
     try:
         settings = json.loads(_content(path))
-        return settings, [{"index": i} | row for i, row in enumerate(settings.pop("samples"))]
+        records = enumerate(settings.pop("samples"))
+        return settings, [{"index": i} | record for i, record in records]
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not of a run like this; give another --out") from error
 
 
-def _part(path: Path) -> tuple[Settings, list[Row]]:
-    """Settings and rows of a samples.jsonl; a line that a kill cut in two is left out."""
-    records = []
+def _part(path: Path) -> tuple[Settings, list[Record]]:
+    """Reads settings and records of a samples.jsonl; leaves out a line that a kill cut in two."""
+    lines = []
     for line in _content(path).splitlines():
         try:
-            records.append(json.loads(line))
+            lines.append(json.loads(line))
         except (ValueError, RecursionError):
             continue
-    records = [record for record in records if isinstance(record, dict)]
-    settings = [record["settings"] for record in records if "settings" in record]
-    rows = [record for record in records if type(record.get("index")) is int]
-    return (settings[0], rows) if settings else ({}, [])
+    lines = [line for line in lines if isinstance(line, dict)]
+    settings = [line["settings"] for line in lines if "settings" in line]
+    records = [line for line in lines if type(line.get("index")) is int]
+    return (settings[0], records) if settings else ({}, [])
 
 
 def _content(path: Path) -> bytes:

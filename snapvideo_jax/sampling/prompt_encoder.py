@@ -27,10 +27,11 @@ from snapvideo_jax.training import checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A T5 encoder on the devices; called with captions it gives (states bfloat16 [B, K, E], mask).
+    """A T5 encoder on the devices: captions -> (states bfloat16 [B, K, E], mask).
 
     The number of captions may be any; they are padded to a multiple of the devices.
     fingerprint: of weights, vocabulary and dtype, which decide the states of a caption.
+    states: (params, ids, mask) -> the states.
     """
 
     fingerprint: str
@@ -39,15 +40,15 @@ class Encoder:
     mesh: Mesh
     tokenizer: Tokenizer
     params: Any
-    run: Callable[..., Array]
+    states: Callable[..., Array]
 
     def __call__(
         self, captions: Sequence[str]
     ) -> tuple[Float[np.ndarray, "B K E"], Bool[np.ndarray, "B K"]]:
-        """One compilation for each number of captions."""
+        """Encodes captions; compiles once for each number of them."""
         missing = -len(captions) % self.mesh.size
         ids, mask = self.tokenizer([*captions, *[""] * missing], self.length)
-        states = np.asarray(self.run(self.params, ids, mask))
+        states = np.asarray(self.states(self.params, ids, mask))
         return states[: len(captions)], mask[: len(captions)]
 
 
@@ -72,15 +73,15 @@ def load(folder: str | Path, vocabulary: str | Path | None, length: int, dtype: 
             f"{vocabulary}: has {pieces} pieces, and {folder} embeds {rows}; give --tokenizer the "
             "encoder's own sentencepiece model"
         )
-    params = weights.load(placed(weights.abstract(), mesh, DTYPES[dtype]))
+    params = weights.load(abstract_params(weights.abstract(), mesh, DTYPES[dtype]))
     return Encoder(
-        fingerprint(checkpoint.digests(params), vocabulary.read_bytes(), dtype),
-        weights.config.channels,
-        length,
-        mesh,
-        tokenizer,
-        params,
-        compiled(module(weights.config, DTYPES[dtype]), mesh),
+        fingerprint=fingerprint(checkpoint.digests(params), vocabulary.read_bytes(), dtype),
+        channels=weights.config.channels,
+        length=length,
+        mesh=mesh,
+        tokenizer=tokenizer,
+        params=params,
+        states=encoder_program(module(weights.config, DTYPES[dtype]), mesh),
     )
 
 
@@ -89,7 +90,7 @@ def module(config: t5_weights.T5Config, dtype: jnp.dtype) -> t5.T5Encoder:
     return t5.T5Encoder(**config._asdict(), dtype=dtype)
 
 
-def placed(abstract: Any, mesh: Mesh, dtype: jnp.dtype) -> Any:
+def abstract_params(abstract: Any, mesh: Mesh, dtype: jnp.dtype) -> Any:
     """Splits each parameter's largest axis that divides over fsdp; kernels and table in `dtype`.
 
     Norms and position biases are float32: they are small, and `dtype` would only round them.
@@ -107,8 +108,8 @@ def placed(abstract: Any, mesh: Mesh, dtype: jnp.dtype) -> Any:
     return jax.tree_util.tree_map_with_path(place, abstract)
 
 
-def compiled(encoder: t5.T5Encoder, mesh: Mesh) -> Callable[..., Array]:
-    """A jitted (params, ids, mask) -> states in bfloat16; texts are split over all devices."""
+def encoder_program(encoder: t5.T5Encoder, mesh: Mesh) -> Callable[..., Array]:
+    """Returns (params, ids, mask) -> states in bfloat16, jitted; texts split over all devices."""
     rows = meshes.batch_sharding(mesh)
 
     def encode(

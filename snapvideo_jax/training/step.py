@@ -1,4 +1,4 @@
-"""One training step: noise, two passes, loss, clip, update, EMA. Pure; jitted once, donated."""
+"""One training step: noise, two passes, loss, clip, update, EMA. Pure, jitted and donated."""
 
 import dataclasses
 import functools
@@ -46,10 +46,10 @@ class Draws(NamedTuple):
     low_res: tuple[Float[Array, " B"], Float[Array, "B T h w C"]] | tuple[()]
 
 
-def draws(
+def draw(
     denoiser: Denoiser, objective: Objective, video: UInt8[Array, "B T H W 3"], streams: dict
 ) -> Draws:
-    """Noise levels, noise and masks for a whole batch; of `video` only the shape is used."""
+    """Draws noise levels, noise and masks for a whole batch; of `video` only the shape counts."""
     x = jax.eval_shape(denoiser.encode, video)
     n, keep_text = x.shape[0], 1 - objective.label_dropout
     keep = lambda stream, p: jax.random.bernoulli(streams[stream], p, (n,))
@@ -59,18 +59,18 @@ def draws(
         level = jax.random.uniform(streams["level"], (n,))
         low_res = level, jax.random.normal(streams["low_res"], shape)
     return Draws(
-        sigmas.draw_log_sigma(streams["sigma"], n, objective.P_mean, objective.P_std),
-        jax.random.normal(streams["eps"], x.shape, jnp.float32),
-        (keep("label1", keep_text), keep("label2", keep_text)),
-        keep("latents", objective.self_conditioning),
-        low_res,
+        log_sigma=sigmas.draw_log_sigma(streams["sigma"], n, objective.P_mean, objective.P_std),
+        eps=jax.random.normal(streams["eps"], x.shape, jnp.float32),
+        keep_text=(keep("label1", keep_text), keep("label2", keep_text)),
+        keep_latents=keep("latents", objective.self_conditioning),
+        low_res=low_res,
     )
 
 
 def loss(
     params: Params,
     batch: dict,
-    drawn: Draws,
+    draws: Draws,
     dropout: tuple[PRNGKeyArray, PRNGKeyArray],
     denoiser: Denoiser,
     objective: Objective,
@@ -81,19 +81,27 @@ def loss(
     """
     x = denoiser.encode(batch["video"])
     sd, si = denoiser.sigma_data, jnp.asarray(denoiser.input_scale(batch["frame_interval"]))
-    log_sigma, eps = drawn.log_sigma, drawn.eps
+    log_sigma, eps = draws.log_sigma, draws.eps
     sigma = jnp.exp(log_sigma)
     image = batch["frame_interval"] == 0
     if denoiser.image_sigma_in:
         eps = jnp.where(edm.expand(image, x), eps[:, :1], eps)
     x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, edm.expand(si, x))
 
-    given = denoiser.conditions(params, batch)
-    if drawn.low_res:
-        given = denoiser.with_low_res(given, denoiser.shrink(x), *drawn.low_res)
-    passes = given.drop_text(drawn.keep_text[0]), given.drop_text(drawn.keep_text[1])
-    kept = drawn.keep_latents
-    F = denoiser.self_conditioned_F(params, x_sigma, log_sigma, passes, kept, dropout)
+    conditions = denoiser.conditions(params, batch)
+    if draws.low_res:
+        level, low_res_eps = draws.low_res
+        low_res = denoiser.shrink(x)
+        conditions = denoiser.with_low_res(conditions, low_res, level, low_res_eps)
+    first, second = (conditions.drop_text(keep) for keep in draws.keep_text)
+    F = denoiser.self_conditioned_F(
+        params,
+        x_sigma,
+        log_sigma,
+        conditions=(first, second),
+        keep_latents=draws.keep_latents,
+        dropout_keys=dropout,
+    )
     weight = lambda si: sigmas.mean_loss_weight_F(objective.P_mean, objective.P_std, sd, si)
     if not denoiser.image_sigma_in:
         return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si)) / weight(denoiser.sigma_in)
@@ -109,33 +117,33 @@ def loss_and_gradient(
     objective: Objective,
     accumulate: int = 1,
 ) -> tuple[Float[Array, ""], Params]:
-    """The loss of a batch and its gradient, from `accumulate` micro-batches one after the other.
+    """Returns the loss of a batch and its gradient, from `accumulate` micro-batches in turn.
 
-    The gradient is that of kernels in the network's dtype (`Denoiser.lean`), which is the same and
-    rounds them once a step; it is added and returned in float32. Only the activations of one
+    The gradient is that of kernels in the network's dtype (`Denoiser.cast_kernels`), which is the
+    same and rounds them once a step; it is added and returned in float32. Only the activations of one
     micro-batch are alive at a time, and all draws are the whole batch's, so their number changes
     nothing but memory and time; dropout alone is drawn anew in each.
     """
     slope = jax.value_and_grad(functools.partial(loss, denoiser=denoiser, objective=objective))
-    drawn = draws(denoiser, objective, batch["video"], streams)
+    noise = draw(denoiser, objective, batch["video"], streams)
     dropout = streams["dropout1"], streams["dropout2"]
-    lean, wide = denoiser.lean(params), lambda x: x.astype(jnp.float32)
+    cast, wide = denoiser.cast_kernels(params), lambda x: x.astype(jnp.float32)
     if accumulate == 1:
-        return jax.tree.map(wide, slope(lean, batch, drawn, dropout))
+        return jax.tree.map(wide, slope(cast, batch, noise, dropout))
 
     def add(sums, micro):
         number, rows = micro
         keys = jax.tree.map(lambda key: jax.random.fold_in(key, number), dropout)
-        return jax.tree.map(jnp.add, sums, slope(lean, *rows, keys)), None
+        return jax.tree.map(jnp.add, sums, slope(cast, *rows, keys)), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (jnp.zeros(()), params))
-    micros = jnp.arange(accumulate), micro_batches((batch, drawn), accumulate)
+    micros = jnp.arange(accumulate), micro_batches((batch, noise), accumulate)
     sums, _ = jax.lax.scan(add, zeros, micros)
     return jax.tree.map(lambda total: total / accumulate, sums)
 
 
 def micro_batches(tree: Any, number: int) -> Any:
-    """[B, ...] -> [number, B / number, ...]: row b goes to micro-batch b % number.
+    """Deals [B, ...] out to [number, B / number, ...]: row b goes to micro-batch b % number.
 
     So each takes the same share of every device's rows, and no row moves between devices.
     """
@@ -155,7 +163,7 @@ def train_step(
     seed: int,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """(state, batch) -> (state, metrics). A step with a non-finite loss or gradient changes
+    """Returns the next state, and metrics. A step with a non-finite loss or gradient changes
     nothing but the step counter and reports `skipped` = 1.
 
     Every random draw is a function of (seed, state.step), so a resumed run repeats it. The batch
@@ -168,16 +176,16 @@ def train_step(
         )
     grad_norm = optax.global_norm(grads)
     finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
-    kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    if_finite = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
     # A profile names a fused loop after its last operation, so the choice is in the scopes too.
     with jax.named_scope("optimizer"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new_params = kept(params, state.params)
-        opt_state = kept(opt_state, state.opt_state)
+        new_params = if_finite(params, state.params)
+        opt_state = if_finite(opt_state, state.opt_state)
     with jax.named_scope("ema"):
         decay = optim.ema_decay(state.step, ema_half_life, ema_ramp)
-        ema = kept(optim.update_ema(state.ema, params, decay), state.ema)
+        ema = if_finite(optim.update_ema(state.ema, params, decay), state.ema)
     metrics = {"loss": mean_loss, "grad_norm": grad_norm, "skipped": (~finite).astype(jnp.int32)}
     return TrainState(state.step + 1, new_params, ema, opt_state), metrics

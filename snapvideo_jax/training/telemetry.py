@@ -1,4 +1,4 @@
-"""What a run tells people: metrics.jsonl, lines on the screen, TensorBoard.
+"""What a run tells people: metrics.jsonl, lines on the screen, TensorBoard, sample grids.
 
 metrics.jsonl holds only what is a function of the config (loss, norms, rate), so that a resumed
 run writes the very bytes that the unbroken one would have; times go to screen and TensorBoard.
@@ -10,7 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from snapvideo_jax import storage
+from snapvideo_jax.errors import DivergedError
+from snapvideo_jax.files import video
+from snapvideo_jax.parallel import hosts
 
 
 class MetricsFile:
@@ -18,9 +26,9 @@ class MetricsFile:
 
     def __init__(self, path: Path, resume_step: int):
         """Keeps the lines up to `resume_step`; later ones belong to steps that are run again."""
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
+        lines = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(lines))
         temporary.replace(path)
         self._file = path.open("a")
 
@@ -41,7 +49,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """75 -> "1m15s"; 4000 -> "1h06m"."""
+    """Formats 75 as "1m15s", 4000 as "1h06m"."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60}h{minutes % 60:02d}m"
@@ -110,16 +118,16 @@ class Nowhere:
     """What the other processes of a job have instead of the first one's MetricsFile and Board."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def image(self, step: int, name: str, image: Any) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Board:
@@ -131,13 +139,107 @@ class Board:
         self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One point a name."""
+        """Adds one point to the curve of each name."""
         self._writer.write_scalars(step, values)
 
     def image(self, step: int, name: str, image: Any) -> None:
-        """One picture, uint8 [H, W, 3]: a contact sheet, since clu cannot write videos."""
+        """Adds one picture, uint8 [H, W, 3]: a contact sheet, since clu cannot write videos."""
         self._writer.write_images(step, {name: np.asarray(image)[None]})
 
     def close(self) -> None:
         """Writes what is pending."""
         self._writer.close()
+
+
+class Report:
+    """Metrics file, screen, TensorBoard and sample grids of one run; a context to be closed."""
+
+    def __init__(
+        self,
+        *,
+        workdir: Path,
+        start: int,
+        skipped: int,
+        steps: int,
+        batch_size: int,
+        learning_rates: Float[np.ndarray, " N"],
+        max_skipped: int,
+        metrics_every: int,
+        every_seconds: float,
+        log: Callable[[str], None],
+    ):
+        """Opens the files.
+
+        Args:
+            workdir: folder of the run.
+            start: steps done.
+            skipped: those of them that changed nothing.
+            steps: the last step.
+            batch_size: examples a step.
+            learning_rates: of each update.
+            max_skipped: steps in a row that may be skipped.
+            metrics_every: steps between lines of metrics.jsonl.
+            every_seconds: between lines on the screen.
+            log: called with each line for the screen.
+        """
+        self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
+        self._learning_rates, self._max_skipped = learning_rates, max_skipped
+        self._skipped, self._skipped_in_a_row = skipped, 0
+        self._file = self._board = Nowhere()
+        if hosts.first():
+            self._file = MetricsFile(workdir / "metrics.jsonl", start)
+            self._board = Board(workdir / "tensorboard")
+        self._progress = Progress(
+            start=start, steps=steps, batch_size=batch_size, every_seconds=every_seconds, log=log
+        )
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the device stood idle for want of data."""
+        self._progress.waited(seconds)
+
+    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Fetches one step's metrics, writes them, and gives up on a run that has diverged."""
+        values = {name: np.asarray(value).item() for name, value in metrics.items()}
+        values["learning_rate"] = self._learning_rates[step - 1 - self._skipped].item()
+        rates = self._progress.step(step, values["loss"])
+        if step % self._metrics_every == 0 or step == self._steps:
+            self._file.write(step, values)
+            self._board.scalars(step, values)
+        if rates:
+            self._board.scalars(step, rates)
+        self._skipped += int(values["skipped"])
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
+        if self._skipped_in_a_row >= self._max_skipped:
+            raise DivergedError(
+                f"the loss is not finite since step {step - self._skipped_in_a_row + 1}; the "
+                "parameters are those before it, and checkpoints in "
+                f"{self._workdir / 'checkpoints'} are sound"
+            )
+
+    def samples(self, step: int, sheet: Image.Image) -> None:
+        """Shows a sample grid in TensorBoard, and as samples/STEP.png."""
+        self._board.image(step, "samples", np.asarray(sheet))
+        if hosts.first():
+            folder = storage.make_folder(self._workdir / "samples")
+            video.write_png(folder / f"{step:06d}.png", sheet)
+
+
+def parameter_table(params: Any) -> str:
+    """Returns names, shapes, sizes and the total, as clu prints them."""
+    from clu import parameter_overview
+
+    return parameter_overview.get_parameter_overview(params, include_stats=False)
+
+
+def add_bad_record(workdir: Path, path: str, reason: str) -> None:
+    """Writes a line for an example that this process replaced."""
+    name = "bad_records.jsonl" if hosts.first() else f"bad_records.{jax.process_index()}.jsonl"
+    with (workdir / name).open("a") as file:
+        file.write(json.dumps({"path": path, "reason": reason}) + "\n")

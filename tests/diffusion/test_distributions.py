@@ -40,7 +40,7 @@ def sampled(kind, si, N, n, heun=True, churned=False):
     D, grid = DATA[kind].denoiser(jnp, si), grid_of(N, si)
     churn = sampler.Churn(noise_of(n), **CHURN) if churned else None
     denoise = lambda x, sigma, control, carry: (D(x, sigma), carry)
-    run = jax.jit(lambda x: sampler.walk(denoise, x, grid, si, None, heun=heun, churn=churn))
+    run = jax.jit(lambda x: sampler.sample(denoise, x, grid, si, None, heun=heun, churn=churn))
     start = (80 * normals(n)).astype(np.float32)
     return start.astype(np.float64), np.asarray(run(start), np.float64)
 
@@ -90,7 +90,7 @@ def test_with_churn_the_parts_keep_their_weights(si):
     churn = sampler.Churn(lambda i: noise[1 + i], **CHURN)
     D = DATA["two"].denoiser(jnp, si)
     denoise = lambda x, sigma, control, carry: (D(x, sigma), carry)
-    run = jax.jit(lambda x: sampler.walk(denoise, x, grid_of(N, si), si, None, churn=churn))
+    run = jax.jit(lambda x: sampler.sample(denoise, x, grid_of(N, si), si, None, churn=churn))
     shares = DATA["two"].parts(np.asarray(run(80 * noise[0]), np.float64)).mean(axis=0)
     np.testing.assert_allclose(shares, DATA["two"].weights, rtol=0.02)
 
@@ -108,7 +108,7 @@ def test_churn_keeps_the_variance_of_white_data_and_more_noise_adds_to_it(S_nois
     churn = sampler.Churn(alone, 40.0, 0.01, 20.0, S_noise)
     denoise = lambda x, sigma, control, carry: (si / (1 + si**2 * sigma**2) * x, carry)
     start = jnp.zeros(N + 1).at[0].set(80.0)
-    parts = sampler.walk(denoise, start, grid, si, None, churn=churn)
+    parts = sampler.sample(denoise, start, grid, si, None, churn=churn)
     variance = np.sum(np.square(parts, dtype=np.float64))
     assert np.square(parts[0]) < 0.9  # there was churn
     if S_noise == 1:

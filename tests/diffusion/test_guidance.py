@@ -92,7 +92,7 @@ def test_the_sampler_guides_each_step_by_its_own_weight():
         return total + D, total + D
 
     start, grid = jnp.zeros((2, 1)), np.float32([4, 2, 1, 0])
-    got = sampler.walk(summing, start, grid, 1.0, start, jnp.arange(3.0))
+    got = sampler.sample(summing, start, grid, 1.0, start, jnp.arange(3.0))
     np.testing.assert_allclose(got, np.full((2, 1), 1 + 1 + 2 + 2 + 3))
 
 

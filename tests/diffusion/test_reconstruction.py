@@ -94,7 +94,7 @@ def test_the_sampler_walks_known_frames_along_their_own_noise_and_ends_on_them()
     grid = np.float32([10, 3, 1, 0.1, 0])
     start = known.placed(10 * X, grid[0], SI)
     weights = Weights(jnp.ones(4), 1 + jnp.arange(4.0))
-    got = sampler.walk(noting, start, grid, SI, CARRY, weights)
+    got = sampler.sample(noting, start, grid, SI, CARRY, weights)
     jax.effects_barrier()
     assert len(seen) == 7
     assert sorted(float(w_r) for _, _, w_r in seen) == [1, 1, 2, 2, 3, 3, 4]

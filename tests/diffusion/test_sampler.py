@@ -46,7 +46,7 @@ def notes_of(D, x, grid, **options):
         jax.debug.callback(lambda *c: kept.append(c), *carry)
         return D, carry
 
-    got = sampler.walk(keeping, x, grid, 1.0, blank(x), jnp.arange(N) * 10.0, **options)
+    got = sampler.sample(keeping, x, grid, 1.0, blank(x), jnp.arange(N) * 10.0, **options)
     jax.effects_barrier()
     points, levels, controls, n = max(kept, key=lambda carry: int(carry[-1]))
     return got, *(np.asarray(a)[: int(n)] for a in (points, levels, controls))
@@ -64,7 +64,7 @@ def white_errors(si, N, n=2000, heun=True):
     the sampler answers with the ideal estimate.
     """
     start = 80 * np.random.default_rng(0).standard_normal(n).astype(np.float32)
-    sampled = sampler.walk(white(si), start, grid_of(N), si, None, heun=heun)
+    sampled = sampler.sample(white(si), start, grid_of(N), si, None, heun=heun)
     deviation = lambda sigma: np.sqrt(1 / si**2 + sigma**2)
     arrived = start * deviation(0.002) / deviation(80.0)
     return np.asarray(sampled), si / (1 + (si * 0.002) ** 2) * arrived
@@ -92,7 +92,7 @@ def test_the_sample_is_the_last_estimate_bit_for_bit(si, heun):
     grid = grid_of(3)
     estimate = np.float32([0.1, -0.7, 1 / 3])
     last = without_carry(lambda x, sigma: jnp.where(sigma == grid[2], estimate, x))
-    got = sampler.walk(last, jnp.ones(3), grid, si, None, heun=heun)
+    got = sampler.sample(last, jnp.ones(3), grid, si, None, heun=heun)
     np.testing.assert_array_equal(got, estimate)
 
 
@@ -105,7 +105,7 @@ def test_it_is_edms_sampler_on_the_scaled_data(si, N):
         D, start, grid.astype(np.float64), 0, 0, 0, 1, lambda i: 0
     )
     denoise = without_carry(bend(jnp, si))
-    got = sampler.walk(denoise, start.astype(np.float32), grid, si, None)
+    got = sampler.sample(denoise, start.astype(np.float32), grid, si, None)
     np.testing.assert_allclose(got, si * expected, rtol=0, atol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_without_scaling_it_is_edms_algorithm_2_step_for_step(S_churn):
 
 def test_churn_of_nothing_is_the_deterministic_sampler_bit_for_bit():
     unasked = sampler.Churn(lambda i: jnp.full(64, jnp.nan), S_churn=0.0)
-    run = lambda churn: sampler.walk(
+    run = lambda churn: sampler.sample(
         without_carry(bend(jnp, 4.0)), jnp.linspace(-90, 90, 64), grid_of(6), 4.0, None, churn=churn
     )
     np.testing.assert_array_equal(run(unasked), run(None))
@@ -141,7 +141,7 @@ def test_no_noise_is_asked_for_outside_the_interval_of_churn():
     grid = grid_of(6)
     outside = (grid[:-1] < grid[3]) | (grid[:-1] > grid[1])
     noise = jnp.where(jnp.asarray(outside)[:, None], jnp.nan, jnp.ones((6, 3)))
-    run = lambda low: sampler.walk(
+    run = lambda low: sampler.sample(
         white(1.0), jnp.ones(3), grid, 1.0, None,
         churn=sampler.Churn(lambda i: noise[i], 20.0, float(low), float(grid[1])),
     )  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_sample_with_its_own_noise_does_not_depend_on_its_batch():
         keys = jax.vmap(jax.random.key)(seeds)
         noise = lambda i: jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), (5,)))
         churn = sampler.Churn(lambda i: noise(i)(keys), 30.0)
-        return sampler.walk(
+        return sampler.sample(
             without_carry(bend(jnp, 4.0)), 80 * noise(99)(keys), grid_of(5), 4.0, None, churn=churn
         )
 
@@ -183,13 +183,13 @@ def test_256_steps_sample_white_data_to_three_thousandths(si):
 def test_a_heun_step_is_exact_where_the_slope_is_linear_in_the_level():
     """D = x - 2 sigma^2 at sigma_in = 1 means dx/dsigma = 2 sigma, so x moves by its integral."""
     denoise = without_carry(lambda x, sigma: x - 2 * sigma**2)
-    got = sampler.walk(denoise, jnp.float32([5.0]), np.float32([3, 1, 0]), 1.0, None)
+    got = sampler.sample(denoise, jnp.float32([5.0]), np.float32([3, 1, 0]), 1.0, None)
     assert got[0] == pytest.approx(5.0 - (3.0**2 - 1.0**2) - 2)
 
 
 def test_an_euler_step_follows_the_slope_at_its_start():
     denoise = without_carry(lambda x, sigma: jnp.where(sigma == 4, 0.25 * x, x))
-    got = sampler.walk(denoise, jnp.float32([2.0]), np.float32([4, 1, 0]), 2.0, None, heun=False)
+    got = sampler.sample(denoise, jnp.float32([2.0]), np.float32([4, 1, 0]), 2.0, None, heun=False)
     assert got[0] == pytest.approx(2.0 - 3 * (2.0 - 0.5 / 2) / 4)
 
 
@@ -201,7 +201,7 @@ def test_the_program_is_the_same_whatever_the_number_of_steps_and_holds_one_deno
             asked.append(N)
             return white(4.0)(*args)
 
-        run = lambda x: sampler.walk(denoise, x, grid_of(N), 4.0, None)
+        run = lambda x: sampler.sample(denoise, x, grid_of(N), 4.0, None)
         return str(jax.make_jaxpr(run)(jnp.ones(3))).count("\n"), len(asked)
 
     assert size(4) == size(64)
@@ -209,18 +209,18 @@ def test_the_program_is_the_same_whatever_the_number_of_steps_and_holds_one_deno
 
 
 @pytest.mark.parametrize("heun, total", [(True, 9), (False, 5)])
-def test_a_walk_in_stretches_is_the_whole_walk_and_compiled_once(heun, total):
+def test_a_sampler_that_pauses_is_the_whole_sampler_and_compiled_once(heun, total):
     noise = np.random.default_rng(4).standard_normal((5, 8, 3)).astype(np.float32)
     churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
     denoise = without_carry(bend(jnp, 4.0))
     asked = dict(grid=grid_of(5), sigma_in=4.0, heun=heun, churn=churn)
     x = jnp.asarray(80 * np.random.default_rng(3).standard_normal((8, 3)), jnp.float32)
-    go = jax.jit(lambda *place: sampler.stretch(denoise, *place, **asked))
-    assert sampler.evaluations(5, heun) == total
-    state = sampler.State(x, x, jnp.zeros_like(x), None)
+    go = jax.jit(lambda *place: sampler.advance(denoise, *place, **asked))
+    assert sampler.num_evaluations(5, heun) == total
+    state = sampler.SamplerState(x, x, jnp.zeros_like(x), None)
     for first, last in ((0, 1), (1, 4), (4, total)):
         state = go(state, first, last)
-    whole = jax.jit(lambda x: sampler.walk(denoise, x, carry=None, **asked))(x)
+    whole = jax.jit(lambda x: sampler.sample(denoise, x, carry=None, **asked))(x)
     np.testing.assert_array_equal(state.D, whole)
     assert go._cache_size() == 1
 
@@ -230,7 +230,7 @@ def test_a_batch_over_eight_devices_is_sampled_alike():
     start = 80 * np.random.default_rng(3).standard_normal((8, 4)).astype(np.float32)
     noise = np.random.default_rng(4).standard_normal((4, 8, 4)).astype(np.float32)
     churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
-    run = lambda x: sampler.walk(
+    run = lambda x: sampler.sample(
         without_carry(bend(jnp, 4.0)), x, grid_of(4), 4.0, None, churn=churn
     )
     split = NamedSharding(mesh, PartitionSpec("data"))

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.data import order, pipeline, shapes
+from snapvideo_jax.data import pipeline, shapes
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import edm, sigmas
 from snapvideo_jax.errors import ConfigError
@@ -83,7 +83,7 @@ class Learner:
 
     def __init__(self, config: Config, vocabulary_size: int):
         self.config = config
-        self.program = build.program(config, vocabulary_size, jax.devices()[:1])
+        self.program = build.train_program(config, vocabulary_size, jax.devices()[:1])
         given = self.program.abstract_state, self.program.abstract_batch
         self._update = self.program.step.lower(*given).compile()
         self.state = self.program.init()
@@ -135,7 +135,7 @@ def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any
     """What is known of a network that has been trained."""
     denoiser, params = learner.program.denoiser, learner.state.ema
     by_bin = losses(learner.config, denoiser, params, shown)
-    lean = jax.eval_shape(denoiser.lean, params)
+    cast = jax.eval_shape(denoiser.cast_kernels, params)
     one = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(learner.config)), params)
     times = learner.step_ms[1:]  # the first one warms up
     return {
@@ -145,7 +145,7 @@ def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any
         "device": jax.devices()[0].device_kind,
         "parameters": cost.parameters(params["network"]),
         "text_encoder_parameters": cost.parameters(params["text_encoder"]),
-        "gflop_per_video": cost.flops(denoiser.F, lean, *one) / 1e9,
+        "gflop_per_video": cost.flops(denoiser.F, cast, *one) / 1e9,
         "ms_per_step": statistics.median(times),
         "ms_per_step_min": min(times),
         "ms_per_step_max": max(times),
@@ -156,17 +156,11 @@ def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any
 
 def training_batches(config: Config, text: build.Text, steps: int) -> Iterator[Batch]:
     """The batches that training on `config` with BATCH videos a step would see."""
-    data, world = config.data, build.source(config, lambda path, why: None)
-    plan = pipeline.Plan(
-        example=world.example,
-        encode=text.encode,
-        box=(slice(data.num_frames), slice(data.height), slice(data.width)),
-        batch_size=BATCH,
-        images=order.image_rows(BATCH, data.image_fraction),
-        rows=range(BATCH),
-        workers=1,
-        prefetch=1,
-    )
+    source = build.source(config, lambda path, why: None)
+    config = build.with_batch_size(config, BATCH)
+    world = build.world(config)
+    box = slice(world.num_frames), slice(world.height), slice(world.width)
+    plan = build.feed_spec(config, source, text, rows=range(BATCH), box=box)
     for step in range(steps):
         examples = [pipeline.load(plan, BATCH * step + i) for i in range(BATCH)]
         videos, captions, intervals, lie = zip(*examples, strict=True)

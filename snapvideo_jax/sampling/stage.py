@@ -1,0 +1,69 @@
+"""One stage of a cascade: a trained model, and how it is sampled."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from snapvideo_jax.generator import KnownFrames, SamplerSettings
+from snapvideo_jax.sampling.generate import Progress, generate
+from snapvideo_jax.sampling.long_video import Span, generate_long
+from snapvideo_jax.sampling.trained import Trained
+
+Videos = UInt8[np.ndarray, "N T H W 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A checkpoint and how to sample it.
+
+    source_size: (height, width) in pixels that the network reads. negative: a text to be led away
+    from. span: of a long video. known: frames to keep, of one video, for all samples.
+    """
+
+    folder: str
+    trained: Trained
+    settings: SamplerSettings
+    source_size: tuple[int, int]
+    negative: str | None = None
+    span: Span | None = None
+    known: KnownFrames | None = None
+
+    def generator(
+        self, num_videos: int, progress: Callable[[str], Progress]
+    ) -> Callable[..., Videos]:
+        """Returns (prompts, seeds, batch_size, low_res=...) -> videos, one for each prompt.
+
+        progress: what is counted -> the function that reports how much of it is done.
+        """
+        conditions: dict[str, Any] = {
+            "negative": self.negative,
+            "source_size": self.source_size,
+            "known": self.known,
+        }
+        model = self.trained, self.settings
+        if self.span is None:
+            conditions["evaluation_progress"] = progress(f"evaluations of {num_videos} videos")
+            return functools.partial(generate, *model, **conditions)
+        conditions["progress"] = progress(f"windows of {num_videos} videos")
+        return functools.partial(generate_long, *model, span=self.span, **conditions)
+
+    def record(self) -> dict[str, Any]:
+        """Returns what decides the pixels, beside prompt and seed."""
+        known = self.known
+        return {
+            "checkpoint": str(Path(self.folder).absolute()),
+            "checkpoint_step": self.trained.step,
+            "text_encoder": self.trained.text.encoder,
+            **vars(self.settings),
+            "source_size": self.source_size,
+            "span": self.span and vars(self.span),
+            "known_frames": known and np.flatnonzero(known.mask).tolist(),
+            "known": known and hashlib.sha256(known.video.tobytes()).hexdigest(),
+            "video": self.trained.denoiser.video_shape,
+        }

@@ -1,0 +1,73 @@
+"""What may change between the runs of one folder, and what must be the same on all processes."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from snapvideo_jax.errors import ConfigError, DataError
+
+# Fields that may change between the runs of one folder; any other makes it another experiment.
+MAY_CHANGE = (
+    "mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
+    "training.accumulate", "model.remat", "model.fit.unroll",
+    "data.path", "data.vocabulary", "data.workers", "data.prefetch",
+)  # fmt: skip
+
+# Fields that may differ between the processes of one job.
+MAY_DIFFER = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
+    """Compares what a checkpoint of `workdir` was saved with and what the run has now.
+
+    Args:
+        workdir: for messages.
+        saved: {"config", "data", "text", "step"} of the checkpoint.
+        meta: {"config", "data", "text"} of the run.
+
+    Raises:
+        ConfigError: fields differ that are not in MAY_CHANGE.
+        DataError: the data or the text encoder differ.
+    """
+    before, now = flatten(saved["config"]), flatten(meta["config"])
+    differences = [
+        f"{name}={before.get(name)!r} there, {now.get(name)!r} here"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not _may_change(name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{workdir} holds another experiment ({'; '.join(differences[:5])}); choose another "
+            "--workdir or set the fields back"
+        )
+    if (saved["data"], saved["text"]) != (meta["data"], meta["text"]):
+        raise DataError(
+            f"the data of {workdir} have changed since step {saved['step']}; put them back or "
+            "choose another --workdir"
+        )
+
+
+def job_facts(config: dict) -> dict[str, Any]:
+    """Returns what all processes of a job must share: config, packages, the code itself."""
+    facts = {name: value for name, value in flatten(config).items() if name not in MAY_DIFFER}
+    package = Path(__file__).parent.parent
+    code = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        code.update(f"{path.relative_to(package)} ".encode() + path.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    return facts | versions | {"the code of snapvideo_jax": code.hexdigest()[:16]}
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Returns "section.field" -> value of a nested dict."""
+    flat = {}
+    for key, value in tree.items():
+        inner = isinstance(value, dict)
+        flat.update(flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value})
+    return flat
+
+
+def _may_change(name: str) -> bool:
+    return any(name == field or name.startswith(field + ".") for field in MAY_CHANGE)
