@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from snapvideo_jax import build, trees
+from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.planner import cost
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,8 @@ def load(name):
 def leaves(name):
     """Path -> abstract leaf of the model's parameters, those of a trained text encoder included."""
     config = load(name)
-    tree = build.abstract_params(config, build.denoiser(config, 32))
+    mesh = build.counting_mesh()
+    tree = build.abstract_params(config, build.denoiser(config, 32, mesh), mesh)
     return {trees.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -56,7 +58,7 @@ def test_the_papers_models_are_the_same_leaf_for_leaf(name):
 
 
 def test_fit_500m_has_no_loop_over_its_blocks_in_training():
-    network = build.network(load("fit_500m"))
+    network = build.network(load("fit_500m"), dot_product_attention)
     assert network.unroll == network.blocks
 
 

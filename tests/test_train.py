@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from snapvideo_jax import build, train
+from snapvideo_jax import build
+from snapvideo_jax import train as train_module
 from snapvideo_jax.data import shapes
 from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.sampling import generate
+from snapvideo_jax.train import train
 from tests import tiny
 
 
@@ -32,12 +33,12 @@ def config(**changes):
     return made
 
 
-PROGRAM = build.program
+PROGRAM = build.train_program
 PROGRAMS = {}
 
 
 def remembered(config, vocabulary_size):
-    """build.program, made once for each config."""
+    """build.train_program, made once for each config."""
     key = config.to_json(), vocabulary_size
     if key not in PROGRAMS:
         PROGRAMS[key] = PROGRAM(config, vocabulary_size)
@@ -48,7 +49,7 @@ def remembered(config, vocabulary_size):
 def compile_once():
     """Runs of one config in this process share their compiled step; test_launch.py does not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "program", remembered)
+        patch.setattr(build, "train_program", remembered)
         yield
 
 
@@ -62,7 +63,7 @@ def assert_same(a, b):
 def unbroken(tmp_path_factory):
     """(folder, final state, lines) of a run that nothing disturbed."""
     folder, lines = tmp_path_factory.mktemp("unbroken"), []
-    return folder, train.train(config(), folder, lines.append), lines
+    return folder, train(config(), folder, lines.append), lines
 
 
 def stop_at(monkeypatch, example, sent=signal.SIGTERM):
@@ -84,9 +85,9 @@ def test_a_stopped_run_ends_as_the_unbroken_one_bit_for_bit(
 ):
     stop_at(monkeypatch, example, sent)
     with pytest.raises(Preempted, match="saved step . *, resume with the same command"):
-        train.train(config(), tmp_path, quiet)
+        train(config(), tmp_path, quiet)
     lines = []
-    state = train.train(config(), tmp_path, lines.append)
+    state = train(config(), tmp_path, lines.append)
     assert any("resuming at step" in line for line in lines)
     folder, expected, _ = unbroken
     assert_same(state, expected)
@@ -115,7 +116,7 @@ def test_a_finished_run_started_again_changes_nothing(unbroken):
     folder, _, _ = unbroken
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     lines = []
-    train.train(config(), folder, lines.append)
+    train(config(), folder, lines.append)
     assert lines[-1].startswith("already at step 8 of 8")
     after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     assert {p for p in after if after[p] != before.get(p)} <= {folder / "lock"}
@@ -123,15 +124,15 @@ def test_a_finished_run_started_again_changes_nothing(unbroken):
 
 def test_another_experiment_in_the_same_folder_is_refused(unbroken):
     with pytest.raises(ConfigError, match=r"model\.dropout=0\.1 there, 0\.2 here"):
-        train.train(config(model__dropout=0.2), unbroken[0], quiet)
+        train(config(model__dropout=0.2), unbroken[0], quiet)
 
 
 def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path):
-    train.train(config(), tmp_path, quiet)
+    train(config(), tmp_path, quiet)
     newest = max(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
     (tmp_path / "checkpoints" / str(newest) / "meta" / "metadata").write_text("not json")
     lines = []
-    state = train.train(config(), tmp_path, lines.append)
+    state = train(config(), tmp_path, lines.append)
     assert any(f"ignoring checkpoint {newest} " in line for line in lines)
     assert any("resuming at step" in line for line in lines)
     assert_same(state, unbroken[1])
@@ -163,24 +164,24 @@ def trace(two, stopped):
     importlib.import_module("tests.conftest")  # the devices of all tests
     lines = []
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(build, "program", remembered)
-        train.train(config(), two, lines.append, profile=range(3, 5))
+        monkeypatch.setattr(build, "train_program", remembered)
+        train(config(), two, lines.append, profile=range(3, 5))
         written = lines.index(f"trace for xprof in {two / 'profile'}")
         assert not any(line.startswith("step 8/8") for line in lines[:written])
         stop_at(monkeypatch, 20)
         with pytest.raises(Preempted):
-            train.train(config(), stopped, quiet, profile=range(1, 9))
+            train(config(), stopped, quiet, profile=range(1, 9))
 
 
 def test_a_trace_has_the_papers_names_and_changes_nothing(traced, unbroken):
     assert len(names_in(traced[0] / "profile")) == 4
-    assert_same(train.train(config(), traced[0], quiet), unbroken[1])
+    assert_same(train(config(), traced[0], quiet), unbroken[1])
 
 
 def test_a_run_that_is_stopped_within_the_trace_writes_it(traced):
     assert len(names_in(traced[1] / "profile")) == 4
     with pytest.raises(ConfigError, match=r"--profile=1:8: the run has steps \d to 8 left"):
-        train.train(config(), traced[1], quiet, profile=range(1, 9))
+        train(config(), traced[1], quiet, profile=range(1, 9))
 
 
 class Metric:
@@ -196,7 +197,7 @@ class Metric:
 
 def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypatch):
     """And nothing is computed in between, for that would wait for the step under way."""
-    seen, whole, rates = [], build.program, build.schedule
+    seen, whole, rates = [], build.train_program, build.schedule
 
     def schedule(config):
         return lambda step: seen.append(("computed",)) or rates(config)(step)
@@ -208,9 +209,9 @@ def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypat
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     faked = lambda *sizes: dataclasses.replace(whole(*sizes), step=update)
-    monkeypatch.setattr(build, "program", faked)
+    monkeypatch.setattr(build, "train_program", faked)
     monkeypatch.setattr(build, "schedule", schedule)
-    train.train(config(), tmp_path, quiet)
+    train(config(), tmp_path, quiet)
     order = [what for what, _ in itertools.groupby(seen)]
     expected = [("computed",), ("dispatched", 1)]
     for step in range(2, 9):
@@ -223,9 +224,9 @@ def test_a_diverged_run_says_since_when(tmp_path, monkeypatch):
         "snapvideo_jax.training.step.sigmas.mean_loss_weight_F", lambda *numbers: float("nan")
     )
     with pytest.raises(DivergedError, match="not finite since step 1; "):
-        train.train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
+        train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
     with pytest.raises(DivergedError, match="not finite since step 4; "):  # from a checkpoint
-        train.train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
+        train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert {row["learning_rate"] for row in rows} == {0}  # of the update that was not made yet
@@ -237,36 +238,36 @@ def exhausted(*_):
 
 def test_where_memory_runs_out_is_said(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(generate, "grid", exhausted)
+        patched.setattr(train_module, "sample_sheet", exhausted)
         with pytest.raises(ConfigError, match="does not hold the sample grid"):
-            train.train(config(log__samples_every=2), tmp_path / "grid", quiet)
+            train(config(log__samples_every=2), tmp_path / "grid", quiet)
     monkeypatch.setattr(hosts, "compiled", lambda program, *given: exhausted)
     with pytest.raises(ConfigError, match="does not hold the state of training"):
-        train.train(config(), tmp_path / "state", quiet)
+        train(config(), tmp_path / "state", quiet)
 
 
 def test_what_the_backward_pass_computes_again_may_change_between_runs(unbroken, tmp_path):
     shutil.copytree(unbroken[0], tmp_path, dirs_exist_ok=True)
     again = config(model__remat="block", model__fit__unroll=2, training__steps=9)
     lines = []
-    assert int(train.train(again, tmp_path, lines.append).step) == 9
+    assert int(train(again, tmp_path, lines.append).step) == 9
     assert any("resuming at step 8" in line for line in lines)
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
     with hosts.claimed(tmp_path), pytest.raises(ConfigError, match="in use by process"):
-        train.train(config(), tmp_path, quiet)
+        train(config(), tmp_path, quiet)
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write to"):
-        train.train(config(), tmp_path / "file" / "run", quiet)
+        train(config(), tmp_path / "file" / "run", quiet)
 
 
 def test_a_trace_that_starts_after_the_run_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(ConfigError, match="--profile=9:10: the run has steps 1 to 8 left"):
-        train.train(config(), tmp_path / "run", quiet, profile=range(9, 11))
+        train(config(), tmp_path / "run", quiet, profile=range(9, 11))
     assert not (tmp_path / "run").exists()
 
 
@@ -294,6 +295,6 @@ def test_what_cannot_work_is_refused_in_one_line_before_anything_is_made(
     tmp_path, error, changes, says
 ):
     with pytest.raises(error) as caught:
-        train.train(config(**changes), tmp_path / "run", quiet)
+        train(config(**changes), tmp_path / "run", quiet)
     assert says in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

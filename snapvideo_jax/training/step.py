@@ -120,9 +120,9 @@ def loss_and_gradient(
     """Returns the loss of a batch and its gradient, from `accumulate` micro-batches in turn.
 
     The gradient is that of kernels in the network's dtype (`Denoiser.cast_kernels`), which is the
-    same and rounds them once a step; it is added and returned in float32. Only the activations of one
-    micro-batch are alive at a time, and all draws are the whole batch's, so their number changes
-    nothing but memory and time; dropout alone is drawn anew in each.
+    same and rounds them once a step; it is added and returned in float32. Only the activations of
+    one micro-batch are alive at a time, and all draws are the whole batch's, so their number
+    changes nothing but memory and time; dropout alone is drawn anew in each.
     """
     slope = jax.value_and_grad(functools.partial(loss, denoiser=denoiser, objective=objective))
     noise = draw(denoiser, objective, batch["video"], streams)

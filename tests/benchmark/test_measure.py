@@ -1,5 +1,6 @@
 """Timing: in turns, what happens without memory, and that the programs are the ones that count."""
 
+import types
 import weakref
 
 import jax
@@ -15,11 +16,20 @@ from tests import tiny, tiny_unet
 FULL = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999999999 bytes."
 
 
-def asked(**changes):
+def request(**changes):
     config = tiny.get_config()
     config.model.text_encoder.source = "stored"  # there is less to compile
     common = dict(configs={"a": config, "b": config}, modes=["infer"], batch_sizes=[1])
-    return measure.Asked(**common | dict(devices=[1]) | changes)
+    return measure.Request(**common | dict(devices=[1]) | changes)
+
+
+def program(videos):
+    """As much of a PlannedProgram as a row is made of."""
+    network = types.SimpleNamespace(video=(2, 16, 16))
+    return types.SimpleNamespace(
+        denoiser=types.SimpleNamespace(network=network), mesh=types.SimpleNamespace(shape={}),
+        network="fit", dtype="float32", videos=videos, model_flops=1, flops=1,
+    )  # fmt: skip
 
 
 def silent(things):
@@ -45,8 +55,8 @@ def test_calls_take_turns_and_each_is_timed_by_itself():
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """run(limit, **asked) -> rows, order of steps, lines: programs of one number for a video, which
-    all together find room for `limit` of them; a config "huge" is too big for the compiler."""
+    """run(limit, **request) -> rows, order of steps, lines: programs of one number a video, which
+    at once find room for `limit` of them; a config "huge" is too big for the compiler."""
 
     def run(limit, **changes):
         order, lines, held = [], [], weakref.WeakSet()
@@ -58,17 +68,17 @@ def pretended(monkeypatch):
                     raise jax.errors.JaxRuntimeError(FULL)
                 held.add(self)
 
-        def compiled(case):
+        def compile_case(case):
             size = case.config.training.batch_size
-            start = lambda: (Arguments(size),)
-            work = programs.Work(None, (), start, lambda arguments, _: arguments, {"data": 1})
-            program = None if case.name == "huge" else lambda _: order.append(case.name)
-            return programs.Compiled(case, work, program, 1.0, size)
+            executable = None if case.name == "huge" else lambda _: order.append(case.name)
+            return programs.CompiledCase(case, program(size), executable, 1.0, size)
 
-        monkeypatch.setattr(programs, "compiled", compiled)
-        monkeypatch.setattr(programs, "flops", lambda case, work: (1, 1))
-        rows_of = lambda cases: measure.measured(cases, 3, lines.append, silent)
-        parts = measure.run(asked(**changes), jax.devices(), rows_of)
+        monkeypatch.setattr(programs, "compile_case", compile_case)
+        start = lambda compiled: (Arguments(compiled.program.videos),)
+        monkeypatch.setattr(programs, "first_arguments", start)
+        monkeypatch.setattr(programs, "next_arguments", lambda _, arguments, results: arguments)
+        rows_of = lambda cases: measure.measure(cases, 3, lines.append, silent)
+        parts = measure.run(request(**changes), jax.devices(), rows_of)
         rows = [row for part in parts for row in part]
         return rows, order, lines
 
@@ -130,20 +140,20 @@ def test_a_cpus_memory_is_the_machines_and_other_devices_know_their_own():
     assert machine.free_memory(Chip()) is None
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    def fails():
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    def fails(compiled):
         raise jax.errors.JaxRuntimeError("INTERNAL: the chip is on fire")
 
-    case = measure.case(asked(), "a", "infer", 1, jax.devices()[:1])
-    work = programs.Work(None, (), fails, lambda arguments, _: arguments, {})
-    made = programs.Compiled(case, work, lambda: None, 1.0, None)
+    case = measure.case(request(), "a", "infer", 1, jax.devices()[:1])
+    monkeypatch.setattr(programs, "first_arguments", fails)
+    compiled = programs.CompiledCase(case, program(1), lambda: None, 1.0, None)
     with pytest.raises(jax.errors.JaxRuntimeError, match="on fire"):
-        measure.attempt([made], 1, silent)
+        measure.attempt([compiled], 1, silent)
 
 
 def test_a_training_step_is_carried_on_from_the_one_before():
-    case = measure.case(asked(), "a", "train", 2, jax.devices()[:2])
-    running = measure.Running(programs.compiled(case))
+    case = measure.case(request(), "a", "train", 2, jax.devices()[:2])
+    running = measure.Running(programs.compile_case(case))
     before = int(running._arguments[0].step)
     running.warm_up()
     running()
@@ -154,8 +164,8 @@ def test_a_training_step_is_carried_on_from_the_one_before():
 
 def test_random_arguments_mask_nothing_and_lie_as_the_program_wants_them():
     config = tiny_unet.get_config()
-    abstract = build.program(config, 8).abstract_batch
-    batch = programs.filled(abstract)
+    abstract = build.train_program(config, 8).abstract_batch
+    batch = programs.random_arrays(abstract)
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), batch) == jax.tree.map(
         lambda x: (x.shape, x.dtype, x.sharding), abstract
     )
@@ -164,24 +174,22 @@ def test_random_arguments_mask_nothing_and_lie_as_the_program_wants_them():
 
 
 def test_flops_of_the_model_leave_out_what_remat_computes_again():
-    plain = measure.case(asked(), "a", "train", 1, jax.devices()[:1])
-    again = measure.case(asked(), "a", "train", 1, jax.devices()[:1])
+    plain = measure.case(request(), "a", "train", 1, jax.devices()[:1])
+    again = measure.case(request(), "a", "train", 1, jax.devices()[:1])
     again.config.model.remat = "block"
-    model, hardware = programs.flops(plain, programs.work(plain))
-    assert model == hardware > 0
-    same, more = programs.flops(again, programs.work(again))
-    assert same == model < more
+    plain, again = programs.plan_case(plain), programs.plan_case(again)
+    assert again.flops > again.model_flops == plain.model_flops == plain.flops > 0
 
 
 def test_memory_is_what_a_program_adds_and_only_told_where_its_peak_is_the_highest(monkeypatch):
-    case = measure.case(asked(), "a", "infer", 1, jax.devices()[:1])
-    work = programs.Work(None, (), lambda: (0,), lambda arguments, _: arguments, {})
-    made = programs.Compiled(case, work, lambda argument: argument, 1.0, None)
+    case = measure.case(request(), "a", "infer", 1, jax.devices()[:1])
+    compiled = programs.CompiledCase(case, program(1), lambda argument: argument, 1.0, None)
+    monkeypatch.setattr(programs, "first_arguments", lambda compiled: (0,))
 
     def told(held, peak_before, peak_after):
         answers = iter([held, peak_before, peak_after])
         monkeypatch.setattr(measure, "_stat", lambda device, name: next(answers))
-        return measure.Running(made).warm_up()
+        return measure.Running(compiled).warm_up()
 
     assert told(1000, 1500, 4000) == 3000
     assert told(1000, 4000, 4000) is None  # another program, or making the arguments, had more
@@ -190,11 +198,11 @@ def test_memory_is_what_a_program_adds_and_only_told_where_its_peak_is_the_highe
 
 def test_what_does_not_fit_the_devices_is_refused_before_anything_is_compiled():
     with pytest.raises(ConfigError, match="--devices=9: there are 8"):
-        measure.check(asked(devices=[1, 9]), jax.devices())
+        measure.check(request(devices=[1, 9]), jax.devices())
     config = tiny.get_config()
     config.mesh.data = 3
     with pytest.raises(ConfigError, match="^a on 2 devices: mesh.data=3, "):
-        measure.check(asked(configs={"a": config}, devices=[2]), jax.devices())
+        measure.check(request(configs={"a": config}, devices=[2]), jax.devices())
 
 
 def test_peaks_are_known_for_chips_that_do_bfloat16_and_for_nothing_else():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from snapvideo_jax.benchmark import prediction
-from snapvideo_jax.benchmark.programs import _maker, filled
+from snapvideo_jax.benchmark.programs import _draw, random_arrays
 from snapvideo_jax.parallel import chips
 from snapvideo_jax.planner import estimate_table, programs
 from tests import tiny
@@ -13,16 +13,21 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def program():
+    return planned("float32")
+
+
+def planned(dtype):
     config = tiny.get_config()
+    config.model.dtype = dtype
     config.model.text_encoder.source = "stored"
-    return programs.evaluation(config, jax.devices()[:1])
+    return programs.planned(config, "evaluate", jax.devices()[:1])
 
 
 def test_without_a_data_sheet_rates_are_measured_and_the_slower_of_two_bounds_it(program):
-    found = prediction.compared(program, jnp.dtype("float32"))
+    found = prediction.compare(program)
     assert found.rates.source == "measured by microbenchmarks"
     assert len(found.rounds) == 3 and found.measured == sorted(found.rounds)[1] > 0
-    held = sum(programs.share(tree) for tree in (program.state | program.given).values())
+    held = sum(program.device_bytes.values())
     bounds = program.flops / found.rates.multiply, held / found.rates.move
     assert found.predicted == max(bounds) > 0
     text = estimate_table.compared(found)
@@ -33,17 +38,15 @@ def test_a_data_sheet_is_believed_where_it_gives_the_peak_of_the_dtype(program, 
     sheet = chips.Chip("toy", peak=1e9, hbm=1e6)
     monkeypatch.setattr(chips, "of", lambda kind: sheet)
     monkeypatch.setattr(prediction, "measured_rates", lambda dtype: prediction.Rates(2, 1, "here"))
-    rates = [
-        prediction.compared(program, jnp.dtype(name)).rates for name in ("bfloat16", "float32")
-    ]
+    rates = [prediction.compare(planned(name)).rates for name in ("bfloat16", "float32")]
     assert rates == [(1e9, 1e6, "data sheet"), (2, 1, "here")]
 
 
 def test_inputs_that_are_alike_are_made_by_one_program_and_differ():
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     kind = jax.ShapeDtypeStruct((5, 7), jnp.float32, sharding=place)
-    first, second = filled((kind, kind))
+    first, second = random_arrays((kind, kind))
     assert (first != second).any() and 0 <= first.min() and second.max() < 1
-    before = _maker.cache_info().misses
-    filled((kind, kind))
-    assert _maker.cache_info().misses == before
+    before = _draw.cache_info().misses
+    random_arrays((kind, kind))
+    assert _draw.cache_info().misses == before

@@ -273,7 +273,7 @@ def run(tmp_path_factory):
     captions = build.source(config, lambda path, why: None).captions()
     train_vocabulary(captions, workdir / "vocabulary.model")
     size = Tokenizer(workdir / "vocabulary.model").vocabulary_size
-    state = build.program(config, size).init()
+    state = build.train_program(config, size).init()
     state = state.replace(ema=jax.tree.map(lambda x: x + 1, state.params))
     saved = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=1, keep_every=0)
     saved.save(3, state, {"config": json.loads(config.to_json())})

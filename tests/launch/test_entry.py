@@ -123,7 +123,7 @@ from tests import tiny
 
 def say():
     jax.jit(lambda x: x + 1)(1.0)
-    program = build.program(tiny.get_config(), 64)
+    program = build.train_program(tiny.get_config(), 64)
     print(program.step.lower(program.abstract_state, program.abstract_batch).as_text())
 
 entry.run(say)

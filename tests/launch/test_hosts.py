@@ -85,9 +85,11 @@ def alone(tmp_path_factory):
     folder, rows, config = tmp_path_factory.mktemp("alone"), [], tiny.get_config()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.Feed, "__next__", hosts_worker.record(rows))
-        program = build.program
+        program = build.train_program
         made = []
-        patch.setattr(build, "program", lambda *sizes: made.append(program(*sizes)) or made[0])
+        patch.setattr(
+            build, "train_program", lambda *sizes: made.append(program(*sizes)) or made[0]
+        )
         state = train.train(config, folder, lambda line: None)
     return folder, made[0], state, rows
 

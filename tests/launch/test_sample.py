@@ -17,9 +17,13 @@ import pytest
 from absl import flags
 
 from launch import entry
+from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.files import video
-from snapvideo_jax.sampling import generate, known_frames, output_folder
+from snapvideo_jax.sampling import generate as generate_module
+from snapvideo_jax.sampling import known_frames, output_folder
+from snapvideo_jax.sampling.generate import generate
+from snapvideo_jax.sampling.trained import load
 from tests.in_process import launch
 from tests.launch.test_entry import ENVIRONMENT, ROOT
 
@@ -34,12 +38,14 @@ def draw(chunk):
 
 def complete(results, make=draw, batch_size=4, rounds=None):
     rounds = -(-len(results.missing()) // batch_size) if rounds is None else rounds
-    output_folder.complete(results, make, batch_size, rounds, lambda done, of: None)
+    for batch in results.batches(batch_size, rounds):
+        for sample, frames in zip(batch, make(batch), strict=True):
+            results.add(sample, frames)
 
 
 def finished(folder, **changes):
     folder.mkdir(exist_ok=True)
-    results = output_folder.Results(folder, SETTINGS | changes, WORK)
+    results = output_folder.OutputFolder(folder, SETTINGS | changes, WORK)
     complete(results)
     results.finish()
     return folder
@@ -75,7 +81,7 @@ def test_each_prompt_has_the_same_seeds():
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_processes_share_the_work_evenly(count):
-    shares = [output_folder.share(WORK, output_folder.Process(i, count)) for i in range(count)]
+    shares = [output_folder.Process(i, count).part(WORK) for i in range(count)]
     assert sorted(s.index for part in shares for s in part) == list(range(6))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -106,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, name):
     whole = contents(finished(tmp_path / "whole", format=name))
     folder, made = tmp_path / "broken", []
     folder.mkdir()
-    results = output_folder.Results(folder, SETTINGS | {"format": name}, WORK)
+    results = output_folder.OutputFolder(folder, SETTINGS | {"format": name}, WORK)
     write = results.format.write
 
     def write_three(path, *rest):
@@ -119,11 +125,13 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, name):
         complete(results)
     with (folder / "samples.jsonl").open("ab") as part:
         part.write(b'{"file": "00004')  # cut in two
-    resumed = output_folder.Results(folder, SETTINGS | {"format": name}, WORK)
+    resumed = output_folder.OutputFolder(folder, SETTINGS | {"format": name}, WORK)
     assert resumed.done == {0, 1, 2}
     complete(resumed, lambda chunk: made.extend(s.index for s in chunk) or draw(chunk), 2)
     assert made == [3, 4, 5]
-    assert output_folder.Results(folder, SETTINGS | {"format": name}, WORK).done == set(range(6))
+    assert output_folder.OutputFolder(folder, SETTINGS | {"format": name}, WORK).done == set(
+        range(6)
+    )
     resumed.finish()
     assert contents(folder) == whole
 
@@ -131,7 +139,7 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, name):
 def test_a_finished_run_makes_nothing_and_changes_nothing(tmp_path):
     folder = finished(tmp_path / "out")
     before = contents(folder)
-    results = output_folder.Results(folder, SETTINGS, WORK)
+    results = output_folder.OutputFolder(folder, SETTINGS, WORK)
     assert not results.missing()
     results.finish()
     assert contents(folder) == before
@@ -143,21 +151,21 @@ def test_an_infinite_setting_is_kept_and_is_strict_json(tmp_path):
 
     folder = finished(tmp_path / "out", S_max=math.inf)
     json.loads((folder / "samples.json").read_text(), parse_constant=refuse)
-    assert not output_folder.Results(folder, SETTINGS | {"S_max": math.inf}, WORK).missing()
+    assert not output_folder.OutputFolder(folder, SETTINGS | {"S_max": math.inf}, WORK).missing()
     with pytest.raises(ConfigError, match="S_max is 'Infinity' there and 50.0 here"):
-        output_folder.Results(folder, SETTINGS | {"S_max": 50.0}, WORK)
+        output_folder.OutputFolder(folder, SETTINGS | {"S_max": 50.0}, WORK)
 
 
 def test_a_sample_without_its_file_is_made_again(tmp_path):
     folder = finished(tmp_path / "out")
     (folder / "00002.npz").unlink()
-    assert [s.index for s in output_folder.Results(folder, SETTINGS, WORK).missing()] == [2]
+    assert [s.index for s in output_folder.OutputFolder(folder, SETTINGS, WORK).missing()] == [2]
 
 
 def test_a_longer_list_goes_on_in_the_same_folder(tmp_path):
     folder = finished(tmp_path / "out")
     longer = [*WORK, output_folder.Sample(6, "a green triangle", 7)]
-    results = output_folder.Results(folder, SETTINGS, longer)
+    results = output_folder.OutputFolder(folder, SETTINGS, longer)
     complete(results)
     results.finish()
     assert len(json.loads((folder / "samples.json").read_text())["samples"]) == 7
@@ -190,14 +198,14 @@ def test_other_settings_are_refused_in_one_line(tmp_path, settings, work, says, 
         (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "samples.json").unlink()
     with pytest.raises(ConfigError, match=rf"^[^\n]*{says}[^\n]*--out[^\n]*$"):
-        output_folder.Results(folder, SETTINGS | settings, work)
+        output_folder.OutputFolder(folder, SETTINGS | settings, work)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"samples": 3}', '{"samples": [3]}', "{}"])
 def test_a_samples_json_of_another_program_is_refused(tmp_path, content):
     (tmp_path / "samples.json").write_text(content)
     with pytest.raises(ConfigError, match="give another --out"):
-        output_folder.Results(tmp_path, SETTINGS, WORK)
+        output_folder.OutputFolder(tmp_path, SETTINGS, WORK)
 
 
 def test_processes_write_into_one_folder_without_meeting(tmp_path):
@@ -205,7 +213,8 @@ def test_processes_write_into_one_folder_without_meeting(tmp_path):
     folder, rounds = tmp_path / "out", []
     folder.mkdir()
     parts = [
-        output_folder.Results(folder, SETTINGS, WORK, output_folder.Process(i, 4)) for i in range(4)
+        output_folder.OutputFolder(folder, SETTINGS, WORK, output_folder.Process(i, 4))
+        for i in range(4)
     ]
     complete(parts[0], batch_size=1, rounds=1)
     with pytest.raises(StorageError, match="lacks 5 of 6 samples; every process"):
@@ -219,9 +228,9 @@ def test_processes_write_into_one_folder_without_meeting(tmp_path):
 
 
 def test_another_number_of_processes_goes_on(tmp_path):
-    first = output_folder.Results(tmp_path, SETTINGS, WORK, output_folder.Process(1, 2))
+    first = output_folder.OutputFolder(tmp_path, SETTINGS, WORK, output_folder.Process(1, 2))
     complete(first, batch_size=2, rounds=1)
-    alone = output_folder.Results(tmp_path, SETTINGS, WORK)
+    alone = output_folder.OutputFolder(tmp_path, SETTINGS, WORK)
     assert [s.index for s in alone.missing()] == [0, 2, 4, 5]
 
 
@@ -230,13 +239,13 @@ def test_another_number_of_processes_goes_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(trained_folder):
-    return generate.load(trained_folder)
+    return load(trained_folder)
 
 
 def generated(trained, batch_size, num=10, **controls):
-    plan = generate.plan_from(trained.config, guidance=2.0)
+    settings = build.sampler_settings(trained.config, guidance=2.0)
     prompts = [s.prompt for s in WORK] * 2
-    return generate.generate(trained, plan, prompts[:num], range(num), batch_size, **controls)
+    return generate(trained, settings, prompts[:num], range(num), batch_size, **controls)
 
 
 @pytest.fixture(scope="module")
@@ -249,18 +258,22 @@ def test_another_batch_size_changes_a_sample_by_rounding_alone(trained, videos):
     assert np.array_equal(generated(trained, 3), videos)  # rounded up to the 8 devices
 
 
-def test_one_device_makes_what_eight_make(trained, videos, monkeypatch):
-    first = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: first)
-    params = jax.tree.map(np.asarray, trained.params)
-    alone = generated(dataclasses.replace(trained, params=params), 1, 4)
+def test_one_device_makes_what_eight_make(trained, videos):
+    mesh, size = build.counting_mesh(), trained.text.vocabulary_size
+    alone = dataclasses.replace(
+        trained,
+        params=jax.tree.map(np.asarray, trained.params),
+        denoiser=build.denoiser(trained.config, size, mesh),
+        mesh=mesh,
+    )
+    alone = generated(alone, 1, 4)
     assert np.array_equal(alone, videos[:4])
 
 
 def test_each_device_holds_its_part_of_the_batch(trained, videos, monkeypatch):
-    held, rows_here = [], generate._rows_here
+    held, local_rows = [], generate_module._local_rows
     monkeypatch.setattr(
-        generate, "_rows_here", lambda batch: held.append(batch) or rows_here(batch)
+        generate_module, "_local_rows", lambda batch: held.append(batch) or local_rows(batch)
     )
     generated(trained, 8, 8)
     assert [shard.data.shape[0] for shard in held[0].addressable_shards] == [1] * 8
@@ -274,10 +287,10 @@ def test_a_negative_prompt_and_a_source_size_change_the_sample(trained, videos):
 
 
 def test_the_prompt_as_its_own_negative_is_no_guidance(trained):
-    plan = generate.plan_from(trained.config, guidance=0.0)
-    plain = generate.generate(trained, plan, ["a red circle"], [3], 1)
-    plan = generate.plan_from(trained.config, guidance=2.0)
-    same = generate.generate(trained, plan, ["a red circle"], [3], 1, negative="a red circle")
+    settings = build.sampler_settings(trained.config, guidance=0.0)
+    plain = generate(trained, settings, ["a red circle"], [3], 1)
+    settings = build.sampler_settings(trained.config, guidance=2.0)
+    same = generate(trained, settings, ["a red circle"], [3], 1, negative="a red circle")
     assert np.abs(same.astype(int) - plain).max() <= 1
 
 
@@ -339,7 +352,7 @@ def test_known_frames_of_a_video_stay_and_lead_a_long_one(trained_folder, tmp_pa
 
 
 def test_the_first_half_of_a_video_is_known_where_no_frames_are_named(clip):
-    given = known_frames.of_video(str(clip[0]), None, 4, 16, 16, 4.0)
+    given = known_frames.from_video(str(clip[0]), None, 4, 16, 16, 4.0)
     assert given.mask.tolist() == [True, True, False, False]
     assert given.video[0, 1].std() > 10 and (given.video[0, 2:] == 0).all()
 

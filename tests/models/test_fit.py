@@ -177,7 +177,7 @@ def test_bfloat16_leaves_parameters_and_latents_in_float32():
 @pytest.mark.parametrize(
     ("model", "count"),
     [
-        (build.network(base.get_config()), 495_828_016),
+        (build.network(base.get_config(), dot_product_attention), 495_828_016),
         (FIT(**PAPER_3B9), 3_914_472_496),
     ],
     ids=["500M", "3.9B"],

@@ -10,8 +10,8 @@ import pytest
 from snapvideo_jax import build, trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models import layers
-from snapvideo_jax.parallel import attention, rules
 from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.parallel import rules
 from snapvideo_jax.planner import hlo
 from tests import tiny
 
@@ -72,8 +72,8 @@ def gradient(config, sizes, devices):
     """(loss, gradients) of one self-conditioned pass, as host arrays, and the program's text."""
     config.model.dropout, config.training.batch_size = 0.0, B
     config.mesh.update(dict(zip(meshes.AXES, sizes, strict=True)))
-    mesh = build.mesh(config, devices)
-    denoiser = build.denoiser(config, VOCABULARY, attention.best(mesh))
+    program = build.train_program(config, VOCABULARY, devices)
+    mesh, denoiser = program.mesh, program.denoiser
 
     def loss(params, batch):
         x, log_sigma, given, _ = denoiser.inputs(params, batch)
@@ -91,10 +91,10 @@ def gradient(config, sizes, devices):
         with rules.activations_on(mesh):
             return jax.value_and_grad(loss)(params, batch)
 
-    abstract = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), build.blank_batch(config)))
-    placed = rules.shardings(abstract, mesh)
+    abstract = build.abstract_params(config, denoiser, mesh)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     params = jax.tree_util.tree_map_with_path(parameter, abstract)
-    split = build.batch_shardings(config, mesh)
+    split = {name: leaf.sharding for name, leaf in program.abstract_batch.items()}
     args = jax.device_put(params, placed), jax.device_put(batch_of(config), split)
     run = jax.jit(slope, out_shardings=(meshes.replicated(mesh), placed))
     compiled = run.lower(*args).compile()

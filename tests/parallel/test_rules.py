@@ -29,14 +29,15 @@ def config(**sizes):
 @pytest.fixture(scope="module")
 def state():
     """The train state, abstract, with a sharding at every leaf."""
-    return build.program(config(data=1, fsdp=2, group=2, tensor=2), 32_000).abstract_state
+    return build.train_program(config(data=1, fsdp=2, group=2, tensor=2), 32_000).abstract_state
 
 
 @pytest.fixture(scope="module")
 def unet():
     """The U-Net's parameters, abstract, with a sharding at every leaf."""
     made = unet_284m.get_config()
-    return build.abstract_params(made, build.denoiser(made, 0))
+    mesh = build.mesh(made)
+    return build.abstract_params(made, build.denoiser(made, 0, mesh), mesh)
 
 
 def by_name(tree):
@@ -128,7 +129,7 @@ def test_a_mesh_that_cannot_split_the_model_is_refused_before_compiling():
     wide = config(data=1, tensor=8)
     wide.model.text_encoder.update(heads=3, head_channels=4)
     with pytest.raises(ConfigError, match="text_encoder/attention0/k/kernel.* is (6|12)$"):
-        build.program(wide, 32_000)
+        build.train_program(wide, 32_000)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def model(name):
     """(denoiser, abstract parameters) of a config."""
     made = tiny if name == "tiny" else importlib.import_module(f"configs.{name}")
     config = made.get_config()
-    denoiser = build.denoiser(config, 20)
+    denoiser = build.denoiser(config, 20, build.counting_mesh())
     blank = build.blank_batch(config)
     return denoiser, jax.eval_shape(lambda: denoiser.init(jax.random.key(0), blank))
 
@@ -40,7 +40,7 @@ def examine(name, devices, batch_size=4096, accumulate=1, **sizes):
 def test_shards_and_totals_are_those_of_the_training_program():
     config = tiny.get_config()
     config.mesh.update(data=1, fsdp=2, group=2, tensor=2)
-    state = build.program(config, 20).abstract_state
+    state = build.train_program(config, 20).abstract_state
     found = examine("tiny", 8, 8, fsdp=2, group=2, tensor=2)
     leaves = jax.tree_util.tree_leaves_with_path(state.params)
     shard = lambda leaf: leaf.sharding.shard_shape(leaf.shape)

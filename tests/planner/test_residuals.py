@@ -15,7 +15,7 @@ def step(**changes):
     config.mesh.update(data=1, fsdp=1, group=1, tensor=1)
     config.model.remat = changes.get("remat", "none")
     config.training.update(batch_size=8, accumulate=changes.get("accumulate", 1))
-    made = build.program(config, 64, jax.devices()[:1])
+    made = build.train_program(config, 64, jax.devices()[:1])
     return made, (made.step, (made.abstract_state, made.abstract_batch))
 
 

@@ -12,10 +12,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import fit_3b9_upsampler, shapes
-from snapvideo_jax import build
+from snapvideo_jax import build, trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FITBlock
-from snapvideo_jax.models.layers import dense
+from snapvideo_jax.models.layers import dense, dot_product_attention
 from snapvideo_jax.models.remat import rematerialized
 from snapvideo_jax.parallel import attention, chips, rules
 from snapvideo_jax.parallel import mesh as meshes
@@ -69,7 +69,7 @@ def block_gradient(config, **sizes):
     """The gradient of a block to its tokens, rematerialized, one video for each part of a batch."""
     chips = topology.devices("v5e:4x4")
     mesh = meshes.make_mesh(dict(data=1, fsdp=1, group=1, tensor=1) | sizes, chips)
-    net, B = build.network(config), meshes.ways(mesh, meshes.BATCH_AXES)
+    net, B = build.network(config, dot_product_attention), meshes.ways(mesh, meshes.BATCH_AXES)
     (G, m, D), n, C, E = (
         net.latent_shape,
         net.cut.tokens,
@@ -222,7 +222,7 @@ def test_arguments_are_the_parts_to_one_percent_from_fifty_megabytes_on():
         patch_head_channels=64,
         latent_head_channels=64,
     )
-    program = programs.program(config, "train", topology.devices("v5e-1"))
+    program = programs.planned(config, "train", topology.devices("v5e-1"))
     arguments, by_shape = arguments_of(program)
     assert 50e6 < by_shape < arguments < 1.01 * by_shape
 
@@ -231,7 +231,7 @@ def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(plans):
     config = shapes.get_config()
     config.mesh.update(data=2, fsdp=2)
     slice = topology.devices("v5e-4")
-    program = programs.program(config, "train", slice)
+    program = programs.planned(config, "train", slice)
     verdict = estimate.compiled(program, slice, plans)
     text, told = estimate_table.text(verdict), estimate_table.tree(verdict)
     memory = told["hbm_bytes_per_chip"]
@@ -269,9 +269,18 @@ def on_one(slice, function, *shapes, dtype=jnp.float32):
     here = meshes.replicated(mesh)
     given = tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=here) for shape in shapes)
     call = jax.jit(function, out_shardings=here, compiler_options=chips.options(mesh))
-    state = {"parameters": given}
-    work = cost.flops(call, *given)
-    return programs.Program(call, given, state, {}, None, mesh, 1, 1, work)
+    return programs.PlannedProgram(
+        call=call,
+        arguments=given,
+        resident={"parameters": given},
+        inputs={},
+        gradients=None,
+        denoiser=None,
+        mesh=mesh,
+        videos=1,
+        calls=1,
+        model_flops=cost.flops(call, *given),
+    )
 
 
 def judged(program):
@@ -323,7 +332,7 @@ def test_the_band_holds_the_roofline_and_its_slow_end_is_near_it(slice, name):
     chip = chips.tpu(program.mesh.devices.flat[0].device_kind)
     said = compiler.outcome(program.call.lower(*program.arguments), program.mesh, "", None)
     rows, columns = shapes[0][0], shapes[-1][1]
-    moved = programs.share(program.arguments) + out * rows * columns
+    moved = trees.device_bytes(program.arguments) + out * rows * columns
     flops = 2 * rows * shapes[0][1] * columns if len(shapes) == 2 else 0
     works = hlo.works(said.text)
     found = predict.seconds(chip, works, [], [], 1, program.flops, moved)

@@ -8,10 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from snapvideo_jax import train
+from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.files import video
-from snapvideo_jax.sampling import generate, long_video
+from snapvideo_jax.sampling.generate import generate
+from snapvideo_jax.sampling.long_video import Span, generate_long
+from snapvideo_jax.sampling.trained import load
+from snapvideo_jax.train import train
 from tests import tiny
 from tests.launch.test_entry import ENVIRONMENT, ROOT
 
@@ -24,24 +27,24 @@ def runs(trained_folder, tmp_path_factory):
     upsampler, lines = tmp_path_factory.mktemp("upsampler"), []
     config = tiny.get_upsampler_config()
     config.training.start_from = str(trained_folder)
-    train.train(config, upsampler, lines.append)
+    train(config, upsampler, lines.append)
     return trained_folder, upsampler, lines
 
 
 @pytest.fixture(scope="module")
 def stages(runs):
-    return generate.load(runs[0]), generate.load(runs[1])
+    return load(runs[0]), load(runs[1])
 
 
 def enlarge(upsampler, low_res, seeds=SEEDS, **changes):
-    plan = generate.plan_from(upsampler.config, **changes)
-    return generate.generate(upsampler, plan, PROMPTS, seeds, 2, low_res=low_res)
+    settings = build.sampler_settings(upsampler.config, **changes)
+    return generate(upsampler, settings, PROMPTS, seeds, 2, low_res=low_res)
 
 
 @pytest.fixture(scope="module")
 def low_res(stages):
-    plan = generate.plan_from(stages[0].config)
-    return generate.generate(stages[0], plan, PROMPTS, SEEDS, 2)
+    settings = build.sampler_settings(stages[0].config)
+    return generate(stages[0], settings, PROMPTS, SEEDS, 2)
 
 
 def test_the_upsampler_starts_from_the_first_stage_s_weights(runs, stages):
@@ -67,19 +70,21 @@ def test_the_level_of_augmentation_and_the_seed_change_the_noise_on_them(stages,
 
 
 def test_stages_that_do_not_fit_are_refused(stages, low_res):
-    plan = generate.plan_from(stages[1].config)
+    settings = build.sampler_settings(stages[1].config)
     with pytest.raises(ConfigError, match="this checkpoint is an upsampler"):
-        generate.generate(stages[1], plan, PROMPTS, SEEDS, 2)
+        generate(stages[1], settings, PROMPTS, SEEDS, 2)
     with pytest.raises(ConfigError, match=r"enlarges videos of \(2, 16, 16\).*makes \(2, 8, 16\)"):
         enlarge(stages[1], low_res[:, :, :8])
     with pytest.raises(ConfigError, match="this checkpoint is a first stage"):
-        generate.generate(stages[0], plan, PROMPTS, SEEDS, 2, low_res=low_res)
+        generate(stages[0], settings, PROMPTS, SEEDS, 2, low_res=low_res)
 
 
 def test_a_long_video_is_enlarged_whole(stages, low_res):
     long = np.concatenate([low_res, low_res[:, ::-1]], axis=1)[:, :3]
-    plan, span = generate.plan_from(stages[1].config), long_video.Span(0.75, (4.0,))
-    make = lambda small: long_video.make(stages[1], plan, span, PROMPTS, SEEDS, 2, low_res=small)
+    settings, span = build.sampler_settings(stages[1].config), Span(0.75, (4.0,))
+    make = lambda small: generate_long(
+        stages[1], settings, PROMPTS, SEEDS, 2, span=span, low_res=small
+    )
     large = make(long)
     assert large.shape == (2, 3, 32, 32, 3)
     assert np.array_equal(large[:, :2], enlarge(stages[1], low_res, frame_rate=4.0))

@@ -29,7 +29,7 @@ def config():
 
 
 CONFIG = config()
-DENOISER = build.denoiser(CONFIG, VOCABULARY)
+DENOISER = build.denoiser(CONFIG, VOCABULARY, build.counting_mesh())
 OBJECTIVE = build.objective(CONFIG)
 
 

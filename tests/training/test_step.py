@@ -68,7 +68,7 @@ class Run:
 @pytest.fixture(scope="module")
 def eight():
     """The step on data 2 x fsdp 4."""
-    return Run(build.program(config(data=2, fsdp=4), VOCABULARY))
+    return Run(build.train_program(config(data=2, fsdp=4), VOCABULARY))
 
 
 def test_parts_of_the_step_have_scopes_for_a_profile(eight):
@@ -93,7 +93,7 @@ def later(eight, start):
 @pytest.fixture(scope="module")
 def one(start):
     """Metrics of the same five steps on one device, and the last state."""
-    program = build.program(config(data=1, fsdp=1), VOCABULARY, jax.devices()[:1])
+    program = build.train_program(config(data=1, fsdp=1), VOCABULARY, jax.devices()[:1])
     return Run(program).five(start)
 
 
@@ -161,7 +161,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(eight, later)
 
 
 def test_bfloat16_stays_within_two_hundredths_of_float32(start, one):
-    half = build.program(config(1, 1, dtype="bfloat16"), VOCABULARY, jax.devices()[:1])
+    half = build.train_program(config(1, 1, dtype="bfloat16"), VOCABULARY, jax.devices()[:1])
     state, metrics = Run(half).step(start)
     assert float(metrics["loss"]) == pytest.approx(one[0][0]["loss"], rel=0.02)
     assert float(metrics["loss"]) != one[0][0]["loss"]
@@ -194,7 +194,7 @@ def loss_with(answer, n=4096, si=4.0):
         {"video": None, "frame_interval": jnp.zeros(n)},
         keys.streams(0, 0, step.STREAMS),
     )
-    drawn = step.draws(denoiser, OBJECTIVE, None, streams)
+    drawn = step.draw(denoiser, OBJECTIVE, None, streams)
     dropout = streams["dropout1"], streams["dropout2"]
     return float(step.loss({}, batch, drawn, dropout, denoiser, OBJECTIVE)), asked
 
@@ -233,12 +233,12 @@ def test_the_two_passes_have_different_dropout_keys():
 def test_images_that_are_no_videos_have_a_law_of_their_own_and_one_noise_for_all_frames():
     made = tiny.get_config()
     made.diffusion.update(sigma_in=4.0, image_sigma_in=1.0)
-    both = build.denoiser(made, VOCABULARY)
+    both = build.denoiser(made, VOCABULARY, build.counting_mesh())
     video, image = (dataclasses.replace(both, sigma_in=si, image_sigma_in=0.0) for si in (4.0, 1.0))
     batch = jax.tree.map(jnp.asarray, BATCH)
     params = both.init(jax.random.key(0), batch)
     streams = keys.streams(0, 0, step.STREAMS)
-    drawn = step.draws(both, OBJECTIVE, batch["video"], streams)
+    drawn = step.draw(both, OBJECTIVE, batch["video"], streams)
     one_noise = drawn._replace(eps=jnp.broadcast_to(drawn.eps[:, :1], drawn.eps.shape))
     dropout = streams["dropout1"], streams["dropout2"]
     jitted = jax.jit(step.loss, static_argnums=(4, 5))

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,9 +27,10 @@ TEXT = build.Text(encode, 64, "")
 
 
 def test_each_size_is_larger_than_the_one_before_and_the_same_in_both_families():
-    shape = lambda made: jax.eval_shape(
-        lambda: build.denoiser(made, 64).init(jax.random.key(0), build.blank_batch(made))
-    )
+    def shape(config):
+        mesh = build.counting_mesh()
+        return build.abstract_params(config, build.denoiser(config, 64, mesh), mesh)
+
     fits, unets = (
         [
             study.cost.parameters(shape(made)["network"])
@@ -84,7 +84,7 @@ class Wrong(Denoiser):
 
 
 def wrong(by, shown):
-    made = build.denoiser(CONFIG, 64)
+    made = build.denoiser(CONFIG, 64, build.counting_mesh())
     fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
     return Wrong(**fields, clean=(shown["video"],), by=by)
 
