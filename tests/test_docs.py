@@ -157,3 +157,10 @@ def defines(file, name):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_are_in_the_present_tense_of_the_code(page):
     assert "(before)" not in page.read_text()
+
+
+def test_code_names_pages_that_exist():
+    folders = "configs", "launch", "snapvideo_jax", "tests"
+    for file in (path for each in folders for path in (ROOT / each).rglob("*.py")):
+        for page in re.findall(r"docs/[\w/]+\.md", file.read_text()):
+            assert (ROOT / page).is_file(), f"{file.relative_to(ROOT)} names {page}"
