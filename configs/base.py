@@ -8,7 +8,7 @@ refused. Any field can be set on the command line: --config.training.steps=1000.
 from ml_collections import ConfigDict
 
 # Meshes by name: --config=configs/fit_3b9_upsampler.py:groups lays that model over groups. Sizes
-# can still be set one by one (--config.mesh.group=4). When to use which: docs/sharding.md.
+# can still be set one by one (--config.mesh.group=4). When to use which: docs/shard.md.
 MESHES = {
     "replicas": dict(data=-1, fsdp=1, group=1, tensor=1),
     "fsdp": dict(data=1, fsdp=-1, group=1, tensor=1),

@@ -7,7 +7,7 @@
 
 Parameters, EMA and both moments of LAMB are 62.6 GB in float32 (4 x 15.7), so they must be split
 over chips: mesh.fsdp. On v5p-128 no faster flags are known, by the compiler's prediction; on v5e-16
-add --config.training.accumulate=128 --config.model.remat=dots (docs/planning.md).
+add --config.training.accumulate=128 --config.model.remat=dots (docs/plan.md).
 """
 
 from ml_collections import ConfigDict

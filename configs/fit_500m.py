@@ -19,6 +19,6 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config = base.get_config(mesh).lock()
     config.model.text_encoder.update(source="stored", channels=1024)
     config.model.dtype = "bfloat16"
-    config.model.remat = "dots"  # a third of the memory, and no slower: docs/performance.md
-    config.model.fit.unroll = 6  # 1.16 times as fast: docs/performance.md
+    config.model.remat = "dots"  # a third of the memory, and no slower: docs/history/performance.md
+    config.model.fit.unroll = 6  # 1.16 times as fast: docs/history/performance.md
     return config
