@@ -29,6 +29,7 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, Preempted
+from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, hosts
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import compiler, residuals
@@ -146,7 +147,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 break
             if samples_every and step % samples_every == 0:
                 with _explaining_memory(lambda: SAMPLES):
-                    report.samples(step, _sheet(run, state))
+                    report.samples(step, _write_sheet(run, state))
         report.step(*pending)
     if stopping and int(state.step) < steps:
         raise Preempted(f"preempted: saved step {step}, resume with the same command")
@@ -232,12 +233,16 @@ def _report(run: Run, state: TrainState) -> telemetry.Report:
     )
 
 
-def _sheet(run: Run, state: TrainState) -> Any:
-    """Draws the config's `log.sample_prompts` with the EMA."""
+def _write_sheet(run: Run, state: TrainState) -> np.ndarray:
+    """Draws the config's `log.sample_prompts` with the EMA, and writes samples/STEP.png."""
     program, step = run.program, int(state.step)
     model = Trained(run.config, step, program.denoiser, program.mesh, run.text, state.ema)
     prompts = list(run.config.log.sample_prompts)
-    return sample_sheet(model, build.sampler_settings(run.config), prompts)
+    sheet = sample_sheet(model, build.sampler_settings(run.config), prompts)
+    if hosts.first():
+        folder = storage.make_folder(run.workdir / "samples")
+        video.write_png(folder / f"{step:06d}.png", sheet)
+    return np.asarray(sheet)
 
 
 @contextlib.contextmanager

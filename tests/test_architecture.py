@@ -10,54 +10,62 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "snapvideo_jax"
-ANYONE = {"errors", "storage"}
 
-# room (a folder or a file of the package) -> the rooms it may use
+# Every room (a folder or a file of the package), from the top down; imports point down this list.
+ROOMS = (
+    "train", "benchmark", "planner", "evaluation", "sampling", "export", "build", "training",
+    "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
+    "storage", "trees", "keys", "errors",
+)  # fmt: skip
+GROUND = {"errors", "keys", "storage", "trees"}
+# room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
-    "errors": set(),
-    "storage": set(),
-    "weights_file": set(),
-    "diffusion": set(),
-    "models": {"weights_file"},
-    "data": set(),
-    "denoiser": {"diffusion", "models"},
-    "parallel": {"denoiser", "diffusion", "models"},
-    "training": {"denoiser", "diffusion", "models", "parallel"},
-    "video_io": set(),
+    "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
+    "benchmark": {"build", "data", "denoiser", "diffusion", "parallel", "planner"},
+    "planner": {"build", "denoiser", "models", "parallel"},
     "evaluation": {"data"},
-    "benchmark": {"build", "parallel"},
-    "build": {"data", "denoiser", "models", "parallel", "training"},
-    "checks": {"build", "data"},
-    "export": {"parallel", "training", "weights_file"},
-    "embed": {"build", "data", "models", "parallel", "training"},
-    "generator": {"denoiser", "diffusion", "models", "training"},
-    "sample": {"build", "embed", "export", "generator", "parallel", "training", "video_io"}
-    | {"denoiser", "diffusion"},
-    "samples": {"build", "sample", "video_io"},
-    "long_video": {"sample", "diffusion"},
-}
-# The loop stands above build and sample: the only place of effects.
-EXCEPTIONS = {
-    "benchmark/scaling.py": {"build", "data", "denoiser", "diffusion", "parallel"},
-    "parallel/plan.py": {"build", "parallel"},
-    "parallel/programs.py": {"build", "generator", "sample", "parallel"},
-    "parallel/search.py": {"build", "models", "parallel"},
-    "training/loop.py": {
-        "build", "checks", "sample", "data", "parallel", "training", "denoiser",
-    }
+    "sampling": {"build", "data", "denoiser", "diffusion", "export", "files", "generator",
+                 "models", "parallel", "training"},
+    "export": {"files", "training"},
+    "build": {"data", "denoiser", "diffusion", "generator", "models", "parallel", "training"},
+    "training": {"denoiser", "diffusion", "models", "parallel"},
+    "generator": {"denoiser", "diffusion", "models"},
+    "denoiser": {"diffusion", "models"},
+    "parallel": {"models"},
+    "data": set(),
+    "models": set(),
+    "diffusion": set(),
+    "files": set(),
+    "storage": set(),
+    "trees": set(),
+    "keys": set(),
+    "errors": set(),
 }  # fmt: skip
 ONLY_IN = {
     "tensorflow": {"data/pipeline.py"},
-    "clu": {"training/telemetry.py", "training/loop.py"},
-    "flax": {"models", "denoiser", "training/state.py", "parallel/rules.py"},
-    "ml_collections": {"checks.py", "sample.py"},
-    "optax": {"training", "build.py"},
-    "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "benchmark/scaling_plots.py"},
-    "orbax": {"training/checkpoint.py", "models/t5_weights.py", "parallel/hosts.py"},
+    "clu": {"training/telemetry.py"},
+    "flax": {"models", "denoiser", "training/state.py", "parallel/rules.py", "files/t5_weights.py"},
+    "ml_collections": {"build/checks.py", "sampling/trained.py"},
+    "optax": {"training", "build/recipe.py"},
+    "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "benchmark/scaling/plots.py"},
+    "orbax": {"training/checkpoint.py", "files/t5_weights.py", "parallel/hosts.py"},
     "sentencepiece": {"data/text.py"},
-    "av": {"data/video.py", "video_io.py"},
+    "av": {"data/clips.py", "files/video.py"},
 }
-NO_JAX = ("data", "evaluation", "errors", "storage", "video_io", "weights_file")
+NO_JAX = ("data", "evaluation", "errors", "storage", "files/video", "files/safetensors")
+
+# Who may read or change the fields of a config; all others get named values.
+READERS = {
+    "build/checks.py", "build/data.py", "build/model.py", "build/programs.py", "build/recipe.py",
+    "train.py",  # the loop's own fields: steps, checkpoints, log
+    "planner/programs.py",  # how many videos a planned program makes
+    "planner/search.py",  # lays configs out anew
+    "benchmark/programs.py",  # names a case by its batch size
+    "benchmark/scaling/study.py",  # makes configs of four sizes
+}  # fmt: skip
+FIELDS = re.compile(
+    r"(?<!--)\bconfig\.(data|model|diffusion|optimizer|training|sampling|mesh|checkpoint|log|seed)\b"
+)
 
 
 def imports(path):
@@ -76,23 +84,39 @@ def within(relative, room):
     return relative == room or relative.startswith(f"{room}/") or relative == f"{room}.py"
 
 
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path):
-    relative = path.relative_to(PACKAGE).as_posix()
-    here = relative.split("/")[0].removesuffix(".py")
+    relative, here = path.relative_to(PACKAGE).as_posix(), room(path)
     if here == "__init__":
         return
-    allowed = EXCEPTIONS.get(relative, MAY_IMPORT[here]) | ANYONE | {here}
+    allowed = MAY_IMPORT[here] | (GROUND if here not in GROUND else {"errors"}) | {here}
     for line, name in imports(path):
         first, *rest = name.split(".")
         if first == "snapvideo_jax":
             assert rest[0] in allowed, f"{relative}:{line}: {here} may not import {rest[0]}"
         if first in ONLY_IN:
-            fits = any(within(relative, room) for room in ONLY_IN[first])
+            fits = any(within(relative, place) for place in ONLY_IN[first])
             assert fits, f"{relative}:{line}: {first} belongs in {ONLY_IN[first]}"
         assert first != "launch" and first != "configs", f"{relative}:{line}: points up"
-        if any(within(relative, room) for room in NO_JAX):
+        if any(within(relative, place) for place in NO_JAX):
             assert first != "jax", f"{relative}:{line}: {here} knows no jax"
+
+
+def test_no_room_may_import_one_above_it():
+    assert set(MAY_IMPORT) == set(ROOMS) == {room(path) for path in files()} - {"__init__"}
+    for here, below in MAY_IMPORT.items():
+        assert all(ROOMS.index(other) > ROOMS.index(here) for other in below), here
+
+
+def test_configs_are_read_by_build_and_few_others():
+    readers = {
+        path.relative_to(PACKAGE).as_posix() for path in files() if FIELDS.search(path.read_text())
+    }
+    assert readers == READERS
 
 
 def test_every_room_has_a_sentence():
@@ -128,10 +152,12 @@ def test_models_step_and_sampler_import_without_tensorflow_and_clu():
         ),
         *(f"snapvideo_jax.models.{m}" for m in ("fit", "unet", "t5")),
         "snapvideo_jax.denoiser",
-        *(f"snapvideo_jax.parallel.{m}" for m in ("mesh", "rules", "cost")),
+        *(f"snapvideo_jax.parallel.{m}" for m in ("mesh", "rules", "attention", "hosts")),
         "snapvideo_jax.training.step",
         "snapvideo_jax.build",
-        "snapvideo_jax.sample",
+        "snapvideo_jax.generator",
+        "snapvideo_jax.sampling.generate",
+        "snapvideo_jax.sampling.long_video",
         "snapvideo_jax.evaluation.protocol",
     ]
     import_without(HEAVY, *modules)

@@ -31,7 +31,8 @@ class Trained:
 
     def cast_kernels(self) -> "Trained":
         """Returns the model for sampling alone, with less memory: takes that of `params`."""
-        cast = jax.jit(self.denoiser.cast_kernels, donate_argnums=0)
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.params)
+        cast = jax.jit(self.denoiser.cast_kernels, donate_argnums=0, out_shardings=places)
         return dataclasses.replace(self, params=cast(self.params))
 
 

@@ -1,4 +1,4 @@
-"""What a run tells people: metrics.jsonl, lines on the screen, TensorBoard, sample grids.
+"""What a run tells people: metrics.jsonl, lines on the screen, TensorBoard.
 
 metrics.jsonl holds only what is a function of the config (loss, norms, rate), so that a resumed
 run writes the very bytes that the unbroken one would have; times go to screen and TensorBoard.
@@ -12,12 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Float, UInt8
 
-from snapvideo_jax import storage
 from snapvideo_jax.errors import DivergedError
-from snapvideo_jax.files import video
 from snapvideo_jax.parallel import hosts
 
 
@@ -152,7 +149,7 @@ class Board:
 
 
 class Report:
-    """Metrics file, screen, TensorBoard and sample grids of one run; a context to be closed."""
+    """Metrics file, screen and TensorBoard of one run; a context to be closed."""
 
     def __init__(
         self,
@@ -223,12 +220,9 @@ class Report:
                 f"{self._workdir / 'checkpoints'} are sound"
             )
 
-    def samples(self, step: int, sheet: Image.Image) -> None:
-        """Shows a sample grid in TensorBoard, and as samples/STEP.png."""
-        self._board.image(step, "samples", np.asarray(sheet))
-        if hosts.first():
-            folder = storage.make_folder(self._workdir / "samples")
-            video.write_png(folder / f"{step:06d}.png", sheet)
+    def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Shows a sample grid in TensorBoard."""
+        self._board.image(step, "samples", sheet)
 
 
 def parameter_table(params: Any) -> str:
