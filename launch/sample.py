@@ -176,7 +176,7 @@ def run() -> None:
 
 def process_of(stages: Sequence[Stage]) -> output_folder.Process:
     """This process's share of the work; ConfigError where stages share examples out differently."""
-    shares = {batches.share(stage.trained.mesh)._replace(rows=0) for stage in stages}
+    shares = {batches.shard(stage.trained.mesh)._replace(rows=0) for stage in stages}
     if len(shares) > 1:
         raise ConfigError(
             "the two stages split videos over hosts in different ways; train them with the same "

@@ -63,11 +63,11 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
 
     profile: steps that the first process traces.
     """
-    source = hosts.together(lambda: _source(config, workdir, profile))
+    source = hosts.raise_on_all(lambda: _source(config, workdir, profile))
     if jax.process_count() > 1:
         hosts.check_same(_code(config), ConfigError)
         hosts.check_same({"the data": source.fingerprint}, DataError)
-    with hosts.claimed(workdir):
+    with hosts.claim_folder(workdir):
         text = _text(config, workdir, source)
         program = build.program(config, text.vocabulary_size)
         meta = {
@@ -80,9 +80,9 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
         if int(state.step) >= config.training.steps:
             log(f"already at step {int(state.step)} of {config.training.steps}: {workdir}")
             return state
-        if hosts.first():
+        if hosts.is_first():
             (workdir / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
-        traced = profile if hosts.first() else range(0)
+        traced = profile if hosts.is_first() else range(0)
         trace = profiler.Trace(workdir / "profile", traced, log)
         return _run(config, workdir, program, source, text, state, meta, trace, log)
 
@@ -135,7 +135,7 @@ def _run(
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(plan, start, steps)))
         stack.enter_context(trace)
         log("compiling the training step")
-        update = hosts.compiled(program.step, program.abstract_state, program.abstract_batch)
+        update = hosts.compile_on_all(program.step, program.abstract_state, program.abstract_batch)
         pending: tuple = ()
         for step in range(start + 1, steps + 1):
             trace.before(step, state)
@@ -195,7 +195,7 @@ def _start(
     if restored is None:
         log(f"starting at step 0 on {_devices(program)}")
         with _fitting(lambda: INIT):
-            fresh = jax.block_until_ready(hosts.compiled(program.init)())
+            fresh = jax.block_until_ready(hosts.compile_on_all(program.init)())
         return _grafted(config, program, fresh, log) if config.training.start_from else fresh
     log(f"resuming at step {restored.step} on {_devices(program)}")
     return restored.state
@@ -264,11 +264,11 @@ def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
     trained = config.model.text_encoder.source == "trained"
 
     def make() -> None:
-        if hosts.first() and trained and not config.data.vocabulary and not path.exists():
+        if hosts.is_first() and trained and not config.data.vocabulary and not path.exists():
             train_vocabulary(source.captions(), path)
 
-    hosts.together(make)
-    text = hosts.together(lambda: build.text(config, path))
+    hosts.raise_on_all(make)
+    text = hosts.raise_on_all(lambda: build.text(config, path))
     if jax.process_count() > 1:
         words = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if trained else ""
         hosts.check_same({"the vocabulary": words, "the text encoder": text.encoder}, DataError)
@@ -295,7 +295,7 @@ def _plan(
 
 def _ledger(workdir: Path, path: str, reason: str) -> None:
     """One line for each example that this process replaced."""
-    name = "bad_records.jsonl" if hosts.first() else f"bad_records.{jax.process_index()}.jsonl"
+    name = "bad_records.jsonl" if hosts.is_first() else f"bad_records.{jax.process_index()}.jsonl"
     with (workdir / name).open("a") as file:
         file.write(json.dumps({"path": path, "reason": reason}) + "\n")
 
@@ -310,7 +310,7 @@ class _Report:
         self._rates = np.asarray(build.schedule(config)(np.arange(config.training.steps)))
         self._lost, self._skipped = lost, 0  # of all steps; in a row
         self._file = self._board = telemetry.Nowhere()
-        if hosts.first():
+        if hosts.is_first():
             self._file = telemetry.MetricsFile(workdir / "metrics.jsonl", start)
             self._board = telemetry.Board(workdir / "tensorboard")
         self._progress = telemetry.Progress(

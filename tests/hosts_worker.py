@@ -87,5 +87,5 @@ def once(make):
 
 if __name__ == "__main__":
     train.train = twice(Path(sys.argv.pop(1)))
-    build.program, hosts.compiled = once(build.program), once(hosts.compiled)
+    build.program, hosts.compile_on_all = once(build.program), once(hosts.compile_on_all)
     runpy.run_module("launch.train", run_name="__main__", alter_sys=True)

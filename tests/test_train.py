@@ -254,7 +254,7 @@ def test_what_the_backward_pass_computes_again_may_change_between_runs(unbroken,
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    with hosts.claimed(tmp_path), pytest.raises(ConfigError, match="in use by process"):
+    with hosts.claim_folder(tmp_path), pytest.raises(ConfigError, match="in use by process"):
         train.train(config(), tmp_path, quiet)
 
 

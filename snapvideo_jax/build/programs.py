@@ -112,7 +112,7 @@ def program(
 ) -> Program:
     """Shapes first, then shardings, then jitted functions, which compile when first called."""
     made_mesh = mesh(config, devices)
-    made = denoiser(config, vocabulary_size, attention.best(made_mesh))
+    made = denoiser(config, vocabulary_size, attention.for_mesh(made_mesh))
     chain = optimizer(config)
 
     def init() -> TrainState:
@@ -171,7 +171,7 @@ def evaluation(
 ) -> Evaluation:
     """The network alone on the mesh of `config`, without noise law, guidance or sampler."""
     made_mesh = mesh(config, devices)
-    made = denoiser(config, vocabulary_size, attention.best(made_mesh))
+    made = denoiser(config, vocabulary_size, attention.for_mesh(made_mesh))
 
     full = lambda: made.init(jax.random.key(config.seed), blank_batch(config))
     init = lambda: made.lean(full())

@@ -92,7 +92,7 @@ def _train(config: Config, devices: Sequence[jax.Device]) -> Program:
 
 def _sample(config: Config, devices: Sequence[jax.Device]) -> Program:
     mesh = build.mesh(config, devices)
-    denoiser = build.denoiser(config, VOCABULARY, attention.best(mesh))
+    denoiser = build.denoiser(config, VOCABULARY, attention.for_mesh(mesh))
     plan = generate.plan_from(config)
     walk = generator.walk(denoiser, plan)
     state_lies = generate.state_shardings(denoiser, mesh)

@@ -143,7 +143,7 @@ def generate(
     """One video a prompt, `batch_size` at a time; `progress(videos done, of how many)`.
 
     Batches split over the mesh's batch axes; a `batch_size` that does not is rounded up to one that
-    does. In a job of many processes each gives the prompts of its own `batches.share`, as many as
+    does. In a job of many processes each gives the prompts of its own `batches.shard`, as many as
     every other, and gets their videos.
 
     `low_res` is what an upsampler enlarges: the videos of the stage before, one a prompt.
@@ -156,9 +156,9 @@ def generate(
     if trained.denoiser.image_sigma_in and not plan.frame_rate:
         raise ConfigError("diffusion.image_sigma_in samples no stills; give --frame_rate above 0")
     mesh = trained.mesh
-    share = batches.share(mesh)
-    batch_size = -(-batch_size // share.rows) * share.rows
-    examples = batch_size // share.rows * meshes.ways(mesh, meshes.BATCH_AXES)
+    shard = batches.shard(mesh)
+    batch_size = -(-batch_size // shard.rows) * shard.rows
+    examples = batch_size // shard.rows * meshes.ways(mesh, meshes.BATCH_AXES)
     frameless = dataclasses.replace(plan, frame_rate=0.0)  # one program for all frame rates
     run, split = _on_mesh(trained.denoiser, frameless, mesh), meshes.batch_sharding(mesh)
     videos = []
