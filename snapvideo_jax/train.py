@@ -277,11 +277,11 @@ def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
 
 def _plan(
     config: Config, source: build.Source, text: build.Text, program: build.Program
-) -> pipeline.Plan:
+) -> pipeline.FeedSpec:
     data, B = config.data, config.training.batch_size
     mine = batches.part(program.abstract_batch["video"])
     frames, height, width, _ = mine.box
-    return pipeline.Plan(
+    return pipeline.FeedSpec(
         example=source.example,
         encode=text.encode,
         box=(frames, height, width),

@@ -43,11 +43,18 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
     data, seed = config.data, config.seed
     if data.source == "shapes":
         drawn = world(config)
-        example = lambda g, image: shapes.example(drawn, seed, g, image)
+        example = lambda g, image: shapes.example(drawn, seed, g, image=image)
         return Source(example, lambda: shapes.all_captions(drawn), repr(drawn))
     folder = sources.open_folder(data.path)
-    size = (data.num_frames, data.height, data.width, tuple(data.frame_rates))
-    example = lambda g, image: folder.example(seed, g, image, *size, report_bad)
+    spec = sources.ClipSpec(
+        num_frames=data.num_frames,
+        height=data.height,
+        width=data.width,
+        frame_rates=tuple(data.frame_rates),
+    )
+    example = lambda g, image: folder.example(
+        g, image=image, seed=seed, spec=spec, report_bad=report_bad
+    )
     return Source(example, folder.captions, folder.fingerprint)
 
 

@@ -1,9 +1,9 @@
-"""The embedded data set: captioned videos of one moving shape, made on the fly.
+"""The embedded data set: captioned videos of one moving shape, drawn on the fly.
 
-Example g is a pure function of (seed, g): nothing is downloaded and nothing is stored. Shapes
-have equal area, so that area is no cue; speeds are in pixels per second, so that frame-rate
-conditioning shows in the pixels; a fixed sixth of the (shape, color, direction) triples is never
-trained, so that composition can be measured apart from recall.
+Example g is a pure function of (seed, g): nothing is downloaded and nothing is stored. All shapes
+have the same area, so that area is no cue. Speeds are in pixels per second, so that frame-rate
+conditioning shows in the pixels. A fixed sixth of the (shape, color, direction) triples is held out
+of training, so that composition can be measured apart from recall.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from jaxtyping import Float, UInt8
 
 from snapvideo_jax.errors import ConfigError
 
-# Examples g < VALIDATION_START are for training; validation and test never overlap them.
+# Training sees g < VALIDATION_START; validation and test start here and never overlap it.
 VALIDATION_START = 2**40
 TEST_START = 2**41
 
-COLORS = {  # corners of the RGB cube in [-1, 1]: any two are at least 2 apart
+COLORS = {  # corners of the RGB cube [-1, 1]^3: any two are at least 2 apart
     "red": (1.0, -1.0, -1.0),
     "green": (-1.0, 1.0, -1.0),
     "blue": (-1.0, -1.0, 1.0),
@@ -34,10 +34,8 @@ COLORS = {  # corners of the RGB cube in [-1, 1]: any two are at least 2 apart
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (y, x), y down
 SPEED_WORDS = ("slowly", "quickly")
 
-# Below this many pixels per frame no one can tell motion from rest in a short clip.
-MIN_MOTION = 0.3
-# Nor can a shape be told from a background that is nearer than this in RGB.
-MIN_CONTRAST = 0.8
+MIN_MOTION = 0.3  # pixels per frame; slower motion looks like rest in a short clip
+MIN_CONTRAST = 0.8  # distance in RGB; a shape nearer to the background cannot be made out
 
 # Half side of the square, inradius of the equilateral triangle and arm width of the cross that
 # have the area of a disc of radius 1.
@@ -59,7 +57,7 @@ _SCENE_STREAM, _CAPTION_STREAM = 1, 2
 
 
 class Composition(NamedTuple):
-    """What a caption can say about a video; an image has neither direction nor speed."""
+    """The facts that a caption can state about a video; an image has no direction and no speed."""
 
     shape: str
     color: str
@@ -80,7 +78,7 @@ class Scene(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Everything that can be drawn. Raises ConfigError for what cannot.
+    """Everything that can be drawn; ConfigError where the parts do not fit together.
 
     Attributes:
         num_frames: frames T of every example.
@@ -93,7 +91,7 @@ class World:
         speeds: (word, pixels per second) pairs, words from `SPEED_WORDS`.
         frame_rates: frames per second that videos are shown at.
         background: gray level in [-1, 1].
-        spread: share of the legal start positions that occur, in [0, 1]; 0 is the middle one only.
+        spread: fraction in [0, 1] of the legal start positions that occur; 0: only the middle one.
     """
 
     num_frames: int
@@ -119,29 +117,30 @@ class World:
 
 
 def is_held_out(world: World, shape: str, color: str, direction: str) -> bool:
-    """Whether training never shows this triple: (s + 2c + 3d) mod 6 = 0 by index in `world`."""
+    """Returns whether training never shows this triple: (s + 2c + 3d) mod 6 = 0 by index."""
     s, c = world.shapes.index(shape), world.colors.index(color)
     return (s + 2 * c + 3 * world.directions.index(direction)) % 6 == 0
 
 
 def compositions(world: World, held_out: bool) -> list[Composition]:
-    """All videos' compositions, speeds included, that training shows or (held_out) never shows."""
+    """Returns the compositions of videos that training shows or, held out, never shows."""
     return list(_compositions(world, held_out))
 
 
-def draw_scene(world: World, seed: int, g: int, image: bool, held_out: bool = False) -> Scene:
-    """Draws example g; a pure function of its arguments.
+def draw_scene(world: World, seed: int, g: int, *, image: bool, held_out: bool = False) -> Scene:
+    """Draws example g, a pure function of the arguments.
 
     Args:
-        world: what can be drawn.
+        world: everything that can be drawn.
         seed: data seed, in [0, 2**64).
         g: global example index, in [0, 2**64).
-        image: a still scene, whose shape and color are independent; no pair is held out.
-        held_out: draw only triples that training never shows; else only those it shows.
+        image: whether the scene is a still, whose shape and color are independent; none of these
+            pairs is held out.
+        held_out: whether to draw triples that training never shows, instead of those it shows.
 
     Returns:
         A scene whose shape stays inside the frame. Compositions, frame rates and start positions
-        (the world's `spread` of the legal ones, around their middle) are uniform.
+        (the middle part of the legal ones that the world's `spread` allows) are uniform.
 
     Raises:
         ValueError: `held_out` for an image, or for a world that holds nothing out.
@@ -160,7 +159,7 @@ def draw_scene(world: World, seed: int, g: int, image: bool, held_out: bool = Fa
 def coverage(
     shape: str, radius: float, dy: Float[np.ndarray, "*#p"], dx: Float[np.ndarray, "*#p"]
 ) -> Float[np.ndarray, "*p"]:
-    """Fraction of a pixel that the shape covers, by its signed distance from the outline.
+    """Returns the fraction of a pixel that the shape covers, by its distance from the outline.
 
     Args:
         shape: one of `SHAPES`.
@@ -172,7 +171,7 @@ def coverage(
 
 
 def render(world: World, scene: Scene) -> UInt8[np.ndarray, "T H W 3"]:
-    """The scene's frames, anti-aliased; gray level -1 is 0 and 1 is 255."""
+    """Renders the scene's frames, anti-aliased; gray level -1 is 0 and 1 is 255."""
     velocity = np.array(velocity_of(world, scene, scene.frame_rate))
     centers = np.array(scene.start) + np.arange(world.num_frames)[:, None] * velocity
     dy = np.arange(world.height) - centers[:, :1]
@@ -188,7 +187,7 @@ def render(world: World, scene: Scene) -> UInt8[np.ndarray, "T H W 3"]:
 
 
 def velocity_of(world: World, facts: Scene | Composition, frame_rate: float) -> tuple[float, float]:
-    """(vy, vx) in pixels per frame at `frame_rate` frames per second; (0, 0) for an image."""
+    """Returns (vy, vx) in pixels per frame at `frame_rate` (1/s); (0, 0) for an image."""
     if facts.direction is None or facts.speed is None:
         return 0.0, 0.0
     step = dict(world.speeds)[facts.speed] / frame_rate
@@ -197,7 +196,7 @@ def velocity_of(world: World, facts: Scene | Composition, frame_rate: float) -> 
 
 
 def caption(scene: Scene | Composition, speed: bool = True) -> str:
-    """What the scene shows, e.g. "a red circle moves left slowly"; `speed` keeps the last word."""
+    """Describes the scene, e.g. "a red circle moves left slowly"; the last word only if `speed`."""
     text = f"a {scene.color} {scene.shape}"
     if scene.direction is None:
         return text
@@ -205,15 +204,15 @@ def caption(scene: Scene | Composition, speed: bool = True) -> str:
 
 
 def training_caption(scene: Scene, seed: int, g: int) -> str:
-    """The caption that training shows for example g: a quarter of videos lack the speed word.
+    """Returns the caption of example g in training, a pure function of the arguments.
 
-    So prompts without a speed are in distribution. A pure function of its arguments.
+    For a quarter of the videos it states no speed, so that training knows such prompts too.
     """
     return caption(scene, speed=_random(seed, g, _CAPTION_STREAM).random() >= 0.25)
 
 
 def paraphrases(scene: Scene | Composition) -> list[str]:
-    """Captions of the same facts in sentences that training never shows."""
+    """Returns captions that state the same facts in sentences that training never shows."""
     thing = f"{scene.color} {scene.shape}"
     if scene.direction is None:
         return [f"there is a {thing}"]
@@ -224,7 +223,7 @@ def paraphrases(scene: Scene | Composition) -> list[str]:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The facts that `text` states, by factor: of shape, color, direction and speed.
+    """Returns the facts that `text` states: factor (shape, color, direction or speed) -> word.
 
     The first word of a factor counts; words of no factor are ignored.
     """
@@ -236,17 +235,17 @@ def parse(text: str) -> dict[str, str]:
 
 
 def all_captions(world: World) -> list[str]:
-    """Every caption that training can show, sorted."""
+    """Returns every caption that training can show, sorted."""
     videos = _compositions(world, False)
     captions = {caption(c, speed) for c in videos for speed in (True, False)}
     return sorted(captions | {caption(c) for c in _image_compositions(world)})
 
 
 def example(
-    world: World, seed: int, g: int, image: bool
+    world: World, seed: int, g: int, *, image: bool
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], str, float, tuple[int, int]]:
-    """Training example g: video, caption, frame interval in seconds (0 for an image), (H, W)."""
-    scene = draw_scene(world, seed, g, image)
+    """Returns training example g: video, caption, frame interval (seconds; 0: image), (H, W)."""
+    scene = draw_scene(world, seed, g, image=image)
     frame_interval = 0.0 if image else 1 / scene.frame_rate
     words = training_caption(scene, seed, g)
     return render(world, scene), words, frame_interval, (world.height, world.width)
@@ -261,7 +260,7 @@ _FACTOR_OF = (
 
 
 def _random(seed: int, g: int, stream: int) -> np.random.Generator:
-    """The generator of one stream of example g."""
+    """Returns the generator of one stream of example g."""
     key, counter = np.array([seed, g], np.uint64), np.array([0, 0, 0, stream], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -280,13 +279,13 @@ def _image_compositions(world: World) -> tuple[Composition, ...]:
 
 
 def _signed_distance(shape: str, radius: float, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
-    """Pixels outside (positive) the outline; near corners, of the nearest extended edge."""
+    """Returns pixels from the outline, positive outside; near corners from the extended edge."""
     match shape:
         case "circle":
             return np.sqrt(dy * dy + dx * dx) - radius
         case "square":
             return np.maximum(abs(dy), abs(dx)) - radius * _SQUARE
-        case "triangle":  # apex up: the base's distance is dy, the two sides' are mirror images
+        case "triangle":  # apex up: the base lies at distance dy; the sides mirror each other
             sides = math.sqrt(0.75) * abs(dx) - 0.5 * dy
             return np.maximum(dy, sides) - radius * _TRIANGLE
         case "cross":
@@ -299,7 +298,7 @@ def _signed_distance(shape: str, radius: float, dy: np.ndarray, dx: np.ndarray) 
 def _start_range(
     world: World, facts: Composition, frame_rate: float
 ) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
-    """Lowest and highest (y, x) in frame 0 that keep the shape inside until the last frame."""
+    """Returns the lowest and highest (y, x) in frame 0 of a shape that stays inside the frame."""
     up, down, side = (world.radius * reach for reach in _REACH[facts.shape])
     travel = (world.num_frames - 1) * np.array(velocity_of(world, facts, frame_rate))
     low = np.array([up, side]) - 0.5  # pixel 0 begins at -0.5
@@ -330,7 +329,7 @@ def _check_numbers(world: World) -> None:
 
 
 def _check_motion(world: World) -> None:
-    """The slowest scene visibly moves, and the fastest stays inside the frame."""
+    """Raises ConfigError unless the slowest scene visibly moves and the fastest stays inside."""
     word, speed = min(world.speeds, key=lambda s: s[1])
     needed = MIN_MOTION * max(world.frame_rates)
     if speed < needed:
@@ -353,7 +352,7 @@ def _check_motion(world: World) -> None:
 
 
 def _legal_motion(world: World, travel: float, seconds: float) -> tuple[float, float]:
-    """Largest radius that may move `travel` px; largest px/s for the world's radius."""
+    """Returns the largest radius that may move `travel` px, and the world's largest px/s."""
     radius, speed = math.inf, math.inf
     for shape in world.shapes:
         up, down, side = _REACH[shape]

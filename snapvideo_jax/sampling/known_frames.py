@@ -27,7 +27,9 @@ def of_video(
         raise ConfigError(f"--known_frames={list(known)} must be within 0 .. {frames - 1}")
     if not rate:
         raise ConfigError("--init_video needs a --frame_rate above 0")
-    clip = clips.decode_clip(path, 0.0, rate, max(known) + 1, height, width)
+    clip = clips.decode_clip(
+        path, start=0.0, frame_rate=rate, num_frames=max(known) + 1, height=height, width=width
+    )
     return _given(clip, known, frames)
 
 

@@ -40,24 +40,30 @@ def _centroids(alpha):
 
 
 def test_an_example_is_a_pure_function_of_seed_and_index():
-    first = shapes.example(WORLD, 3, 41, False)
+    first = shapes.example(WORLD, 3, 41, image=False)
     np.random.seed(0)
-    again = shapes.example(WORLD, 3, 41, False)
+    again = shapes.example(WORLD, 3, 41, image=False)
     np.testing.assert_array_equal(first[0], again[0])
     assert first[1:] == again[1:]
-    assert shapes.draw_scene(WORLD, 3, 41, False) != shapes.draw_scene(WORLD, 3, 42, False)
-    assert shapes.draw_scene(WORLD, 3, 41, False) != shapes.draw_scene(WORLD, 4, 41, False)
+    assert shapes.draw_scene(WORLD, 3, 41, image=False) != shapes.draw_scene(
+        WORLD, 3, 42, image=False
+    )
+    assert shapes.draw_scene(WORLD, 3, 41, image=False) != shapes.draw_scene(
+        WORLD, 4, 41, image=False
+    )
 
 
 def test_scenes_stay_as_they_were_so_that_runs_can_resume():
-    scene = shapes.draw_scene(WORLD, 0, shapes.TEST_START + 1, False)
+    scene = shapes.draw_scene(WORLD, 0, shapes.TEST_START + 1, image=False)
     assert scene[:5] == GOLDEN_FACTS
     np.testing.assert_allclose(scene.start, GOLDEN_START, rtol=1e-12)
 
 
 def test_training_never_shows_a_held_out_triple_and_held_out_draws_only_those():
     for g in range(300):
-        trained, held = (shapes.draw_scene(WORLD, 0, g, False, held_out=h) for h in (False, True))
+        trained, held = (
+            shapes.draw_scene(WORLD, 0, g, image=False, held_out=h) for h in (False, True)
+        )
         assert not shapes.is_held_out(WORLD, *trained[TRIPLE])
         assert shapes.is_held_out(WORLD, *held[TRIPLE])
 
@@ -71,7 +77,7 @@ def test_a_sixth_is_held_out_and_every_pair_of_values_is_trained():
 
 def test_trained_compositions_and_frame_rates_are_drawn_equally_often():
     n = 4000
-    scenes = [shapes.draw_scene(WORLD, 1, g, False) for g in range(n)]
+    scenes = [shapes.draw_scene(WORLD, 1, g, image=False) for g in range(n)]
     compositions = collections.Counter(scene[:4] for scene in scenes)
     assert set(compositions) == set(shapes.compositions(WORLD, False))
     assert max(compositions.values()) < 2 * n / 80  # mean 50, standard deviation 7
@@ -80,9 +86,9 @@ def test_trained_compositions_and_frame_rates_are_drawn_equally_often():
 
 
 def test_images_draw_every_shape_in_every_color_and_stand_still():
-    scenes = [shapes.draw_scene(WORLD, 1, g, True) for g in range(300)]
+    scenes = [shapes.draw_scene(WORLD, 1, g, image=True) for g in range(300)]
     assert len({(s.shape, s.color) for s in scenes}) == 12
-    video, caption, frame_interval, source_size = shapes.example(WORLD, 1, 0, True)
+    video, caption, frame_interval, source_size = shapes.example(WORLD, 1, 0, image=True)
     assert (video == video[0]).all() and frame_interval == 0 and source_size == (16, 16)
     assert caption == f"a {scenes[0].color} {scenes[0].shape}"
 
@@ -114,14 +120,14 @@ def test_displacement_per_frame_is_speed_over_frame_rate():
 def test_no_shape_ever_leaves_the_frame():
     world = dataclasses.replace(ALL_SHAPES, num_frames=6, width=20, speeds=(("slowly", 9.0),))
     for g in range(300):
-        areas = _alpha(world, shapes.draw_scene(world, 5, g, False)).sum((1, 2))
+        areas = _alpha(world, shapes.draw_scene(world, 5, g, image=False)).sum((1, 2))
         np.testing.assert_allclose(areas, math.pi * world.radius**2, rtol=0.05)
 
 
 def test_starts_reach_all_legal_positions():
     starts = [
         s.start[1]
-        for s in (shapes.draw_scene(WORLD, 2, g, False) for g in range(3000))
+        for s in (shapes.draw_scene(WORLD, 2, g, image=False) for g in range(3000))
         if (s.shape, s.direction, s.speed, s.frame_rate) == ("circle", "right", "quickly", 8.0)
     ]
     # From touching the left edge to touching the right one three steps of 2 px later.
@@ -133,7 +139,7 @@ def test_the_spread_is_the_share_of_legal_starts_around_their_middle():
     ends = {}
     for spread in (0.0, 0.25, 1.0):
         world = dataclasses.replace(WORLD, spread=spread)
-        drawn = (shapes.draw_scene(world, 2, g, False) for g in range(3000))
+        drawn = (shapes.draw_scene(world, 2, g, image=False) for g in range(3000))
         xs = [s.start[1] for s in drawn if s[0] == "circle" and s[2:5] == ("right", "quickly", 8.0)]
         ends[spread] = min(xs), max(xs)
     low, high = ends[1.0]
@@ -171,18 +177,18 @@ def test_parse_reads_back_captions_and_paraphrases():
 
 def test_a_quarter_of_training_captions_lack_the_speed():
     n = 1000
-    scene = shapes.draw_scene(WORLD, 0, 0, False)
+    scene = shapes.draw_scene(WORLD, 0, 0, image=False)
     texts = [shapes.training_caption(scene, 0, g) for g in range(n)]
     assert abs(sum("speed" not in shapes.parse(text) for text in texts) - n / 4) < 45
 
 
 def test_all_captions_are_those_that_examples_show():
-    shown = {shapes.example(WORLD, 0, g, g % 4 == 0)[1] for g in range(3000)}
+    shown = {shapes.example(WORLD, 0, g, image=g % 4 == 0)[1] for g in range(3000)}
     assert shown == set(shapes.all_captions(WORLD))
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"radius": 4.0}, r"radius <= 3\.71 px or quickly <= 13\.93 px/s"),
         ({"radius": 9.0}, r"radius <= 3\.71 px$"),
@@ -199,8 +205,8 @@ def test_all_captions_are_those_that_examples_show():
         ({"shapes": ("circle",), "colors": ("red",)}, "two or more"),
     ],
 )
-def test_a_world_that_cannot_be_drawn_is_refused_with_the_way_out(changes, told):
-    with pytest.raises(ConfigError, match=told) as error:
+def test_a_world_that_cannot_be_drawn_is_refused_with_the_way_out(changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
         dataclasses.replace(WORLD, **changes)
     assert "\n" not in str(error.value)
 

@@ -43,7 +43,7 @@ RATES = ("present", "shape", "color", "direction", "speed", "all3", "all")
 
 
 def _scenes(world, n, image=False):
-    return [shapes.draw_scene(world, 7, g, image) for g in range(n)]
+    return [shapes.draw_scene(world, 7, g, image=image) for g in range(n)]
 
 
 def _intervals(scenes):

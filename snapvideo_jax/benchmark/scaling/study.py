@@ -157,7 +157,7 @@ def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any
 def training_batches(config: Config, text: build.Text, steps: int) -> Iterator[Batch]:
     """The batches that training on `config` with BATCH videos a step would see."""
     data, world = config.data, build.source(config, lambda path, why: None)
-    plan = pipeline.Plan(
+    plan = pipeline.FeedSpec(
         example=world.example,
         encode=text.encode,
         box=(slice(data.num_frames), slice(data.height), slice(data.width)),
@@ -177,7 +177,7 @@ def held_out(config: Config, text: build.Text) -> Batch:
     """HELD_OUT videos of compositions that training never shows, with their captions."""
     world = build.world(config)
     places = range(shapes.TEST_START, shapes.TEST_START + HELD_OUT)
-    scenes = [shapes.draw_scene(world, config.seed, g, False, held_out=True) for g in places]
+    scenes = [shapes.draw_scene(world, config.seed, g, image=False, held_out=True) for g in places]
     videos = [shapes.render(world, scene) for scene in scenes]
     intervals = [1 / scene.frame_rate for scene in scenes]
     sizes = [(world.height, world.width)] * HELD_OUT
