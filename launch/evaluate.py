@@ -58,7 +58,7 @@ def run() -> None:
 
 
 def write(
-    trained: generate.Trained, plans: Sequence[generate.Plan], scored: Sequence[protocol.Scored]
+    trained: generate.Trained, plans: Sequence[generate.Plan], scored: Sequence[protocol.Result]
 ) -> None:
     """The figures to --out and the screen, and the pictures that are asked for."""
     first = scored[0]
@@ -91,7 +91,7 @@ def plans_of(trained: generate.Trained) -> list[generate.Plan]:
     ]
 
 
-def scores(trained: generate.Trained, plans: Sequence[generate.Plan]) -> list[protocol.Scored]:
+def scores(trained: generate.Trained, plans: Sequence[generate.Plan]) -> list[protocol.Result]:
     """What the protocol says of each plan; on the screen, how much is done."""
     progress, videos = entry.progress("denoising steps"), 2 * NUM.value
     ends = list(itertools.accumulate(plan.steps * videos for plan in plans))
@@ -101,7 +101,7 @@ def scores(trained: generate.Trained, plans: Sequence[generate.Plan]) -> list[pr
 
 def score(
     trained: generate.Trained, plan: generate.Plan, tell: Callable[[int], None]
-) -> protocol.Scored:
+) -> protocol.Result:
     """What the protocol says of one plan; `tell(videos made so far)`."""
     world = build.world(trained.config)
     generate = lambda prompts, seeds: generate.generate(
@@ -115,12 +115,12 @@ def score(
     return protocol.shapes_protocol(world, plan.frame_interval, generate, NUM.value, SEED.value)
 
 
-def row(plan: generate.Plan, report: dict) -> plots.Row:
+def row(plan: generate.Plan, report: dict) -> plots.SweepPoint:
     """What a sweep says of one plan."""
     return {"steps": plan.steps, "guidance": plan.guidance, "oracle": report["oracle"]}
 
 
-def summary(rows: Sequence[plots.Row], chance: dict[str, float]) -> str:
+def summary(rows: Sequence[plots.SweepPoint], chance: dict[str, float]) -> str:
     """The scores as a small table."""
     factors = ("present", "shape", "color", "direction", "speed", "all")
     table = {}

@@ -1,4 +1,4 @@
-"""Paths of a tree of parameters."""
+"""Paths of parameters in their tree."""
 
 
 def names(path: tuple) -> tuple[str, ...]:

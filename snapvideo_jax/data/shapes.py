@@ -14,7 +14,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, UInt8
 
 from snapvideo_jax.errors import ConfigError
 
@@ -157,7 +157,7 @@ def draw_scene(world: World, seed: int, g: int, *, image: bool, held_out: bool =
 
 
 def coverage(
-    shape: str, radius: float, dy: Float[np.ndarray, "*#p"], dx: Float[np.ndarray, "*#p"]
+    shape: str, radius: float, dy: Num[np.ndarray, "*#p"], dx: Num[np.ndarray, "*#p"]
 ) -> Float[np.ndarray, "*p"]:
     """Returns the fraction of a pixel that the shape covers, by its distance from the outline.
 

@@ -105,8 +105,8 @@ def local(
 def by_heads(
     kernel: Kernel,
     q: Float[Array, "b n A d"],
-    k: Float[Array, "b n A d"],
-    v: Float[Array, "b n A d"],
+    k: Float[Array, "b k A d"],
+    v: Float[Array, "b k A d"],
 ) -> Float[Array, "b n A d"]:
     """Exchanges some latents with all heads for all latents with some heads, attends, swaps back.
 
@@ -120,8 +120,8 @@ def by_heads(
 def by_keys(
     kernel: Kernel,
     q: Float[Array, "b n A d"],
-    k: Float[Array, "b n A d"],
-    v: Float[Array, "b n A d"],
+    k: Float[Array, "b k A d"],
+    v: Float[Array, "b k A d"],
 ) -> Float[Array, "b n A d"]:
     """Gathers the keys and values of all latents, then attends."""
     k, v = (jax.lax.all_gather(x, "group", axis=1, tiled=True) for x in (k, v))

@@ -147,7 +147,7 @@ def _call(
     bias: Array | None,
     outputs: Operands,
     scratch: Sequence[Any] = (),
-) -> list:
+) -> Sequence[Array]:
     """Runs `body` over the grid; outputs have the shapes and dtypes of the arrays in `outputs`."""
     if bias is not None:
         inputs = [*inputs, (bias, blocks.bias())]

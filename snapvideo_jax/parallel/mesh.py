@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -15,8 +15,8 @@ AXES = ("data", "fsdp", "group", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
-    """Makes a mesh over `devices`. One size may be -1; it takes the devices that are left.
+def make_mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
+    """Makes a mesh over JAX `devices`. One size may be -1; it takes the devices that are left.
 
     Neighbors on an axis are neighbors on the TPUs' own network. Slices that only the data center's
     network joins become replicas, so that nothing but gradients crosses it. Other devices keep

@@ -1,3 +1,5 @@
+"""The oracle on rendered, damaged and wrong videos: rates, gates and intervals."""
+
 import dataclasses
 import math
 import random
