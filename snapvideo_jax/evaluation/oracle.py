@@ -15,7 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from snapvideo_jax.data.shapes import COLORS, DIRECTIONS, World, coverage, parse
+from snapvideo_jax.data.outlines import coverage
+from snapvideo_jax.data.shapes import parse
+from snapvideo_jax.data.world import COLORS, DIRECTIONS, World
 
 STILL = 0.15  # px per frame below which a shape counts as not moving
 MIN_EXPLAINED = 0.5

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import shapes
+from snapvideo_jax.data.world import World, compositions
 from snapvideo_jax.evaluation import oracle
 
 # (prompts, seeds) -> videos
@@ -22,18 +23,18 @@ class Result(NamedTuple):
     right: list[bool]
 
 
-def prompts(world: shapes.World, num: int, held_out: bool, seed: int) -> list[str]:
+def prompts(world: World, num: int, held_out: bool, seed: int) -> list[str]:
     """Returns `num` captions of compositions that training shows or, held out, never shows.
 
     The compositions come in a random order, again and again, so all of them come equally often.
     """
-    captions = [shapes.caption(c) for c in shapes.compositions(world, held_out)]
+    captions = [shapes.caption(c) for c in compositions(world, held_out)]
     shuffled = np.random.default_rng(seed).permutation(len(captions))
     return [captions[shuffled[i % len(captions)]] for i in range(num)]
 
 
 def shapes_protocol(
-    world: shapes.World, frame_interval: float, generate: Generate, num: int, seed: int
+    world: World, frame_interval: float, generate: Generate, num: int, seed: int
 ) -> Result:
     """Samples `num` prompts seen in training and as many of held-out compositions; scores both."""
     intervals = [frame_interval] * num
