@@ -28,7 +28,7 @@ from absl import flags
 
 from launch import entry
 from snapvideo_jax import build, storage
-from snapvideo_jax.data import embeddings
+from snapvideo_jax.data import embeddings_writer
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.files import t5_weights
 from snapvideo_jax.sampling import prompt_encoder
@@ -53,7 +53,7 @@ def run() -> None:
     entry.say(f"loading {T5.value} onto {jax.device_count()} {jax.devices()[0].platform} device(s)")
     length = config.data.text_length
     encoder = prompt_encoder.load(T5.value, TOKENIZER.value, length, config.model.dtype)
-    writer = embeddings.Writer(
+    writer = embeddings_writer.Writer(
         OUT.value, encoder=encoder.fingerprint, channels=encoder.channels, text_length=length
     )
     with contextlib.closing(writer):
@@ -61,7 +61,7 @@ def run() -> None:
 
 
 def store(
-    writer: embeddings.Writer,
+    writer: embeddings_writer.Writer,
     captions: Sequence[str],
     encode: prompt_encoder.Encoder,
     batch_size: int,

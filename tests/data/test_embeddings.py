@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from snapvideo_jax import storage
-from snapvideo_jax.data import embeddings
-from snapvideo_jax.data.embeddings import Embeddings, Writer
+from snapvideo_jax.data import embeddings, embeddings_writer
+from snapvideo_jax.data.embeddings import Embeddings
+from snapvideo_jax.data.embeddings_writer import Writer
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 
 K, E = 5, 4
@@ -265,7 +266,8 @@ def test_digests_that_end_in_zeros_are_found(tmp_path, monkeypatch):
         "c": bytes(32),
         "d": b"\1\2" + bytes(30),
     }
-    monkeypatch.setattr(embeddings, "digest", lambda caption: keys[caption])
+    for module in (embeddings, embeddings_writer):
+        monkeypatch.setattr(module, "digest", lambda caption: keys[caption])
     fill(tmp_path, ["a", "b", "c"])
     assert_stored(tmp_path, ["c", "a", "b"])
     assert Embeddings(tmp_path).missing("abcd") == ["d"]
