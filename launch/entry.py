@@ -193,7 +193,7 @@ def _give_up() -> None:
 
 def speaks() -> bool:
     """Whether this process speaks for the job: the only one, or the first."""
-    return not jax.distributed.is_initialized() or hosts.first()
+    return not jax.distributed.is_initialized() or hosts.is_first()
 
 
 def say(text: str) -> None:

@@ -62,7 +62,7 @@ def run() -> None:
 
 
 def write(
-    model: Trained, sweep: Sequence[SamplerSettings], scores: Sequence[protocol.Scored]
+    model: Trained, sweep: Sequence[SamplerSettings], scores: Sequence[protocol.Result]
 ) -> None:
     """Writes the figures to --out and the screen, and the pictures that the flags ask for."""
     first = scores[0]
@@ -95,7 +95,7 @@ def sweep_of(model: Trained) -> list[SamplerSettings]:
     ]
 
 
-def score_all(model: Trained, sweep: Sequence[SamplerSettings]) -> list[protocol.Scored]:
+def score_all(model: Trained, sweep: Sequence[SamplerSettings]) -> list[protocol.Result]:
     """Scores each of the settings; the screen shows how many denoising steps are done."""
     progress, videos = entry.progress("denoising steps"), 2 * NUM.value
     total, before = sum(settings.steps for settings in sweep) * videos, 0
@@ -108,7 +108,7 @@ def score_all(model: Trained, sweep: Sequence[SamplerSettings]) -> list[protocol
     return scores
 
 
-def score(model: Trained, settings: SamplerSettings, progress: Progress) -> protocol.Scored:
+def score(model: Trained, settings: SamplerSettings, progress: Progress) -> protocol.Result:
     """Scores one setting; `progress` counts videos."""
     make = functools.partial(generate, model, settings, progress=progress)
     return protocol.shapes_protocol(
@@ -120,12 +120,12 @@ def score(model: Trained, settings: SamplerSettings, progress: Progress) -> prot
     )
 
 
-def row(settings: SamplerSettings, report: dict) -> plots.Row:
+def row(settings: SamplerSettings, report: dict) -> plots.SweepPoint:
     """Returns what a sweep says of one setting."""
     return {"steps": settings.steps, "guidance": settings.guidance, "oracle": report["oracle"]}
 
 
-def summary(rows: Sequence[plots.Row], chance: dict[str, float]) -> str:
+def summary(rows: Sequence[plots.SweepPoint], chance: dict[str, float]) -> str:
     """Returns the scores as a small table."""
     factors = ("present", "shape", "color", "direction", "speed", "all")
     table = {}

@@ -28,7 +28,7 @@ from absl import flags
 
 from launch import entry
 from snapvideo_jax import build, storage
-from snapvideo_jax.data import embeddings
+from snapvideo_jax.data import embeddings_writer
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.files import t5_weights
 from snapvideo_jax.sampling import prompt_encoder
@@ -53,20 +53,22 @@ def run() -> None:
     entry.say(f"loading {T5.value} onto {jax.device_count()} {jax.devices()[0].platform} device(s)")
     length = config.data.text_length
     encoder = prompt_encoder.load(T5.value, TOKENIZER.value, length, config.model.dtype)
-    writer = embeddings.Writer(OUT.value, encoder.fingerprint, encoder.channels, length)
+    writer = embeddings_writer.Writer(
+        OUT.value, encoder=encoder.fingerprint, channels=encoder.channels, text_length=length
+    )
     with contextlib.closing(writer):
         store(writer, captions, encoder, BATCH.value)
 
 
 def store(
-    writer: embeddings.Writer,
+    writer: embeddings_writer.Writer,
     captions: Sequence[str],
     encode: prompt_encoder.Encoder,
     batch_size: int,
 ) -> None:
     """Encodes and commits, a batch at a time, the captions that are not stored yet."""
-    todo, report = writer.stored.missing(captions), entry.progress("captions")
-    entry.say(f"{len(todo)} captions to encode, {writer.stored.count} are stored")
+    todo, report = writer.embeddings.missing(captions), entry.progress("captions")
+    entry.say(f"{len(todo)} captions to encode, {writer.embeddings.count} are stored")
     for start in range(0, len(todo), batch_size):
         batch = todo[start : start + batch_size]
         # The last batch is filled up, so that one program encodes them all.
@@ -74,7 +76,7 @@ def store(
         writer.add(batch, states[: len(batch)], mask[: len(batch)])
         writer.commit()
         report(start + len(batch), len(todo))
-    entry.say(f"done: {writer.stored.count + len(todo)} captions in {writer.folder}")
+    entry.say(f"done: {writer.embeddings.count + len(todo)} captions in {writer.folder}")
 
 
 def no_command() -> None:

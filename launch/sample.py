@@ -143,14 +143,14 @@ def part_of_job(stages: Sequence[Stage]) -> output_folder.Process:
 
     Raises ConfigError where the stages split examples over processes differently.
     """
-    shares = {batches.share(stage.trained.mesh)._replace(rows=0) for stage in stages}
-    if len(shares) > 1:
+    shards = {batches.shard(stage.trained.mesh)._replace(rows=0) for stage in stages}
+    if len(shards) > 1:
         raise ConfigError(
             "the two stages split videos over hosts in different ways; train them with the same "
             "mesh.group and mesh.tensor, or sample on hosts that hold whole videos"
         )
-    share = shares.pop()
-    return output_folder.Process(share.index, share.count, writes=share.owner)
+    shard = shards.pop()
+    return output_folder.Process(shard.index, shard.count, writes=shard.owner)
 
 
 def prompts() -> list[str]:

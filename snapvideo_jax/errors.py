@@ -1,7 +1,7 @@
-"""What a user can get wrong or lose, each with the exit code of the process that meets it.
+"""The errors that end a command, each with the exit code of the process that meets it.
 
-The message is one line: what is wrong, where, and what to do. `launch` prints it and exits; it
-never shows a traceback for these.
+The message is one line: what is wrong, where, and what to do. `launch` prints it and exits, without
+a traceback.
 """
 
 

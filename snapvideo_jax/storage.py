@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that can be written."""
+"""Files that are written whole or not at all, and folders."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from snapvideo_jax.errors import StorageError
 
 
 def write(path: str | Path, content: bytes) -> None:
-    """Writes beside the target, then renames: a reader sees the old file or the new, whole.
+    """Replaces a file in one step: a reader sees the old content or the new, never a part of it.
 
-    Raises StorageError with one line where the folder cannot be written.
+    Raises StorageError with one line where the file cannot be written.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -23,7 +23,7 @@ def write(path: str | Path, content: bytes) -> None:
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder, made with its parents where there is none; StorageError if that fails."""
+    """Makes a folder and its parents where there is none; raises StorageError if that fails."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

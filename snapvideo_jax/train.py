@@ -76,12 +76,12 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
     Raises:
         UserError: one line that says what is wrong, where, and what to do.
     """
-    source = hosts.together(lambda: _open(config, workdir, profile))
+    source = hosts.raise_on_all(lambda: _open(config, workdir, profile))
     fields = json.loads(config.to_json())
     if jax.process_count() > 1:
         hosts.check_same(resume.job_facts(fields), ConfigError)
         hosts.check_same({"the data": source.fingerprint}, DataError)
-    with hosts.claimed(workdir):
+    with hosts.claim_folder(workdir):
         text = _text(config, workdir, source)
         program = build.train_program(config, text.vocabulary_size)
         meta = {"config": fields, "data": source.fingerprint, "text": text.encoder}
@@ -92,10 +92,10 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
         if start >= steps:
             log(f"already at step {start} of {steps}: {workdir}")
             return state
-        if hosts.first():
+        if hosts.is_first():
             content = json.dumps(fields, indent=2) + "\n"
             storage.write(workdir / "config.json", content.encode())
-        trace = profiler.Trace(workdir / "profile", profile if hosts.first() else range(0), log)
+        trace = profiler.Trace(workdir / "profile", profile if hosts.is_first() else range(0), log)
         return _loop(run, state, trace)
 
 
@@ -127,7 +127,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(spec, start, steps)))
         stack.enter_context(trace)
         log("compiling the training step")
-        update = hosts.compiled(program.step, program.abstract_state, program.abstract_batch)
+        update = hosts.compile_on_all(program.step, program.abstract_state, program.abstract_batch)
         pending: tuple = ()
         for step in range(start + 1, steps + 1):
             trace.before(step, state)
@@ -169,11 +169,16 @@ def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
     path, settings = build.vocabulary_path(config, workdir), build.text_settings(config)
 
     def make() -> None:
-        if hosts.first() and settings.trained and not config.data.vocabulary and not path.exists():
+        if (
+            hosts.is_first()
+            and settings.trained
+            and not config.data.vocabulary
+            and not path.exists()
+        ):
             train_vocabulary(source.captions(), path)
 
-    hosts.together(make)
-    text = hosts.together(lambda: build.text(config, path))
+    hosts.raise_on_all(make)
+    text = hosts.raise_on_all(lambda: build.text(config, path))
     if jax.process_count() > 1:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if settings.trained else ""
         hosts.check_same({"the vocabulary": digest, "the text encoder": text.encoder}, DataError)
@@ -197,7 +202,7 @@ def _first_state(run: Run) -> TrainState:
         return restored.state
     log(f"starting at step 0 on {devices}")
     with _explaining_memory(lambda: INIT):
-        state = jax.block_until_ready(hosts.compiled(program.init)())
+        state = jax.block_until_ready(hosts.compile_on_all(program.init)())
     return _graft(run, state) if run.config.training.start_from else state
 
 
@@ -239,7 +244,7 @@ def _write_sheet(run: Run, state: TrainState) -> np.ndarray:
     model = Trained(run.config, step, program.denoiser, program.mesh, run.text, state.ema)
     prompts = list(run.config.log.sample_prompts)
     sheet = sample_sheet(model, build.sampler_settings(run.config), prompts)
-    if hosts.first():
+    if hosts.is_first():
         folder = storage.make_folder(run.workdir / "samples")
         video.write_png(folder / f"{step:06d}.png", sheet)
     return np.asarray(sheet)

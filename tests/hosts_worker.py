@@ -87,5 +87,8 @@ def once(make):
 
 if __name__ == "__main__":
     train.train = twice(Path(sys.argv.pop(1)))
-    build.train_program, hosts.compiled = once(build.train_program), once(hosts.compiled)
+    build.train_program, hosts.compile_on_all = (
+        once(build.train_program),
+        once(hosts.compile_on_all),
+    )
     runpy.run_module("launch.train", run_name="__main__", alter_sys=True)

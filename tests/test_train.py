@@ -241,7 +241,7 @@ def test_where_memory_runs_out_is_said(tmp_path, monkeypatch):
         patched.setattr(train_module, "sample_sheet", exhausted)
         with pytest.raises(ConfigError, match="does not hold the sample grid"):
             train(config(log__samples_every=2), tmp_path / "grid", quiet)
-    monkeypatch.setattr(hosts, "compiled", lambda program, *given: exhausted)
+    monkeypatch.setattr(hosts, "compile_on_all", lambda program, *given: exhausted)
     with pytest.raises(ConfigError, match="does not hold the state of training"):
         train(config(), tmp_path / "state", quiet)
 
@@ -255,7 +255,7 @@ def test_what_the_backward_pass_computes_again_may_change_between_runs(unbroken,
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    with hosts.claimed(tmp_path), pytest.raises(ConfigError, match="in use by process"):
+    with hosts.claim_folder(tmp_path), pytest.raises(ConfigError, match="in use by process"):
         train(config(), tmp_path, quiet)
 
 

@@ -46,11 +46,18 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
     data, seed = config.data, config.seed
     if data.source == "shapes":
         shown = world(config)
-        example = lambda g, image: shapes.example(shown, seed, g, image)
+        example = lambda g, image: shapes.example(shown, seed, g, image=image)
         return Source(example, lambda: shapes.all_captions(shown), repr(shown))
     folder = sources.open_folder(data.path)
-    size = (data.num_frames, data.height, data.width, tuple(data.frame_rates))
-    example = lambda g, image: folder.example(seed, g, image, *size, report_bad)
+    spec = sources.ClipSpec(
+        num_frames=data.num_frames,
+        height=data.height,
+        width=data.width,
+        frame_rates=tuple(data.frame_rates),
+    )
+    example = lambda g, image: folder.example(
+        g, image=image, seed=seed, spec=spec, report_bad=report_bad
+    )
     return Source(example, folder.captions, folder.fingerprint)
 
 
@@ -114,10 +121,10 @@ def feed_spec(
     text: Text,
     rows: Sequence[int],
     box: tuple[slice, slice, slice],
-) -> pipeline.Plan:
+) -> pipeline.FeedSpec:
     """Returns what a host needs to make `rows` of every batch, and the `box` of each video."""
     data, batch_size = config.data, config.training.batch_size
-    return pipeline.Plan(
+    return pipeline.FeedSpec(
         example=source.example,
         encode=text.encode,
         box=box,

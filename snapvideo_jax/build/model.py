@@ -78,7 +78,7 @@ def denoiser(config: Config, vocabulary_size: int, mesh: Mesh) -> Denoiser:
             dtype=DTYPES[config.model.dtype],
         )
     return Denoiser(
-        network=network(config, attention.best(mesh)),
+        network=network(config, attention.for_mesh(mesh)),
         text_encoder=encoder,
         sigma_data=diffusion.sigma_data,
         sigma_in=diffusion.sigma_in,

@@ -1,1 +1,1 @@
-"""What goes in: example order, sources, decoding, text, and batches for one host."""
+"""What goes in: the order of examples, their sources, clips, text, and batches for one host."""

@@ -1,8 +1,8 @@
-"""Real video and pictures: files -> uint8 frames at chosen times and one size.
+"""Clips of real videos, and pictures: a file -> uint8 frames at chosen times, all of one size.
 
-Files are foreign: sizes are checked in the header before anything is decoded, only container
-formats that cannot refer to other files or to the network are opened, and whatever the decoder
-thinks of a file comes out as DataError.
+Files are not trusted: sizes are checked in the header before anything is decoded, only containers
+that cannot refer to other files or to the network are opened, and whatever the decoder raises
+becomes a DataError.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ MAX_PIXELS = 64 * 2**20  # of one frame or picture
 MAX_FRAMES = 100_000  # of one file: 55 minutes at 30 frames per second
 _CONTAINERS = "mov,mp4,matroska,webm,avi"  # playlists are left out: they open other files
 _PICTURES = ("PNG", "JPEG", "WEBP")  # Pillow's other formats are less robust
-_TIE = 1e-6  # seconds: halfway between two frames the earlier one is shown, whatever the rounding
+_TIE = 1e-6  # seconds: halfway between two frames the earlier one is shown, however it rounds
 _RATE_SLACK = 1.01  # a 29.97 Hz file serves 30 frames per second
 
 
 class VideoInfo(NamedTuple):
-    """What the header says of a video.
+    """What the header of a video says.
 
     Attributes:
-      path: of the file, for messages.
+      path: the file, for messages.
       duration: seconds.
       frame_rate: average frames per second.
       height: pixels as displayed, after rotation.
@@ -46,8 +46,8 @@ class VideoInfo(NamedTuple):
 
 
 @contextlib.contextmanager
-def _reading(path: str | Path) -> Iterator[None]:
-    """Turns what decoders raise for an unreadable or strange file into one DataError."""
+def _as_data_error(path: str | Path) -> Iterator[None]:
+    """Turns whatever a decoder raises for an unreadable or strange file into one DataError."""
     try:
         yield
     except DataError:
@@ -66,16 +66,16 @@ def _reading(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream, set to decode in one thread."""
-    # An absolute path is never taken for a protocol such as "concat:".
+def _open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    """Yields the container and its first video stream, set to decode in one thread."""
+    # FFmpeg never takes an absolute path for a protocol such as "concat:".
     location, options = str(Path(path).absolute()), {"format_whitelist": _CONTAINERS}
-    with _reading(path), av.open(location, options=options) as container:
+    with _as_data_error(path), av.open(location, options=options) as container:
         if not container.streams.video:
             raise DataError(f"{path}: has no video stream")
         stream = container.streams.video[0]
         if stream.codec_context is None:
-            raise DataError(f"{path}: is coded in a way that no decoder here knows")
+            raise DataError(f"{path}: is coded in a way that no installed decoder knows")
         stream.thread_count = 1  # clips are decoded in parallel; more threads cost more CPU
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
@@ -86,7 +86,7 @@ def _frame_rate(stream: Any) -> float:
 
 
 def _duration(container: Any, stream: Any) -> float:
-    """Seconds; of the stream, else of the file, else counted in frames; 0 if nothing is known."""
+    """Returns seconds: of the stream, else of the file, else by the frames; 0 if none is known."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if container.duration:
@@ -95,13 +95,13 @@ def _duration(container: Any, stream: Any) -> float:
 
 
 def _pixel_aspect(stream: Any) -> float:
-    """Width of a pixel over its height; nonsense in the header counts as square."""
+    """Returns the width of a pixel over its height; nonsense in the header counts as square."""
     aspect = float(stream.sample_aspect_ratio or 1)
     return aspect if 0.25 <= aspect <= 4 else 1.0
 
 
 def _check_header(path: str | Path, container: Any, stream: Any) -> None:
-    """Refuses, before decoding, what is too large or says nothing useful."""
+    """Raises DataError, before decoding, where the header lacks a fact or a size is too large."""
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1:
         raise DataError(f"{path}: the header gives no frame size")
@@ -121,19 +121,19 @@ def _check_header(path: str | Path, container: Any, stream: Any) -> None:
 
 
 def _quarter_turns(frame: Any) -> int:
-    """Counterclockwise quarter turns that bring a decoded frame upright."""
+    """Returns the counterclockwise quarter turns that bring a decoded frame upright."""
     return round(frame.rotation / 90) % 4
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Duration, frame rate and displayed size of a video.
+    """Returns duration, frame rate and displayed size of a video.
 
     Sizes are checked in the header; then one frame is decoded, since it carries the rotation.
 
     Raises:
-      DataError: no readable video, over 64 Mi pixels a frame or 100,000 frames.
+      DataError: the file is no readable video, or has over 64 Mi pixels a frame or 100,000 frames.
     """
-    with _opened(path) as (container, stream):
+    with _open_video(path) as (container, stream):
         _check_header(path, container, stream)
         frame = next(container.decode(stream), None)
         if frame is None:
@@ -151,22 +151,22 @@ def choose_clip(
 ) -> tuple[float, float]:
     """Draws where a clip starts and at which frame rate its frames are taken.
 
-    A rate is usable if the file has that many frames per second and the clip fits in the file; a
-    drawn rate that is not gives way to the highest that is.
+    A rate is usable if the file has that many frames per second and is long enough for the clip.
+    Where the drawn rate is not, the highest usable one takes its place.
 
     Args:
-      info: of the file.
+      info: what the file's header says.
       num_frames: T of the clip.
-      frame_rates: to choose from, frames per second.
-      rng: spends two draws whatever the outcome.
+      frame_rates: frames per second, to choose from.
+      rng: makes two draws, whatever the outcome.
 
     Returns:
-      Start in seconds and the frame rate.
+      The start in seconds, and the frame rate.
 
     Raises:
       DataError: no rate is usable.
     """
-    drawn, where = frame_rates[int(rng.integers(len(frame_rates)))], rng.random()
+    drawn, position = frame_rates[int(rng.integers(len(frame_rates)))], rng.random()
     slow_enough = [rate for rate in frame_rates if rate <= info.frame_rate * _RATE_SLACK]
     if not slow_enough:
         raise DataError(
@@ -182,17 +182,17 @@ def choose_clip(
             f" at {max(slow_enough):g} frames per second"
         )
     frame_rate = drawn if drawn in usable else max(usable)
-    return where * max(0.0, room - _TIE - (num_frames - 1) / frame_rate), frame_rate
+    return position * max(0.0, room - _TIE - (num_frames - 1) / frame_rate), frame_rate
 
 
-def _decoded_from(container: Any, stream: Any, start: float) -> Iterator[Any]:
-    """Frames in display order, from one shown at `start` seconds or earlier."""
+def _decode_from(container: Any, stream: Any, start: float) -> Iterator[Any]:
+    """Yields frames in display order, from one shown at `start` seconds or earlier."""
     origin, interval = stream.start_time or 0, 1 / _frame_rate(stream)
     container.seek(origin + math.floor(start / stream.time_base), stream=stream)
     frames = container.decode(stream)
     first = next(frames, None)
     if first is None or _seconds(first, stream) > start + interval / 2:
-        # Some files have no usable index: then the way leads through all frames.
+        # Some files have no usable index: then all frames are decoded.
         container.seek(origin, stream=stream)
         frames, first = container.decode(stream), None
     if first is not None:
@@ -201,15 +201,15 @@ def _decoded_from(container: Any, stream: Any, start: float) -> Iterator[Any]:
 
 
 def _seconds(frame: Any, stream: Any) -> float:
-    """Display time from the start of the stream."""
+    """Returns the display time, counted from the start of the stream."""
     stamp = frame.dts if frame.pts is None else frame.pts
     if stamp is None:
         raise ValueError("a frame has no time")
     return float((stamp - (stream.start_time or 0)) * stream.time_base)
 
 
-def _shown_at(frames: Iterable[Any], stream: Any, times: Float[np.ndarray, " T"]) -> Iterator[Any]:
-    """For each time, the last frame that starts less than half a frame interval after it.
+def _frames_at(frames: Iterable[Any], stream: Any, times: Float[np.ndarray, " T"]) -> Iterator[Any]:
+    """Yields for each time the last frame that starts less than half a frame interval after it.
 
     At a constant rate that is the nearest frame, at a variable rate the one on the screen.
     """
@@ -230,7 +230,7 @@ def _shown_at(frames: Iterable[Any], stream: Any, times: Float[np.ndarray, " T"]
 
 
 def _fit(frame: Any, pixel_aspect: float, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Upright RGB that covers height x width with its aspect kept; the middle is cut out."""
+    """Scales a frame, upright and in proportion, to cover height x width; returns its middle."""
     turns = _quarter_turns(frame)
     rows, columns = (width, height) if turns % 2 else (height, width)
     scale = max(rows / frame.height, columns / (frame.width * pixel_aspect))
@@ -247,15 +247,15 @@ def _fit(frame: Any, pixel_aspect: float, height: int, width: int) -> UInt8[np.n
 
 
 def decode_clip(
-    path: str | Path, start: float, frame_rate: float, num_frames: int, height: int, width: int
+    path: str | Path, *, start: float, frame_rate: float, num_frames: int, height: int, width: int
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """The frames of a video at start + k / frame_rate for k < num_frames.
+    """Decodes the frames of a video at start + k / frame_rate for k < num_frames.
 
-    Each is scaled by area averaging until it covers height x width, aspect kept, then cut to its
-    middle.
+    Each is scaled in proportion, by area averaging, until it covers height x width; then its middle
+    is cut out.
 
     Args:
-      path: of the file.
+      path: the file.
       start: seconds.
       frame_rate: frames per second of the clip, not of the file.
       num_frames: T.
@@ -266,11 +266,11 @@ def decode_clip(
       DataError: the file cannot be decoded or ends before the clip does.
     """
     times = start + np.arange(num_frames) / frame_rate
-    with _opened(path) as (container, stream):
+    with _open_video(path) as (container, stream):
         _check_header(path, container, stream)
         clip = np.empty((num_frames, height, width, 3), np.uint8)
         last = None
-        frames = _shown_at(_decoded_from(container, stream, start), stream, times)
+        frames = _frames_at(_decode_from(container, stream, start), stream, times)
         for k, frame in enumerate(frames):
             same = last is not None and frame is last
             clip[k] = clip[k - 1] if same else _fit(frame, _pixel_aspect(stream), height, width)
@@ -279,9 +279,9 @@ def decode_clip(
 
 
 @contextlib.contextmanager
-def _opened_image(path: str | Path) -> Iterator[Image.Image]:
-    """A picture of which only the header was read."""
-    with _reading(path), Image.open(path, formats=_PICTURES) as image:
+def _open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Yields a picture of which only the header was read."""
+    with _as_data_error(path), Image.open(path, formats=_PICTURES) as image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(
                 f"{path}: {image.width} x {image.height} pixels are over {MAX_PIXELS} pixels"
@@ -290,28 +290,28 @@ def _opened_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 def probe_image(path: str | Path) -> tuple[int, int]:
-    """Height and width of a picture as displayed, in pixels.
+    """Returns height and width of a picture as displayed, in pixels.
 
     Raises:
-      DataError: not a readable picture or over 64 Mi pixels.
+      DataError: the file is no readable picture, or over 64 Mi pixels.
     """
-    with _opened_image(path) as image:
+    with _open_image(path) as image:
         on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         return (image.width, image.height) if on_its_side else (image.height, image.width)
 
 
 def load_image(path: str | Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture, upright, scaled to cover height x width with its aspect kept; middle cut out.
+    """Returns the middle of a picture, upright, scaled in proportion to cover height x width.
 
     Raises:
-      DataError: not a readable picture or over 64 Mi pixels.
+      DataError: the file is no readable picture, or over 64 Mi pixels.
     """
-    with _opened_image(path) as image:
+    with _open_image(path) as image:
         side = 2 * max(height, width)
         image.draft("RGB", (side, side))  # JPEG decodes small at once
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        # Hamming averages over areas as the video path does, and is smooth when it enlarges.
+        # Hamming averages over areas, as the scaling of frames does, and enlarges smoothly.
         fitted = ImageOps.fit(upright.convert("RGB"), (width, height), Image.Resampling.HAMMING)
         return np.array(fitted)

@@ -1,65 +1,63 @@
 """Text states of a data set, stored once and read by every run: captions in, T5's states out.
 
-A folder holds embeddings.json (what was committed, and by which encoder), index.bin (records of one
-size: digest of a caption, shard, first row, rows) and states-00000.bin, ... (states of real tokens,
-bfloat16, a row each). The latter only grow; embeddings.json, replaced in one step, says how much of
-each counts, and the next writer cuts off what a crash left behind that.
+A folder holds embeddings.json (how much is committed, and by which encoder), index.bin (records of
+one size: digest of a caption, shard, first row, rows) and states-00000.bin, ... (bfloat16, a row
+for each real token). The .bin files only grow. embeddings.json, replaced in one step, says how much
+of each is valid; the next writer cuts off whatever a crash left behind that.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float
 
-from snapvideo_jax import storage
 from snapvideo_jax.data.text import clean_caption
-from snapvideo_jax.errors import ConfigError, DataError, StorageError
+from snapvideo_jax.errors import DataError
 
 FORMAT = 1
-HEADER, INDEX, LOCK = "embeddings.json", "index.bin", "lock"
+HEADER, INDEX = "embeddings.json", "index.bin"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-# A caption's record. Digests are compared as 32 bytes: numpy strips zeros from the ends of both.
+# The record of a caption. numpy drops zeros at the end of a digest, but of both that it compares.
 RECORD = np.dtype([("digest", "S32"), ("shard", "<u4"), ("row", "<u8"), ("tokens", "<u4")])
-SHARD_BYTES = 2**32
 SIZES = ("channels", "text_length", "count")
-AGAIN = "make the folder again with python -m launch.prepare embed"
+REMEDY = "make the folder again with python -m launch.prepare embed"
 
 
 def fingerprint(weights: Mapping[str, int], vocabulary: bytes, dtype: str) -> str:
-    """What decides the states of a caption: digests of the encoder's parameters by name, the
-    sentencepiece model, and the dtype of matrix products. 16 hexadecimal digits.
+    """Returns 16 hexadecimal digits that change with whatever changes the states of a caption.
+
+    These are the encoder's parameters (digests by name), the sentencepiece model, and the dtype of
+    matrix products.
     """
-    told = [sorted(weights.items()), hashlib.sha256(vocabulary).hexdigest(), dtype]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    facts = [sorted(weights.items()), hashlib.sha256(vocabulary).hexdigest(), dtype]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def digest(caption: str) -> bytes:
-    """The 32 bytes under which a caption is found; captions that clean alike are one."""
+    """Returns the 32 bytes that identify a caption; captions that clean alike are one."""
     return hashlib.sha256(clean_caption(caption).encode()).digest()
 
 
 class Embeddings:
-    """The stored states of the folder that `Writer` made; opened at its last commit.
+    """The states in a folder of `embeddings_writer.Writer`, as of its last commit.
 
     Raises DataError with one line where the folder is missing, damaged or cut short.
 
     Attributes:
         encoder: fingerprint of the encoder.
         channels: E, width of the states.
-        text_length: K, to which captions were cut and are padded.
-        count: captions stored.
+        text_length: K, tokens to which captions are cut and padded.
+        count: number of captions.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        header = _read_header(self.folder)
+        header = read_header(self.folder)
         self.encoder: str = header["encoder"]
         self.channels, self.text_length, self.count = (header[name] for name in SIZES)
         self._shards = [self._open_shard(i, rows) for i, rows in enumerate(header["shards"])]
@@ -71,55 +69,56 @@ class Embeddings:
         _check_records(path, records, header["shards"], self.text_length)
 
     def check(self, channels: int, text_length: int) -> None:
-        """DataError unless the states are `channels` wide and padded to `text_length`."""
-        wanted = {"model.text_encoder.channels": channels, "data.text_length": text_length}
-        found = (self.channels, self.text_length)
-        for (field, value), there in zip(wanted.items(), found, strict=True):
-            if value != there:
+        """Raises DataError unless the states are `channels` wide and padded to `text_length`."""
+        for field, value, stored in (
+            ("model.text_encoder.channels", channels, self.channels),
+            ("data.text_length", text_length, self.text_length),
+        ):
+            if value != stored:
                 raise DataError(
-                    f"{self.folder}: {field} is {there} of the states stored there, and {value} in "
-                    f"the config; set --config.{field}={there} or store them anew"
+                    f"{self.folder}: {field} is {stored} of the states stored there, and {value} "
+                    f"in the config; set --config.{field}={stored} or store them anew"
                 )
 
     def missing(self, captions: Iterable[str]) -> list[str]:
-        """Those captions, cleaned, that are not stored, each once, in their order.
+        """Returns the captions, cleaned, that have no states yet, each once, in their order.
 
-        Empty ones have no states and are never missing.
+        Empty ones need no states and are never missing.
         """
         cleaned = [caption for caption in dict.fromkeys(map(clean_caption, captions)) if caption]
-        _, found = self._find(cleaned)
-        return [caption for caption, there in zip(cleaned, found, strict=True) if not there]
+        _, present = self._find(cleaned)
+        return [caption for caption, known in zip(cleaned, present, strict=True) if not known]
 
     def __call__(
         self, captions: Sequence[str]
     ) -> tuple[Float[np.ndarray, "B K E"], Bool[np.ndarray, "B K"]]:
-        """States (bfloat16; zero where padded) and mask of real tokens.
+        """Returns states (bfloat16; zero where padded) and the mask of real tokens.
 
-        An empty caption means no text: its mask is False throughout. Raises DataError, naming it,
-        for a caption that is not stored.
+        An empty caption means no text: its mask is False throughout. Raises DataError, which names
+        the caption, where one has no states.
         """
         states = np.zeros((len(captions), self.text_length, self.channels), BFLOAT16)
         mask = np.zeros(states.shape[:2], bool)
-        places, found = self._find(captions)
+        positions, present = self._find(captions)
         for row, caption in enumerate(captions):
-            if not found[row]:
+            if not present[row]:
                 if clean_caption(caption):
-                    raise self._not_stored(caption)
+                    raise self._missing_error(caption)
                 continue
-            _, shard, first, tokens = self._records[places[row]].tolist()
+            _, shard, first, tokens = self._records[positions[row]].tolist()
             states[row, :tokens] = self._shards[shard][first : first + tokens]
             mask[row, :tokens] = True
         return states, mask
 
     def _find(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Position of each caption among the records, and whether it is there."""
+        """Returns each caption's position among the records, and whether it is one of them."""
         if not self.count:
             return np.zeros(len(captions), int), np.zeros(len(captions), bool)
-        wanted = np.array([digest(caption) for caption in captions], "S32")
-        places = np.searchsorted(self._digests, wanted).clip(max=self.count - 1)
-        return places, self._digests[places] == wanted
+        digests = np.array([digest(caption) for caption in captions], "S32")
+        positions = np.searchsorted(self._digests, digests).clip(max=self.count - 1)
+        return positions, self._digests[positions] == digests
 
-    def _not_stored(self, caption: str) -> DataError:
+    def _missing_error(self, caption: str) -> DataError:
         shown = clean_caption(caption)[:200]
         return DataError(
             f"{self.folder}: holds no states of the caption {shown!r}; add those of a data set "
@@ -134,115 +133,13 @@ class Embeddings:
         return np.memmap(path, BFLOAT16, "r", shape=(rows, self.channels))
 
 
-class Writer:
-    """Adds states to a folder, which is made where there is none; one writer at a time.
-
-    Args:
-        folder: to write into.
-        encoder: fingerprint of the encoder; a folder holds states of one.
-        channels: E.
-        text_length: K.
-        shard_bytes: a new file of states is begun after so many.
-
-    Raises:
-        DataError: the folder holds states of another encoder, width or length, or is damaged.
-        ConfigError: another process writes into it.
-        StorageError: it cannot be written.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        encoder: str,
-        channels: int,
-        text_length: int,
-        shard_bytes: int = SHARD_BYTES,
-    ):
-        self.folder = storage.make_folder(folder)
-        self._shard_bytes = shard_bytes
-        self._records: list[tuple[bytes, int]] = []
-        self._states: list[np.ndarray] = []
-        self._lock = _locked(self.folder)
-        try:
-            self._open(encoder, channels, text_length)
-        except BaseException:
-            self._lock.close()
-            raise
-
-    def _open(self, encoder: str, channels: int, text_length: int) -> None:
-        wanted = {"encoder": encoder, "channels": channels, "text_length": text_length}
-        if not (self.folder / HEADER).exists():
-            if (self.folder / INDEX).exists():
-                raise DataError(f"{self.folder}: holds {INDEX} without {HEADER}; {AGAIN} elsewhere")
-            fixed = {"format": FORMAT, "dtype": "bfloat16", "count": 0, "shards": []}
-            self._write_header(fixed | wanted)
-        self.stored = Embeddings(self.folder)  # as committed before this writer
-        self._header = _read_header(self.folder)
-        for name, value in wanted.items():
-            if self._header[name] != value:
-                raise DataError(
-                    f"{self.folder}: holds states of {name} {self._header[name]}, not {value}; "
-                    "choose another folder, or the encoder that made it"
-                )
-
-    def add(
-        self,
-        captions: Sequence[str],
-        states: Float[np.ndarray, "B K E"],
-        mask: Bool[np.ndarray, "B K"],
-    ) -> None:
-        """Takes the states of captions that are not stored; `commit` writes them.
-
-        `mask` is True at each caption's first tokens, which alone are kept, rounded to bfloat16.
-        """
-        tokens = mask.sum(axis=1)
-        if (mask != (np.arange(mask.shape[1]) < tokens[:, None])).any():
-            raise ValueError("mask must be True at the first tokens of each caption alone")
-        expected = (len(captions), self._header["text_length"], self._header["channels"])
-        if states.shape != expected:
-            raise ValueError(f"states are {states.shape}, expected {expected}")
-        for caption, rows, n in zip(captions, states, tokens, strict=True):
-            self._records.append((digest(caption), int(n)))
-            self._states.append(rows[:n].astype(BFLOAT16))
-
-    def commit(self) -> None:
-        """Writes what was added since the last commit; StorageError if that fails.
-
-        Once it returns, the states survive a crash; before, the folder opens without them.
-        """
-        if not self._records:
-            return
-        row_bytes = self._header["channels"] * BFLOAT16.itemsize
-        shards = list(self._header["shards"])
-        if not shards or shards[-1] * row_bytes >= self._shard_bytes:
-            shards.append(0)
-        last, records = len(shards) - 1, np.empty(len(self._records), RECORD)
-        for i, (key, tokens) in enumerate(self._records):
-            records[i] = key, last, shards[-1], tokens
-            shards[-1] += tokens
-        first = self._header["shards"][last] if last < len(self._header["shards"]) else 0
-        content = np.concatenate(self._states).view(np.uint8).tobytes()
-        _append(shard_path(self.folder, last), first * row_bytes, content)
-        _append(self.folder / INDEX, self._header["count"] * RECORD.itemsize, records.tobytes())
-        count = self._header["count"] + len(records)
-        self._write_header(self._header | {"shards": shards, "count": count})
-        self._records, self._states = [], []
-
-    def close(self) -> None:
-        """Lets other writers in; what was not committed is dropped."""
-        self._lock.close()
-
-    def _write_header(self, header: dict[str, Any]) -> None:
-        storage.write(self.folder / HEADER, json.dumps(header, indent=2).encode() + b"\n")
-        self._header = header
-
-
 def shard_path(folder: Path, number: int) -> Path:
-    """The file of one shard's states."""
+    """Returns the path of one shard's states."""
     return folder / f"states-{number:05d}.bin"
 
 
-def _read_header(folder: Path) -> dict[str, Any]:
+def read_header(folder: Path) -> dict[str, Any]:
+    """Returns what embeddings.json says; raises DataError where it is missing or damaged."""
     path = folder / HEADER
     try:
         header = json.loads(path.read_bytes())
@@ -252,56 +149,29 @@ def _read_header(folder: Path) -> dict[str, Any]:
             "launch.prepare embed"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not valid JSON; {AGAIN}") from error
+        raise DataError(f"{path}: is not valid JSON; {REMEDY}") from error
     whole = isinstance(header, dict) and header.get("format") == FORMAT
     if not whole or header.get("dtype") != "bfloat16" or type(header.get("encoder")) is not str:
-        raise DataError(f"{path}: is not of format {FORMAT}; {AGAIN}")
+        raise DataError(f"{path}: is not of format {FORMAT}; {REMEDY}")
     shards = header.get("shards")
     sizes = [header.get(name) for name in SIZES] + (shards if isinstance(shards, list) else [None])
     if not all(type(size) is int and 0 <= size < 2**62 for size in sizes):
-        raise DataError(f"{path}: has sizes that are no whole numbers; {AGAIN}")
+        raise DataError(f"{path}: has sizes that are no whole numbers; {REMEDY}")
     return header
 
 
 def _check_size(path: Path, least: int) -> None:
-    """DataError where a file is shorter than what was committed to it."""
+    """Raises DataError where a file is shorter than what was committed to it."""
     size = path.stat().st_size if path.is_file() else 0
     if size < least:
-        raise DataError(f"{path}: has {size} bytes, and {least} were stored in it; {AGAIN}")
+        raise DataError(f"{path}: has {size} bytes, and {least} were stored in it; {REMEDY}")
 
 
 def _check_records(path: Path, records: np.ndarray, rows: list[int], text_length: int) -> None:
-    """DataError where a record points outside the shards, which have `rows` rows."""
+    """Raises DataError where a record points outside the shards, which have `rows` rows."""
     end = records["row"] + records["tokens"]
     beyond = np.array([*rows, 0], np.uint64)[np.minimum(records["shard"], len(rows))] < end
     wrong = beyond | (end < records["row"]) | (records["shard"] >= len(rows))
     wrong |= records["tokens"] > text_length
     if wrong.any():
-        raise DataError(f"{path}: {int(wrong.sum())} records point at no states; {AGAIN}")
-
-
-def _locked(folder: Path) -> IO[str]:
-    """A file that is held as long as it is open; the system lets go of it when a process dies."""
-    try:
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise StorageError(f"cannot write {folder / LOCK}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ConfigError(f"{folder} is in use by another process; wait for its end") from None
-    return lock
-
-
-def _append(path: Path, end: int, content: bytes) -> None:
-    """Writes `content` behind the first `end` bytes, cutting off what an unfinished commit left."""
-    try:
-        with path.open("r+b" if path.exists() else "xb") as file:
-            file.truncate(end)
-            file.seek(end)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise DataError(f"{path}: {int(wrong.sum())} records point at no states; {REMEDY}")

@@ -1,7 +1,7 @@
 """The order of training data as a pure function of (seed, global sample number): no state.
 
-Step s of batch size B reads samples g = s B ... s B + B - 1. Which file that is, and every random
-choice made about it, follows from (seed, g) alone, so a run resumes from its step number and any
+Step s of batch size B reads samples g = s B ... s B + B - 1. The file that g shows and every choice
+that is drawn for it follow from (seed, g) alone. So a run resumes from its step number, and any
 number of hosts draws the same batches.
 """
 
@@ -19,21 +19,21 @@ _WEYL = np.uint64(0x9E3779B97F4A7C15)  # odd 2^64 / golden ratio: spreads consec
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The splitmix64 finalizer, a bijection of uint64 in which each input bit moves all others."""
+    """Applies the splitmix64 finalizer, a bijection of uint64: each bit affects all the others."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def _words(values: int | np.ndarray) -> np.ndarray:
-    """Integers of either sign as a uint64 array of at least one element (scalars warn on wrap)."""
+    """Returns integers of either sign as a uint64 array, since scalars warn where they wrap."""
     if isinstance(values, int):
         return np.array([values & _MASK64], np.uint64)
     return np.atleast_1d(values).astype(np.uint64)
 
 
 def _feistel(i: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray:
-    """A permutation of range(4 ** half_bits): the halves of i swap, xor-ed with keyed hashes."""
+    """Permutes range(4 ** half_bits): the halves of i swap, xor-ed with keyed hashes."""
     shift, mask = np.uint64(half_bits), np.uint64(2**half_bits - 1)
     left, right = i >> shift, i & mask
     for r in range(1, _ROUNDS + 1):
@@ -42,38 +42,38 @@ def _feistel(i: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray:
     return (left << shift) | right
 
 
-def _walk(i: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+def _permute_below(i: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
     """Applies the permutation of the next power of four until each value lies below n."""
     half_bits = max(1, math.ceil((n - 1).bit_length() / 2))
     i = _feistel(i, half_bits, keys)
     while (outside := i >= n).any():
-        # Following the cycle of an inside start must come back inside, hence the walk ends.
+        # A cycle that starts below n comes back below n, so the loop ends.
         i[outside] = _feistel(i[outside], half_bits, keys[outside])
     return i.astype(np.int64)
 
 
 def permute(i: Int[np.ndarray, " B"], n: int, key: int) -> Int[np.ndarray, " B"]:
-    """The images of `i` under permutation number `key` of range(n).
+    """Returns the images of `i` under permutation number `key` of range(n).
 
-    A 6-round Feistel network with cycle walking: O(1) memory for any n below 2^62.
+    A 6-round Feistel network with cycle walking takes O(1) memory for any n below 2^62.
 
     Args:
       i: integers in [0, n).
       n: size of the set, at least 1.
-      key: any integer; every value is another permutation.
+      key: any integer; each is another permutation.
 
     Raises:
       ValueError: an entry of `i` outside [0, n).
     """
     if i.size and not (0 <= i.min() and i.max() < n):
         raise ValueError(f"positions must lie in [0, {n}), got {i.min()} ... {i.max()}")
-    return _walk(_words(i), n, np.broadcast_to(_mix(_words(key)), i.shape))
+    return _permute_below(_words(i), n, np.broadcast_to(_mix(_words(key)), i.shape))
 
 
 def index(g: Int[np.ndarray, " B"], n: int, seed: int) -> Int[np.ndarray, " B"]:
-    """The example, in range(n), that each global sample number shows.
+    """Returns the example, in range(n), that each global sample number shows.
 
-    Epoch e = g // n goes through all n examples once, in an order of its own keyed by (seed, e).
+    Epoch e = g // n shows each of the n examples once, in an order keyed by (seed, e).
 
     Args:
       g: global sample numbers, at least 0.
@@ -82,14 +82,14 @@ def index(g: Int[np.ndarray, " B"], n: int, seed: int) -> Int[np.ndarray, " B"]:
     """
     epoch, position = np.divmod(np.asarray(g, np.int64), n)
     keys = _mix(_mix(_words(seed)) + _WEYL * _words(epoch))
-    return _walk(_words(position), n, keys)
+    return _permute_below(_words(position), n, keys)
 
 
 def generator(seed: int, g: int, stream: str) -> np.random.Generator:
-    """The random numbers that sample `g` spends on the purpose named `stream`.
+    """Returns the random numbers that sample `g` spends on the purpose named `stream`.
 
-    Philox is counter based: (seed, g) is its key and the name sets the high words of its counter,
-    which draws never reach, so streams do not overlap and cost nothing to reach.
+    Philox is counter based: (seed, g) is its key, and the name sets the high words of its counter,
+    which draws never change. So streams do not overlap, and none has to be drawn to reach another.
     """
     name = np.frombuffer(hashlib.sha256(stream.encode()).digest()[:24], "<u8")
     key = np.array([seed & _MASK64, g & _MASK64], np.uint64)
@@ -97,10 +97,10 @@ def generator(seed: int, g: int, stream: str) -> np.random.Generator:
 
 
 def image_rows(batch_size: int, image_fraction: float) -> int:
-    """How many rows of each global batch are images (the paper: half).
+    """Returns how many rows of each global batch are images (half of them in the paper).
 
     Raises:
-      ConfigError: a fraction outside [0, 1] or one that is not a whole number of rows.
+      ConfigError: the fraction lies outside [0, 1] or gives no whole number of rows.
     """
     if not 0 <= image_fraction <= 1:
         raise ConfigError(

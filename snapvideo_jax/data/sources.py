@@ -1,15 +1,16 @@
 """Captioned videos and pictures in a folder, read as a pure function of (seed, sample number).
 
 Nothing outside the folder is opened, whatever its manifest or its links say. The decoder is
-imported where a file is decoded: benchmarks and plans, which read none, need none installed.
+imported where a file is decoded: benchmarks and plans decode none and need none installed.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,13 +22,23 @@ from snapvideo_jax.errors import DataError
 MANIFEST = "manifest.jsonl"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MAX_SUBSTITUTES = 20  # bad files in a row before a run gives up: not bad luck, a bad folder
+MAX_SUBSTITUTES = 20  # more bad files in a row are no bad luck but a bad folder
 
 Rows = tuple[tuple[str, str], ...]  # (path relative to the root, caption)
 Entry = tuple[str, str, str, int]  # kind, path relative to the root, caption, bytes
 Size = tuple[int, int]  # H, W of a source
-Picture = tuple[UInt8[np.ndarray, "H W 3"], Size]
+Clip = tuple[UInt8[np.ndarray, "T H W 3"], float, Size]  # frames, frame interval, source size
 Example = tuple[UInt8[np.ndarray, "T H W 3"], str, float, Size]
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """The clips that training draws: T frames of H x W at one of the frame rates (1/s)."""
+
+    num_frames: int
+    height: int
+    width: int
+    frame_rates: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class FolderSource:
       root: the folder.
       videos: (path relative to the root, caption) of each video, at least one.
       images: likewise for pictures; may be empty.
-      fingerprint: hash over names, sizes and captions; another one means other data.
+      fingerprint: hash over names, sizes and captions; other data have another one.
     """
 
     root: Path
@@ -47,35 +58,30 @@ class FolderSource:
     fingerprint: str
 
     def captions(self) -> list[str]:
-        """Every caption, in the order of the files, videos first."""
+        """Returns every caption, in the order of the files, videos first."""
         return [caption for _, caption in (*self.videos, *self.images)]
 
     def example(
         self,
-        seed: int,
         g: int,
+        *,
         image: bool,
-        num_frames: int,
-        height: int,
-        width: int,
-        frame_rates: Sequence[float],
-        bad: Callable[[str, str], None],
+        seed: int,
+        spec: ClipSpec,
+        report_bad: Callable[[str, str], None],
     ) -> Example:
-        """Training example `g`; the same arguments give the same bytes, on any host.
+        """Returns training example `g`: the same bytes for the same arguments, on any host.
 
-        A file that cannot be used is replaced by another one, chosen by (seed, g, attempt), so
-        that the rest of the order stays as it is.
+        Another file, chosen by (seed, g, attempt), stands in for one that cannot be used, so the
+        order of all other files stays as it is.
 
         Args:
-          seed: of the run.
           g: global sample number.
-          image: a still: T equal frames, of a picture or of one frame of a video if there are no
-            pictures.
-          num_frames: T.
-          height: H, pixels.
-          width: W, pixels.
-          frame_rates: to choose from, frames per second.
-          bad: called with path and reason of each file that was replaced.
+          image: whether a still is due: T equal frames of a picture, or of one frame of a video
+            where the folder has no pictures.
+          seed: of the run.
+          spec: size and frame rates of the clip.
+          report_bad: called with path and reason for each file that could not be used.
 
         Returns:
           Frames, caption, frame interval in seconds (0 for a still), size (H, W) of the source.
@@ -83,77 +89,83 @@ class FolderSource:
         Raises:
           DataError: 21 files in a row were unusable.
         """
-        from_pictures = image and bool(self.images)
-        rows = self.images if from_pictures else self.videos
-        purpose, reason = "still" if image else "clip", ""
+        rows = self.images if image and self.images else self.videos
+        read = _read_clip if not image else _read_picture if self.images else _read_frame
+        stream, reason = "still" if image else "clip", ""
         for attempt in range(MAX_SUBSTITUTES + 1):
             name, caption = rows[_row(seed, g, attempt, len(rows))]
-            path, rng = self.root / name, order.generator(seed, g, f"{purpose} {attempt}")
+            rng = order.generator(seed, g, f"{stream} {attempt}")
             try:
-                if not image:
-                    return _draw_clip(path, caption, num_frames, height, width, frame_rates, rng)
-                load = _load_picture if from_pictures else _draw_frame
-                picture, size = load(path, height, width, rng)
-                return np.repeat(picture[None], num_frames, axis=0), caption, 0.0, size
+                frames, interval, size = read(self.root / name, spec, rng)
+                return frames, caption, interval, size
             except DataError as error:
                 reason = str(error)
-                bad(name, reason)
+                report_bad(name, reason)
         raise DataError(
             f"{self.root}: {MAX_SUBSTITUTES + 1} files in a row are unusable, the last: {reason}"
         )
 
 
-def _draw_clip(
-    path: Path,
-    caption: str,
-    num_frames: int,
-    height: int,
-    width: int,
-    frame_rates: Sequence[float],
-    rng: np.random.Generator,
-) -> Example:
+def _read_clip(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
+    from snapvideo_jax.data import clips
+
+    return _draw_clip(clips.probe(path), spec, rng)
+
+
+def _read_frame(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
     from snapvideo_jax.data import clips
 
     info = clips.probe(path)
-    start, rate = clips.choose_clip(info, num_frames, frame_rates, rng)
-    frames = clips.decode_clip(path, start, rate, num_frames, height, width)
-    return frames, caption, 1 / rate, (info.height, info.width)
+    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
+    frame, _, size = _draw_clip(info, one_frame, rng)
+    return np.repeat(frame, spec.num_frames, axis=0), 0.0, size
 
 
-def _draw_frame(path: Path, height: int, width: int, rng: np.random.Generator) -> Picture:
+def _draw_clip(info: Any, spec: ClipSpec, rng: np.random.Generator) -> Clip:
+    """Draws a clip of the video that `clips.probe` returned `info` about."""
     from snapvideo_jax.data import clips
 
-    info = clips.probe(path)
-    start, rate = clips.choose_clip(info, 1, (info.frame_rate,), rng)
-    return clips.decode_clip(path, start, rate, 1, height, width)[0], (info.height, info.width)
+    start, rate = clips.choose_clip(
+        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
+    )
+    frames = clips.decode_clip(
+        info.path,
+        start=start,
+        frame_rate=rate,
+        num_frames=spec.num_frames,
+        height=spec.height,
+        width=spec.width,
+    )
+    return frames, 1 / rate, (info.height, info.width)
 
 
-def _load_picture(path: Path, height: int, width: int, rng: np.random.Generator) -> Picture:
+def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
     from snapvideo_jax.data import clips
 
     del rng  # a picture leaves nothing to chance
-    return clips.load_image(path, height, width), clips.probe_image(path)
+    picture = clips.load_image(path, spec.height, spec.width)
+    return np.repeat(picture[None], spec.num_frames, axis=0), 0.0, clips.probe_image(path)
 
 
 def _row(seed: int, g: int, attempt: int, count: int) -> int:
-    """Which file sample g shows at first, and at each further attempt.
+    """Returns the row that sample g shows at first, and at each further attempt.
 
-    Substitutes walk through an order of their own, so that those of one sample all differ.
+    Substitutes come in an order of their own, so that those of one sample all differ.
     """
     if attempt == 0:
         return int(order.index(np.array([g]), count, seed)[0])
-    walk = int(order.generator(seed, g, "substitutes").integers(2**62))
-    return int(order.permute(np.array([(attempt - 1) % count]), count, walk)[0])
+    key = int(order.generator(seed, g, "substitutes").integers(2**62))
+    return int(order.permute(np.array([(attempt - 1) % count]), count, key)[0])
 
 
 def open_folder(path: str | Path) -> FolderSource:
     """Lists a folder of captioned videos and pictures, without decoding any.
 
-    With a `manifest.jsonl`, one row a line: {"video": "relative/path.mp4", "caption": "..."} or
-    {"image": "relative/path.jpg", "caption": "..."}; a file may have several rows. Without one,
-    every video (.mp4 .mov .webm .mkv .avi) and picture (.png .jpg .jpeg .webp) below the folder,
-    sorted, `name.txt` beside `name.mp4` being its caption. Captions are UTF-8; an empty one means
-    "no text".
+    A `manifest.jsonl` has one row a line: {"video": "relative/path.mp4", "caption": "..."} or
+    {"image": "relative/path.jpg", "caption": "..."}; a file may have several rows. Without it the
+    rows are all videos (.mp4 .mov .webm .mkv .avi) and pictures (.png .jpg .jpeg .webp) below the
+    folder, sorted; the caption of `name.mp4` stands in `name.txt` beside it. Captions are UTF-8; an
+    empty one means "no text".
 
     Raises:
       DataError: no such folder, no video in it, a malformed row (by line number), a path that
@@ -189,7 +201,7 @@ def _read_text(path: Path) -> str:
 
 
 def _size_inside(root: str, name: str) -> int:
-    """Bytes of a file below `root`, links followed; ValueError with the reason if it is not one."""
+    """Returns the bytes of a file below `root`, links followed; else ValueError with the reason."""
     if "://" in name or "\0" in name or os.path.isabs(name) or ".." in Path(name).parts:
         raise ValueError("is not a path inside the data folder")
     real = os.path.realpath(os.path.join(root, name))
@@ -213,11 +225,11 @@ def _manifest_rows(manifest: Path) -> Iterator[Entry]:
 
 
 def _parse_row(line: str) -> tuple[str, str, str]:
-    """Kind, path and caption of one manifest row; ValueError with the reason if malformed."""
+    """Returns kind, path and caption of a manifest row; ValueError with the reason if malformed."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"is no JSON ({error.msg} at column {error.colno})") from error
+        raise ValueError(f"is not JSON ({error.msg} at column {error.colno})") from error
     kinds = [kind for kind in ("video", "image") if isinstance(row, dict) and kind in row]
     if len(kinds) != 1 or not isinstance(row[kinds[0]], str) or "caption" not in row:
         raise ValueError('expected {"video": "path", "caption": "text"}, or "image" for "video"')
@@ -230,8 +242,8 @@ def _parse_row(line: str) -> tuple[str, str, str]:
 def _captioned_files(root: Path) -> Iterator[Entry]:
     real_root = os.path.realpath(root)
     suffixes = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
-    found = (path for path in root.rglob("[!.]*") if path.suffix.lower() in suffixes)
-    for name in sorted(path.relative_to(root).as_posix() for path in found if not path.is_dir()):
+    paths = (path for path in root.rglob("[!.]*") if path.suffix.lower() in suffixes)
+    for name in sorted(path.relative_to(root).as_posix() for path in paths if not path.is_dir()):
         text = Path(name).with_suffix(".txt").as_posix()
         if not (root / text).exists():
             raise DataError(

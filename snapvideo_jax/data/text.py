@@ -1,6 +1,6 @@
-"""Captions -> token ids, with the ids that T5 uses: pad 0, end of sequence 1, unknown 2.
+"""Captions -> token ids, with T5's special ids: pad 0, end of sequence 1, unknown 2.
 
-sentencepiece is imported where a vocabulary is learned or read, since stored states need none.
+sentencepiece is imported where a vocabulary is learned or read: stored text states need none.
 """
 
 import io
@@ -19,9 +19,9 @@ _QUIET = 2  # log errors only
 
 
 def clean_caption(text: str) -> str:
-    """One line of valid Unicode: byte order mark and NUL gone, white space collapsed.
+    """Returns one line of valid Unicode: no byte order mark, no NUL, white space collapsed.
 
-    Lone surrogates, which JSON and command lines can smuggle in but UTF-8 cannot hold, become "?".
+    Lone surrogates, which JSON and command lines can hold but UTF-8 cannot, become "?".
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     return " ".join(text.replace("\ufeff", "").replace("\0", " ").split())
@@ -30,13 +30,13 @@ def clean_caption(text: str) -> str:
 def train_vocabulary(captions: Sequence[str], path: str | Path) -> None:
     """Learns a sentencepiece vocabulary from captions and writes it, the same bytes every time.
 
-    Pieces are byte pairs merged until nothing repeats or there are 8000: the words of a small
-    grammar end as one piece each, and unseen words still split into known ones. (A unigram model
-    breaks frequent words of a small set apart; a word model knows no others.)
+    Byte pairs are merged until nothing repeats or there are 8000 pieces. So each word of a small
+    grammar becomes one piece, and unseen words still split into known pieces. (A unigram model
+    would split the frequent words of a small set; a word model knows no other words.)
 
     Args:
       captions: any number; empty ones are skipped.
-      path: of the model file, replaced in one step.
+      path: the model file, replaced in one step.
 
     Raises:
       DataError: no caption has text, or they use over 8000 different characters.
@@ -77,7 +77,7 @@ def _train(lines: list[str]) -> bytes:
 
 
 class Tokenizer:
-    """Captions to ids by the sentencepiece model at `path`.
+    """The sentencepiece model at `path`: captions in, ids out.
 
     Raises:
       DataError: the file is missing or holds no such model, or one without T5's ids.
@@ -100,16 +100,16 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids."""
+        """The number of ids."""
         return self._model.get_piece_size()
 
     def __call__(
         self, captions: Sequence[str], length: int
     ) -> tuple[Int32[np.ndarray, "B K"], Bool[np.ndarray, "B K"]]:
-        """Ids of each caption and the end id, cut and padded to `length` = K; mask of those.
+        """Returns ids, cut and padded to `length` = K, and the mask of those that are no padding.
 
-        An empty caption means no text: its mask is False throughout. A caption that is too long
-        loses its last words, never the end id.
+        Each caption ends with the end id; one that is too long loses its last words instead. An
+        empty caption means no text: its mask is False throughout.
         """
         ids = np.full((len(captions), length), PAD, np.int32)
         mask = np.zeros((len(captions), length), bool)

@@ -1,1 +1,1 @@
-"""How good it is: the oracle of the embedded set, distances to real video, protocols."""
+"""How good it is: the oracle of the embedded set, its protocol, and plots of a sweep."""

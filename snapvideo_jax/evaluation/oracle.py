@@ -1,10 +1,10 @@
 """The oracle: reads shape, color, direction and speed back from videos of the embedded set.
 
-Pure NumPy and nothing learned, so its verdicts do not drift with a model's. It fits the one moving
+It is NumPy alone and nothing in it is learned, so its verdicts never change. It fits one moving
 shape of `snapvideo_jax.data.shapes` to the pixels: background and color from the statistics of all
 pixels, a track from a matched filter, a straight line through the track, and then each shape
 rendered along that line. A factor counts as right only where the fit explains the pixels, so that
-noise, blank and shredded videos score 0 rather than chance.
+noise and blank or shuffled videos score 0 rather than chance.
 """
 
 import functools
@@ -15,21 +15,23 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from snapvideo_jax.data.shapes import COLORS, DIRECTIONS, World, coverage, parse
+from snapvideo_jax.data.outlines import coverage
+from snapvideo_jax.data.shapes import parse
+from snapvideo_jax.data.world import COLORS, DIRECTIONS, World
 
 STILL = 0.15  # px per frame below which a shape counts as not moving
 MIN_EXPLAINED = 0.5
 MIN_CONTRAST = 0.6
 
 FACTORS = ("shape", "color", "direction", "speed")
-# What each rate of `score` needs right at once.
+# Each rate of `score`, and the factors that must all be right for it.
 _SETS = {name: (name,) for name in FACTORS} | {"all3": ("shape", "color", "direction")}
 # (y, x) px by which the track may miss the centroid: it is biased where shapes are lopsided.
 _OFFSETS = np.array([(y, x) for y in (-0.5, 0, 0.5) for x in (-0.5, 0, 0.5)], np.float32)
 
 
 class Reading(NamedTuple):
-    """What the oracle sees in one video. Levels are in [-1, 1], lengths in pixels."""
+    """The facts that the oracle reads from one video. Levels are in [-1, 1], lengths in pixels."""
 
     present: bool  # one shape of the world is there and explains what moves
     shape: str
@@ -37,7 +39,7 @@ class Reading(NamedTuple):
     direction: str  # "still" below `STILL`
     speed: str | None  # None if still, or if the frame interval is 0
     velocity: tuple[float, float]  # (vy, vx) px per frame
-    explained: float  # share of the energy around the shape that the shape accounts for
+    explained: float  # fraction of the energy around the shape that the shape accounts for
     contrast: float  # distance of the shape's color from the background's
     clutter: float  # rms deviation from the background away from the shape
     background_error: float  # mean absolute error of the background's three levels
@@ -88,21 +90,22 @@ def score(
     world: World,
     frame_intervals: Sequence[float],
 ) -> dict:
-    """How often videos show what their captions state.
+    """Scores how often videos show what their captions state.
 
     Args:
         videos: n videos as `read` takes them.
         captions: n captions or paraphrases.
-        world: where the videos come from.
+        world: the one that the videos are of.
         frame_intervals: n times between frames in seconds, 0 for images.
 
     Returns:
-        n; rates in [0, 1]: present, shape, color, direction, speed, all3 (shape, color and
-        direction) and all (whatever the caption states; a caption without a direction asks for
-        a still), each over the captions that state it and None if none does; means: explained,
-        clutter, and velocity_mae, the length of the velocity's error in px per frame over
-        present videos whose caption fixes the velocity (None if there are none); wilson95: the
-        (low, high) 95 % interval of each rate.
+        n.
+        Rates in [0, 1]: present, shape, color, direction, speed, all3 (shape, color and direction)
+        and all (every fact of the caption; one without a direction means a still). Each is over the
+        captions that state it, and None where none does.
+        Means: explained, clutter, and velocity_mae, the length of the velocity's error in px per
+        frame, over present videos whose caption fixes the velocity; None where there are none.
+        wilson95: the (low, high) 95 % interval of each rate.
 
     Raises:
         ValueError: unequal numbers of videos, captions and intervals, or none of them.
@@ -130,7 +133,7 @@ def score(
 
 
 def chance(world: World) -> dict[str, float]:
-    """Rates of a model that draws one legal moving shape and never listens to the caption."""
+    """Returns the rates of a model that draws one legal moving shape and ignores the caption."""
     counts = (world.shapes, world.colors, world.directions, world.speeds)
     rates = {name: 1 / len(values) for name, values in zip(FACTORS, counts, strict=True)}
     all3 = rates["shape"] * rates["color"] * rates["direction"]
@@ -138,6 +141,8 @@ def chance(world: World) -> dict[str, float]:
 
 
 class _Fit(NamedTuple):
+    """The shape and color that explain a video best."""
+
     shape: str
     color: np.ndarray  # deviation from the background
     explained: float
@@ -145,24 +150,24 @@ class _Fit(NamedTuple):
 
 
 def _levels(video: np.ndarray) -> Float[np.ndarray, "T H W 3"]:
-    """Float levels; what is not finite becomes legal, so that a broken video is read, not fatal."""
+    """Returns float levels; those that are not finite become legal, so any video can be read."""
     if video.dtype == np.uint8:
         return video.astype(np.float32) / np.float32(127.5) - 1
     return np.nan_to_num(video.astype(np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
 
 
 def _along_principal_color(d: Float[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T H W"]:
-    """Deviation along the color in which the pixels vary most, positive inside the shape."""
+    """Projects onto the color in which the pixels vary most, with the shape positive."""
     flat = d.reshape(-1, 3)
     axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
     along = flat @ axis
-    # The shape deviates far, the background little: the heavier tail is the shape's.
+    # The shape deviates far and the background little, so the heavier tail is the shape's.
     sign = 1.0 if along @ np.linalg.norm(flat, axis=1) >= 0 else -1.0
     return (sign * along).reshape(d.shape[:3])
 
 
 def _track(g: Float[np.ndarray, "T H W"], radius: float) -> Float[np.ndarray, "T 2"]:
-    """The shape's centroid (y, x) in each frame: matched filter, then windowed centroids."""
+    """Tracks the shape's centroid (y, x): by a matched filter, then by windowed centroids."""
     _, height, width = g.shape
     y, x = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
     weight = np.where(g > 0.25 * np.percentile(g, 99.5), g, 0).clip(0)
@@ -172,13 +177,13 @@ def _track(g: Float[np.ndarray, "T H W"], radius: float) -> Float[np.ndarray, "T
         inside = np.where(near, weight, 0)
         rows, columns = inside.sum(2), inside.sum(1)
         mass = rows.sum(1)
-        found = np.stack([rows @ y, columns @ x], 1) / np.maximum(mass, 1e-12)[:, None]
-        centers = np.where(mass[:, None] > 0, found, centers)
+        centroids = np.stack([rows @ y, columns @ x], 1) / np.maximum(mass, 1e-12)[:, None]
+        centers = np.where(mass[:, None] > 0, centroids, centers)
     return centers
 
 
 def _peaks(g: Float[np.ndarray, "T H W"], radius: float) -> Float[np.ndarray, "T 2"]:
-    """Where in each frame a disc of `radius` covers most of g."""
+    """Returns the place in each frame where a disc of `radius` covers most of g."""
     reach = math.ceil(radius)
     padded = (g.shape[1] + 2 * reach, g.shape[2] + 2 * reach)  # so that nothing wraps around
     filtered = np.fft.irfft2(np.fft.rfft2(g, padded) * _disc(radius, padded), padded)
@@ -189,13 +194,13 @@ def _peaks(g: Float[np.ndarray, "T H W"], radius: float) -> Float[np.ndarray, "T
 
 @functools.lru_cache(maxsize=8)
 def _disc(radius: float, padded: tuple[int, int]) -> np.ndarray:
-    """Transform of the disc, centered at (ceil(radius), ceil(radius))."""
+    """Returns the Fourier transform of the disc, centered at (ceil(radius), ceil(radius))."""
     offsets = np.arange(2 * math.ceil(radius) + 1) - math.ceil(radius)
     return np.fft.rfft2(coverage("circle", radius, offsets[:, None], offsets), padded)
 
 
 def _fit_line(track: Float[np.ndarray, "T 2"]) -> tuple[np.ndarray, np.ndarray]:
-    """Start and velocity of constant motion: least squares that forgives frames off the line."""
+    """Fits start and velocity of constant motion: least squares, robust to frames off the line."""
     time = np.arange(len(track), dtype=np.float64)
     weight = np.ones(len(track))
     for _ in range(5):
@@ -209,7 +214,7 @@ def _fit_line(track: Float[np.ndarray, "T 2"]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit_shape(d: Float[np.ndarray, "T H W 3"], line: np.ndarray, world: World) -> _Fit:
-    """The shape, half-pixel offset and color that leave the least energy around the line."""
+    """Fits the shape, half-pixel offset and color that leave the least energy around the line."""
     y, x = (np.arange(size, dtype=np.float32) for size in d.shape[1:3])
     inside = _distance(line, y, x) <= _window(world.radius)
     frame, row, column = np.nonzero(inside)
@@ -231,7 +236,7 @@ def _fit_shape(d: Float[np.ndarray, "T H W 3"], line: np.ndarray, world: World) 
 
 
 def _window(radius: float) -> float:
-    """Pixels around the centroid that hold any shape of this radius and its soft edge."""
+    """Returns the distance from the centroid within which any shape of this radius lies."""
     return 1.45 * radius + 1.5
 
 
@@ -266,18 +271,18 @@ def _frame_change(levels: Float[np.ndarray, "T H W 3"]) -> float:
 
 
 def _verdicts(reading: Reading, facts: dict[str, str]) -> dict[str, bool]:
-    """Whether the video is right about each factor, and set of factors, that `facts` state."""
+    """Returns for each rate whose factors the `facts` state whether the video gets them right."""
     right = {f: reading.present and getattr(reading, f) == facts[f] for f in facts}
     sets = {name: all(right[f] for f in s) for name, s in _SETS.items() if right.keys() >= set(s)}
-    asked = facts.get("direction", "still")
-    everything = reading.present and all(right.values()) and reading.direction == asked
+    direction = facts.get("direction", "still")
+    everything = reading.present and all(right.values()) and reading.direction == direction
     return {"present": reading.present} | sets | {"all": everything}
 
 
 def _velocity_error(
     reading: Reading, facts: dict[str, str], world: World, frame_interval: float
 ) -> float | None:
-    """Pixels per frame, or None if nothing is there or the caption leaves the velocity open."""
+    """Returns px per frame; None if nothing is present or the caption leaves the velocity open."""
     speeds, moves = dict(world.speeds), "direction" in facts
     if not reading.present or (moves and facts.get("speed") not in speeds):
         return None
@@ -286,12 +291,12 @@ def _velocity_error(
     return math.dist(reading.velocity, (y * step, x * step))
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[float] | Sequence[bool]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
 def _wilson95(right: Sequence[bool]) -> tuple[float, float] | None:
-    """Wilson's interval of the rate behind the observed verdicts."""
+    """Returns Wilson's interval of the rate behind the observed verdicts."""
     if not right:
         return None
     n, rate, z = len(right), float(np.mean(right)), 1.959964

@@ -1,4 +1,4 @@
-"""What is generated and how it is scored: the protocol "shapes", judged by the oracle."""
+"""The protocol "shapes": which prompts are sampled, and how the oracle scores their videos."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,14 +7,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import shapes
+from snapvideo_jax.data.world import World, compositions
 from snapvideo_jax.evaluation import oracle
 
 # (prompts, seeds) -> videos
 Generate = Callable[[Sequence[str], Sequence[int]], UInt8[np.ndarray, "N T H W 3"]]
 
 
-class Scored(NamedTuple):
-    """The report, as written to JSON, and what it was made from."""
+class Result(NamedTuple):
+    """The report, as JSON has it, and the videos of prompts seen in training, right or not."""
 
     report: dict[str, Any]
     prompts: list[str]
@@ -22,21 +23,20 @@ class Scored(NamedTuple):
     right: list[bool]
 
 
-def prompts(world: shapes.World, num: int, held_out: bool, seed: int) -> list[str]:
-    """`num` captions of compositions that training shows (or never shows), spread evenly.
+def prompts(world: World, num: int, held_out: bool, seed: int) -> list[str]:
+    """Returns `num` captions of compositions that training shows or, held out, never shows.
 
-    The compositions are walked through in a random order, so that `num` below their number
-    repeats none.
+    The compositions come in a random order, again and again, so all of them come equally often.
     """
-    captions = [shapes.caption(c) for c in shapes.compositions(world, held_out)]
+    captions = [shapes.caption(c) for c in compositions(world, held_out)]
     shuffled = np.random.default_rng(seed).permutation(len(captions))
     return [captions[shuffled[i % len(captions)]] for i in range(num)]
 
 
 def shapes_protocol(
-    world: shapes.World, frame_interval: float, generate: Generate, num: int, seed: int
-) -> Scored:
-    """Samples `num` prompts seen in training and as many of compositions held out; scores both."""
+    world: World, frame_interval: float, generate: Generate, num: int, seed: int
+) -> Result:
+    """Samples `num` prompts seen in training and as many of held-out compositions; scores both."""
     intervals = [frame_interval] * num
     seen, unseen = (prompts(world, num, held_out, seed) for held_out in (False, True))
     videos = generate([*seen, *unseen], range(seed, seed + 2 * num))
@@ -47,4 +47,4 @@ def shapes_protocol(
         oracle.score([video], [prompt], world, [frame_interval])["all"] == 1
         for video, prompt in zip(videos[:num], seen, strict=True)
     ]
-    return Scored(report, seen, videos[:num], right)
+    return Result(report, seen, videos[:num], right)

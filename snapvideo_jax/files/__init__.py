@@ -1,1 +1,1 @@
-"""Formats of files: video, safetensors, published T5 weights."""
+"""File formats: video, safetensors, published T5 weights."""

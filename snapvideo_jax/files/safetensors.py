@@ -1,9 +1,9 @@
-"""Safetensors files: a header that is checked whole before a byte of data is read, and slices.
+"""Safetensors files: the header is checked as a whole before any data are read, whole or in slices.
 
 The format: 8 bytes with the length of the header (little-endian), the header (JSON: tensor name ->
-dtype, shape, data_offsets), then the data, every byte of which belongs to exactly one tensor.
-Nothing in such a file is executed. What a file claims is compared with its size first, so a forged
-header cannot make the reader allocate more than the file is large.
+dtype, shape, data_offsets), then the data; every byte of them belongs to exactly one tensor.
+Nothing in such a file is executed. A header's claims are compared with the size of the file first,
+so a forged one cannot make the reader allocate more than the file is large.
 """
 
 import itertools
@@ -38,20 +38,19 @@ DTYPES = {
 }
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 MAX_DIMENSIONS = 32
-MAX_ELEMENTS = 2**56  # zeros in the shape left out: what numpy can index, whatever the dtype
+MAX_ELEMENTS = 2**56  # of the sizes that are not 0: what numpy can index, whatever the dtype
 LENGTH = struct.Struct("<Q")
-# How files begin that hold pickled Python objects (zipped or plain), which may run code when read.
-# A header of 640 bytes begins like one too, so these only choose the words of a refusal.
+# The first bytes of pickles (zipped or plain), which may run code when they are loaded. A header of
+# 640 bytes begins like one too, so these only choose the words of a refusal.
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-Tensors = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> (shape, dtype), to be written
+Tensors = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> (shape, dtype) in a file to write
 
 
 class TensorInfo(NamedTuple):
-    """One tensor of a file: what it is, and where its bytes lie, counted from the file's start."""
+    """One tensor of a file: shape, dtype, and the offsets of its bytes in the file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -60,12 +59,12 @@ class TensorInfo(NamedTuple):
 
 
 def open_file(path: str | Path) -> dict[str, TensorInfo]:
-    """Every tensor of a safetensors file, from its header alone; no data is read.
+    """Returns every tensor of a safetensors file, from its header alone; reads no data.
 
     Raises:
-        DataError: one line, where the file is missing, cut short, a pickle, or its header is not
-            valid: length, JSON, a name twice, dtype, shape, bytes that overlap, lie outside the
-            file or belong to nothing.
+        DataError: one line, where the file is missing, cut short or a pickle, or its header is not
+            valid: its length, JSON, a name twice, a dtype or shape, or bytes that overlap, lie
+            outside the file or belong to no tensor.
     """
     path = Path(path)
     try:
@@ -83,7 +82,7 @@ def open_file(path: str | Path) -> dict[str, TensorInfo]:
 
 
 def read(path: str | Path, info: TensorInfo, index: Any = ...) -> np.ndarray:
-    """A tensor, or the part of it that `index` (slices, as numpy takes them) selects, copied.
+    """Returns a copy of a tensor, or of the part that `index` (slices, as in numpy) selects.
 
     The file is memory-mapped: only the pages that hold the selected elements are read.
     Raises DataError with one line where the file became shorter or unreadable since `open_file`.
@@ -96,11 +95,11 @@ def read(path: str | Path, info: TensorInfo, index: Any = ...) -> np.ndarray:
 
 
 def open_folder(folder: str | Path) -> dict[str, tuple[Path, TensorInfo]]:
-    """Every tensor of a folder, and the file it lies in; no data is read.
+    """Returns every tensor of a folder and the file that holds it; reads no data.
 
     The folder holds model.safetensors, or shards and the index model.safetensors.index.json, whose
-    weight_map says for each tensor which file of the folder holds it.
-    Raises DataError as `open_file` does, and where index and shards do not say the same.
+    weight_map says which file of the folder holds each tensor.
+    Raises DataError as `open_file` does, and where index and shards disagree.
     """
     folder = Path(folder)
     if (folder / WHOLE).is_file() or not (folder / INDEX).is_file():
@@ -123,11 +122,11 @@ def write(path: str | Path, tensors: Tensors, value: Callable[[str], np.ndarray]
     Args:
         path: the file; an existing one is replaced.
         tensors: name -> (shape, dtype), in the order of the file.
-        value: name -> its array; called once for each, in that order.
+        value: name -> its array; called once for each name, in that order.
 
     Raises:
         OSError: the file cannot be written, as on a full disk.
-        ValueError: an array is not of the shape and dtype that were announced.
+        ValueError: an array is not of the shape and dtype that `tensors` says.
     """
     with Path(path).open("wb") as file:
         file.write(header(tensors))
@@ -142,7 +141,7 @@ def write(path: str | Path, tensors: Tensors, value: Callable[[str], np.ndarray]
 
 
 def header(tensors: Tensors) -> bytes:
-    """What a file of `tensors`, name -> (shape, dtype), begins with; a multiple of 8 bytes long."""
+    """Returns the first bytes of a file of `tensors`, up to the data; their length divides by 8."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     entries, start = {}, 0
     for name, (shape, dtype) in tensors.items():
@@ -156,7 +155,7 @@ def header(tensors: Tensors) -> bytes:
 
 
 def _header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any], int]:
-    """The header's JSON, and the offset at which the data begin."""
+    """Returns the header's JSON, and the offset at which the data begin."""
     begin = file.read(LENGTH.size)
     if len(begin) < LENGTH.size:
         raise _bad(path, f"it has {size} bytes, and the length of a header takes {LENGTH.size}")
@@ -168,15 +167,16 @@ def _header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any], int]
     return _object(path, "header", file.read(length)), LENGTH.size + length
 
 
-def _object(path: Path, what: str, content: bytes) -> dict[str, Any]:
+def _object(path: Path, name: str, content: bytes) -> dict[str, Any]:
+    """Parses a JSON object; `name` is that of the content in messages."""
     try:
-        found = json.loads(content.decode(), object_pairs_hook=_unique)
+        value = json.loads(content.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise _bad(path, f"its {what} is not valid JSON ({reason})") from error
-    if not isinstance(found, dict):
-        raise _bad(path, f"its {what} is not an object")
-    return found
+        raise _bad(path, f"its {name} is not valid JSON ({reason})") from error
+    if not isinstance(value, dict):
+        raise _bad(path, f"its {name} is not an object")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -205,13 +205,13 @@ def _info(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     start, end = offsets
     if math.prod(shape) * DTYPES[code].itemsize != end - start:
         raise _bad(
-            path, f"{_quoted(name)}, {code}{_quoted(shape)}, is given {_quoted(end - start)} bytes"
+            path, f"{_quoted(name)}, {code}{_quoted(shape)}, has {_quoted(end - start)} bytes"
         )
     return TensorInfo(tuple(shape), DTYPES[code], data_start + start, data_start + end)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor -> file; only names of files that can lie beside the index."""
+    """Returns tensor -> file; refuses names of files that cannot lie beside the index."""
     try:
         places = _object(index, "text", index.read_bytes()).get("weight_map")
     except OSError as error:
@@ -225,18 +225,18 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _natural(numbers: Any) -> bool:
-    """Whether it is a list of whole numbers, none negative; true and false are no numbers."""
+    """Returns whether this is a list of whole numbers, none negative; booleans are no numbers."""
     return isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
 
 
 def _check_layout(path: Path, infos: dict[str, TensorInfo], data_start: int, size: int) -> None:
-    """Refuses bytes that overlap, are missing, or belong to no tensor."""
+    """Raises DataError where bytes overlap, are missing, or belong to no tensor."""
     ordered = sorted(infos.items(), key=lambda item: item[1][2:])
     ends = itertools.chain([data_start], (info.end for _, info in ordered))
     for (name, info), end in zip(ordered, ends, strict=False):
         if info.start != end:
-            found = "overlaps another tensor" if info.start < end else "leaves a gap before it"
-            raise _bad(path, f"{_quoted(name)} {found}")
+            fault = "overlaps another tensor" if info.start < end else "leaves a gap before it"
+            raise _bad(path, f"{_quoted(name)} {fault}")
     expected = max((info.end for info in infos.values()), default=data_start)
     if expected != size:
         raise _bad(path, f"it has {size} bytes, its header announces {expected}")
@@ -247,6 +247,6 @@ def _bad(path: Path, reason: str) -> DataError:
 
 
 def _quoted(value: Any) -> str:
-    """`value` in one line of at most 80 characters, whatever the file held."""
+    """Returns `value` in one line of at most 80 characters, whatever the file holds."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."

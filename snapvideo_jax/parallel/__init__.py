@@ -1,1 +1,1 @@
-"""How it is spread over devices: the one place for meshes and shardings."""
+"""What a running program needs of a mesh: shardings, attention, batches, hosts, chips."""

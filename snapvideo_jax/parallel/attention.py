@@ -2,12 +2,12 @@
 
 Left alone, the compiler gathers patch tokens to attend within groups, since it merges the axes of
 examples and groups. So attention runs in a shard_map, which sends nothing but ungrouped tokens: the
-latents of the global layers, the only thing that FIT's groups exchange. For a layer a device gives
-its latents' queries, keys and values away by heads, attends with all latents for its share of the
-heads, and gives the result back (Ulysses); where heads do not divide, keys and values are gathered.
+latents of the global layers, the only thing that FIT's groups exchange. In such a layer the devices
+exchange queries, keys and values so that each holds all latents for some of the heads, attend, and
+exchange the result back (Ulysses). Where heads do not divide, keys and values are gathered.
 
-Inside it a TPU uses the kernel of kernel.py wherever that fits, which keeps the scores on the chip
-instead of writing them to memory.
+Inside the shard_map a TPU uses the kernel of kernel.py wherever that fits: it keeps the scores on
+the chip instead of writing them to memory.
 """
 
 import functools
@@ -26,43 +26,43 @@ from snapvideo_jax.parallel.mesh import BATCH_AXES
 Kernel = Callable[..., Array]  # (q, k, v, and a mask if there is one) -> attention
 
 
-def best(mesh: Mesh) -> Attend:
-    """The attention of a mesh: split over its devices, with the best kernel that they have."""
+def for_mesh(mesh: Mesh) -> Attend:
+    """Returns the attention for a mesh: split over its devices, with their fastest kernel."""
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     kernel = tpu.attention if on_tpu else dot_product_attention
     if mesh.size == 1 and kernel is dot_product_attention:
         return dot_product_attention
-    return functools.partial(attend, kernel, mesh)
+    return functools.partial(attend, kernel=kernel, mesh=mesh)
 
 
 def attend(
-    kernel: Kernel,
-    mesh: Mesh,
     q: Float[Array, "*b n A d"],
     k: Float[Array, "*b k A d"],
     v: Float[Array, "*b k A d"],
     mask: Bool[Array, "*b k"] | None = None,
+    *,
+    kernel: Kernel,
+    mesh: Mesh,
 ) -> Float[Array, "*b n A d"]:
-    """Attention with each device's part by `kernel`, or by the plain dot product where it does not
-    fit.
+    """Attends on `mesh`, each device with `kernel` where it fits, else with the plain dot product.
 
     Sizes that do not split evenly are left to the compiler.
     """
     spec = specs(q.ndim, mask is not None)
     if not _splits(mesh, spec.q, q) or not _splits(mesh, spec.keys, k):
         return dot_product_attention(q, k, v, mask)
-    given = () if mask is None else (mask,)
+    masks, mask_specs = ((), ()) if mask is None else ((mask,), (spec.mask,))
     return jax.shard_map(
         functools.partial(exchange(mesh, spec, heads=q.shape[-2]), kernel),
         mesh=mesh,
-        in_specs=(spec.q, spec.keys, spec.keys, *[spec.mask] * len(given)),
+        in_specs=(spec.q, spec.keys, spec.keys, *mask_specs),
         out_specs=spec.q,
         check_vma=False,
-    )(q, k, v, *given)
+    )(q, k, v, *masks)
 
 
 class Specs(NamedTuple):
-    """Where queries, keys (and values) and the mask of the keys lie."""
+    """The axes over which queries, keys (and values) and the mask of the keys are split."""
 
     q: PartitionSpec
     keys: PartitionSpec
@@ -71,8 +71,10 @@ class Specs(NamedTuple):
 
 
 def specs(ndim: int, masked: bool) -> Specs:
-    """For [B, G, n, A, d], within groups; for [B, n, A, d], latents, whose keys are latents too, or
-    conditions, which have a mask and are on every device.
+    """Returns the specs of attention within groups [B, G, n, A, d], or of latents [B, n, A, d].
+
+    Without a mask latents attend to latents. With one they attend to conditions, which every device
+    holds.
     """
     if ndim == 5:
         grouped = PartitionSpec(BATCH_AXES, "group", None, "tensor", None)
@@ -83,7 +85,7 @@ def specs(ndim: int, masked: bool) -> Specs:
 
 
 def exchange(mesh: Mesh, spec: Specs, heads: int) -> Callable[..., Array]:
-    """What a device does: (kernel, q, k, v, and a mask if there is one) -> attention."""
+    """Returns what each device runs: (kernel, q, k, v, and a mask if there is one) -> attention."""
     if not spec.split_keys or mesh.shape["group"] == 1:
         return local
     return by_heads if heads % meshes.ways(mesh, ("group", "tensor")) == 0 else by_keys
@@ -96,17 +98,20 @@ def local(
     v: Float[Array, "*b k A d"],
     *mask: Bool[Array, "*b k"],
 ) -> Float[Array, "*b n A d"]:
-    """Sends nothing."""
+    """Attends to the keys that this device holds; sends nothing."""
     return (kernel if tpu.fits(q, k) else dot_product_attention)(q, k, v, *mask)
 
 
 def by_heads(
     kernel: Kernel,
     q: Float[Array, "b n A d"],
-    k: Float[Array, "b n A d"],
-    v: Float[Array, "b n A d"],
+    k: Float[Array, "b k A d"],
+    v: Float[Array, "b k A d"],
 ) -> Float[Array, "b n A d"]:
-    """Some latents with all heads -> all latents with some heads, and back: four exchanges."""
+    """Exchanges some latents with all heads for all latents with some heads, attends, swaps back.
+
+    These are four exchanges: of queries, keys, values and the result.
+    """
     swap = functools.partial(jax.lax.all_to_all, axis_name="group", tiled=True)
     out = local(kernel, *(swap(x, split_axis=2, concat_axis=1) for x in (q, k, v)))
     return swap(out, split_axis=1, concat_axis=2)
@@ -115,17 +120,17 @@ def by_heads(
 def by_keys(
     kernel: Kernel,
     q: Float[Array, "b n A d"],
-    k: Float[Array, "b n A d"],
-    v: Float[Array, "b n A d"],
+    k: Float[Array, "b k A d"],
+    v: Float[Array, "b k A d"],
 ) -> Float[Array, "b n A d"]:
-    """Gathers all latents' keys and values."""
+    """Gathers the keys and values of all latents, then attends."""
     k, v = (jax.lax.all_gather(x, "group", axis=1, tiled=True) for x in (k, v))
     return local(kernel, q, k, v)
 
 
 def _splits(mesh: Mesh, spec: PartitionSpec, x: Array) -> bool:
-    """Whether every device gets the same share of x."""
-    shares = [meshes.ways(mesh, axes) for axes in spec]
+    """Returns whether `spec` cuts x into equal parts, one a device."""
+    ways = [meshes.ways(mesh, axes) for axes in spec]
     return x.ndim == len(spec) and all(
-        size % share == 0 for size, share in zip(x.shape, shares, strict=True)
+        size % parts == 0 for size, parts in zip(x.shape, ways, strict=True)
     )

@@ -1,7 +1,7 @@
 """Which part of a global batch a process makes, and how the parts become one global array.
 
-A process makes what its devices hold: of the examples its rows, and where videos are split over
-group, the box of frames, rows and columns of pixels that its devices share.
+A process makes what its devices hold: its rows of the batch and, where videos are split over group,
+the box of frames, rows and columns of pixels that its devices cover.
 """
 
 import functools
@@ -16,22 +16,25 @@ from snapvideo_jax.parallel import mesh as meshes
 
 
 class Part(NamedTuple):
-    """rows: examples of the global batch, rising. box: of each example, along its other axes."""
+    """The part of a global array that one process makes.
+
+    rows: of the global batch, in rising order. box: of each example, a slice of every other axis.
+    """
 
     rows: tuple[int, ...]
     box: tuple[slice, ...]
 
 
 def part(whole: jax.ShapeDtypeStruct) -> Part:
-    """This process's part of an array that carries its sharding: the least that holds all pieces
-    of its devices.
+    """Returns this process's part of an array that carries its sharding.
+
+    It is the smallest part that covers the pieces of all devices of the process.
     """
     return _part(whole.sharding, whole.shape)
 
 
-@functools.lru_cache
+@functools.lru_cache  # every training step needs the same parts
 def _part(sharding: Any, shape: tuple[int, ...]) -> Part:
-    """Each step of training asks for the same ones."""
     indices = sharding.addressable_devices_indices_map(shape).values()
     pieces = [
         [s.indices(size)[:2] for s, size in zip(index, shape, strict=True)] for index in indices
@@ -43,14 +46,15 @@ def _part(sharding: Any, shape: tuple[int, ...]) -> Part:
 
 
 def join(wholes: Any, parts: Any) -> Any:
-    """Trees of the global arrays `wholes`, of which each process gives its `part`."""
+    """Returns global arrays, laid out as the tree `wholes` says, from each process's parts."""
     return jax.tree.map(_join, wholes, parts)
 
 
-class Share(NamedTuple):
-    """Which of the `count` different sets of examples this process's devices hold.
+class Shard(NamedTuple):
+    """The set of examples, one of `count`, that this process's devices hold.
 
-    Processes share one where a video is split over their devices; one of them is its `owner`.
+    Several processes hold the same set where a video is split over their devices. One of them is
+    its `owner`.
     """
 
     index: int
@@ -59,20 +63,21 @@ class Share(NamedTuple):
     rows: int  # of each batch of `ways` examples
 
 
-def share(mesh: Mesh) -> Share:
-    """This process's share of every batch on `mesh`."""
-    ways = meshes.ways(mesh, meshes.BATCH_AXES)
-    held: dict[int, set[int]] = {}
-    places = meshes.batch_sharding(mesh).devices_indices_map((ways,))
-    for device, (index,) in places.items():
-        held.setdefault(device.process_index, set()).update(range(*index.indices(ways)))
-    sets = sorted({tuple(sorted(rows)) for rows in held.values()})
-    mine = tuple(sorted(held[jax.process_index()]))
-    owner = min(process for process, rows in held.items() if tuple(sorted(rows)) == mine)
-    return Share(sets.index(mine), len(sets), owner == jax.process_index(), len(mine))
+def shard(mesh: Mesh) -> Shard:
+    """Returns this process's shard of every batch on `mesh`."""
+    ways, process = meshes.ways(mesh, meshes.BATCH_AXES), jax.process_index()
+    rows_of: dict[int, set[int]] = {}  # process -> its rows
+    indices = meshes.batch_sharding(mesh).devices_indices_map((ways,))
+    for device, (span,) in indices.items():
+        rows_of.setdefault(device.process_index, set()).update(range(*span.indices(ways)))
+    sets = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
+    rows = rows_of[process]
+    owner = min(other for other, other_rows in rows_of.items() if other_rows == rows)
+    index = sets.index(tuple(sorted(rows)))
+    return Shard(index=index, count=len(sets), owner=owner == process, rows=len(rows))
 
 
-def _join(whole: jax.ShapeDtypeStruct, mine: Shaped[np.ndarray, "..."]) -> jax.Array:
+def _join(whole: jax.ShapeDtypeStruct, local: Shaped[np.ndarray, "..."]) -> jax.Array:
     rows, box = part(whole)
 
     def piece(index: Any) -> np.ndarray:  # a slice for each axis
@@ -81,6 +86,6 @@ def _join(whole: jax.ShapeDtypeStruct, mine: Shaped[np.ndarray, "..."]) -> jax.A
         )
         first = rows.index(start)
         inside = [slice(a - b.start, c - b.start) for (a, c, _), b in zip(rest, box, strict=True)]
-        return mine[first : first + stop - start, *inside]
+        return local[first : first + stop - start, *inside]
 
     return jax.make_array_from_callback(whole.shape, whole.sharding, piece)

@@ -1,4 +1,4 @@
-"""What a device can do at most, from its maker's data sheets: the yardstick of every prediction.
+"""What a device can do at most, by its maker's data sheet, and the compiler options for it.
 
 Sources: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x (peak, HBM, interconnect);
 jax-ml.github.io/scaling-book/tpus (units of a core); NVIDIA's data sheets (dense, no sparsity).
@@ -14,12 +14,11 @@ from snapvideo_jax.errors import ConfigError
 
 
 class Chip(NamedTuple):
-    """One JAX device. Zeros where the maker says nothing, and nothing is predicted.
+    """The limits of one JAX device; 0 where the maker says nothing, and nothing is predicted.
 
-    peak: bf16 FLOP/s. hbm: bytes/s. link: bytes/s to both neighbors along one axis of the torus
-    together, one way. arrays x side^2: multipliers of its matrix units. vector: element-wise
-    operations a cycle. vmem: KiB of fast memory that one fusion may take (a compiler's option).
-    axes: of the torus.
+    peak: bf16 FLOP/s. hbm: bytes/s. link: bytes/s, one way, to both neighbors along one axis of the
+    torus. arrays x side^2: multipliers of its matrix units. vector: elementwise operations a cycle.
+    vmem: KiB of fast memory that one fusion may take (a compiler option). axes: of the torus.
     """
 
     name: str
@@ -38,15 +37,15 @@ class Chip(NamedTuple):
         return self.peak / (2 * self.arrays * self.side**2) if self.arrays else 0.0
 
 
-# What JAX's `device_kind` looks like -> the chip. vector: 8 x 128 lanes of 4 units a core. vmem: of
-# 16, 32 and 64 MiB the best by the compiler's cycles for FIT 500M (docs/performance.md); v6e's is
-# what marin-community/marin uses (pull request 3053); 0 leaves the compiler's default.
+# Pattern of JAX's `device_kind` -> the chip. vector: 8 x 128 lanes of 4 units a core. vmem: of 16,
+# 32 and 64 MiB the one with the fewest compiler's cycles for FIT 500M (docs/performance.md); v6e's
+# is what marin-community/marin uses (pull request 3053); 0 leaves the compiler's default.
 CHIPS = (
     ("TPU v6( lite|e)", Chip("v6e", 918e12, 1638e9, 180e9, 4, 256, 4096, 98304, 2)),
     ("TPU v5( lite|e)", Chip("v5e", 197e12, 819e9, 90e9, 4, 128, 4096, 32768, 2)),
     ("TPU v5p?", Chip("v5p", 459e12, 2765e9, 180e9, 8, 128, 8192, 32768, 3)),
     ("TPU v4", Chip("v4", 275e12, 1228e9, 90e9, 8, 128, 8192, axes=3)),
-    # One of a chip's two cores.
+    # One of a chip's two cores: JAX counts it as a device.
     ("TPU7x", Chip("tpu7x", 1153.5e12, 3690e9, 180e9, 4, 256, 4096, axes=3)),
     ("NVIDIA H200", Chip("H200", 989.5e12, 4800e9)),
     ("NVIDIA H100 80GB HBM3", Chip("H100", 989.5e12, 3350e9)),
@@ -58,8 +57,8 @@ CHIPS = (
 
 Options = dict[str, str | bool | int | float]  # of a compiler, as JAX takes them
 
-# For several TPUs: more kinds of work may have exchanges beside them. Left alone, the compiler lets
-# the upsampler on v5e-16 wait for half of the kernels that it gathers (docs/performance.md).
+# For several TPUs: lets more kinds of work overlap with exchanges. By default the upsampler on
+# v5e-16 waits for half of the kernels that it gathers (docs/performance.md).
 EXCHANGES: Options = dict.fromkeys(
     (
         "xla_tpu_enable_async_collective_fusion_while_loops",
@@ -71,7 +70,7 @@ EXCHANGES: Options = dict.fromkeys(
 
 
 def options(mesh: Mesh) -> Options | None:
-    """What the compiler is told for the devices of a mesh; None: nothing."""
+    """Returns the compiler options for the devices of a mesh; None where there are none."""
     chip = of(mesh.devices.flat[0].device_kind)
     if not chip or not chip.vmem:
         return None
@@ -80,15 +79,15 @@ def options(mesh: Mesh) -> Options | None:
 
 
 def of(kind: str) -> Chip | None:
-    """The chip of a `device_kind`; None for one that is not in the table, such as a CPU."""
+    """Returns the chip of a `device_kind`; None for one that the table lacks, such as a CPU."""
     return next((chip for form, chip in CHIPS if re.fullmatch(form, kind)), None)
 
 
 def tpu(kind: str) -> Chip:
-    """The chip of a TPU's `device_kind`; ConfigError for one that the table lacks."""
-    found = of(kind)
-    if found is None or not found.arrays:
+    """Returns the chip of a TPU's `device_kind`; raises ConfigError where the table lacks it."""
+    chip = of(kind)
+    if chip is None or not chip.arrays:
         raise ConfigError(
             f"nothing is known of a {kind}; add it to snapvideo_jax/parallel/chips.py"
         )
-    return found
+    return chip

@@ -1,8 +1,9 @@
-"""The processes of a job as one: what they tell each other, and how they fail together.
+"""The processes of a job as one: they exchange values, agree on errors and stop at the same step.
 
-What is here is for all processes to call, in the same order (but `first`); one that is alone hears
-itself. What they say goes through JAX's collectives, which wait for ever for a process that
-does not come; so each talk begins at a barrier of the job's coordinator, which waits WAIT seconds.
+All processes call these functions in the same order (`is_first` excepted); with one process they
+return at once. Values travel through JAX's collectives, which wait forever for a process that does
+not come. So every exchange begins at a barrier of the job's coordinator, which gives up after WAIT
+seconds.
 """
 
 import contextlib
@@ -28,77 +29,85 @@ from snapvideo_jax import errors
 from snapvideo_jax.errors import ConfigError, StorageError, UserError
 
 WAIT = 1800  # seconds; scanning a data folder or making a vocabulary may take long
-SHARED = 60  # seconds until what one host writes is seen by the others
+STORAGE_WAIT = 60  # seconds until the other hosts see what one host wrote
 T = TypeVar("T")
-_talks = itertools.count()  # barriers need names of their own
+_exchanges = itertools.count()  # every barrier needs a name of its own
 
 
-def first() -> bool:
-    """Whether this is the process that writes the job's shared files and speaks for it."""
+def is_first() -> bool:
+    """Returns whether this process writes the job's shared files and prints its messages."""
     return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """The `value` (of JSON) of each process, in their order; UserError if one does not come."""
+    """Returns the `value` (JSON) of every process, in their order. With one process, `[value]`.
+
+    Raises UserError where a process does not come.
+    """
     if jax.process_count() == 1:
         return [value]
-    _meet(f"talk {next(_talks)}", WAIT)
-    mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(mine.size))
+    _meet(f"exchange {next(_exchanges)}", WAIT)
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(text.size))
     padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few shapes, few compilations
-    padded[: mine.size] = mine
+    padded[: text.size] = text
     rows = multihost_utils.process_allgather(padded)
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def share(make: Callable[[], Any], catch: type[Exception] = UserError) -> Any:
-    """What `make` returns on the first process, on all of them; there alone it is called."""
-    return gather(together(make if first() else lambda: None, catch))[0]
+def broadcast(function: Callable[[], Any], catch: type[Exception] = UserError) -> Any:
+    """Calls `function` on the first process alone and returns its value (JSON) on all of them."""
+    return gather(raise_on_all(function if is_first() else lambda: None, catch))[0]
 
 
-def together(make: Callable[[], T], catch: type[Exception] = UserError) -> T:
-    """`make()`; its `catch` (of a line) on any process is raised on all, with which it was."""
+def raise_on_all(function: Callable[[], T], catch: type[Exception] = UserError) -> T:
+    """Returns `function()`. A `catch` that it raises on one process is raised on all of them.
+
+    The error's message, one line, then ends with the number of the process that failed.
+    """
     if jax.process_count() == 1:
-        return make()
-    made, problem = None, None
+        return function()
+    value, problem = None, None
     try:
-        made = make()
+        value = function()
     except catch as error:
         problem = type(error).__name__, str(error)
-    for process, told in enumerate(gather(problem)):
-        if told:
-            raise getattr(errors, told[0], catch)(f"{told[1]} (process {process})")
-    return made  # pyright: ignore[reportReturnType]
+    for process, failure in enumerate(gather(problem)):
+        if failure:
+            kind, message = failure
+            raise getattr(errors, kind, catch)(f"{message} (process {process})")
+    return value  # pyright: ignore[reportReturnType]
 
 
 def check_same(facts: Mapping[str, Any], error: type[UserError]) -> None:
-    """Raises `error` on all processes if one's `facts` (of JSON) are not those of the first."""
-    told = gather([socket.gethostname(), dict(facts)])
-    _, expected = told[0]
-    for process, (host, found) in enumerate(told):
-        for name in sorted(expected.keys() | found.keys()):
-            here, there = found.get(name), expected.get(name)
-            if here != there:
+    """Raises `error` on all processes where the `facts` (JSON) of one differ from the first's."""
+    reports = gather([socket.gethostname(), dict(facts)])
+    _, expected = reports[0]
+    for process, (host, actual) in enumerate(reports):
+        for name in sorted(expected.keys() | actual.keys()):
+            value, first_value = actual.get(name), expected.get(name)
+            if value != first_value:
                 raise error(
-                    f"process {process} on {host} has {name}={here!r} where process 0 has "
-                    f"{there!r}; give all processes the same command, code and data"
+                    f"process {process} on {host} has {name}={value!r} where process 0 has "
+                    f"{first_value!r}; give all processes the same command, code and data"
                 )
 
 
-def compiled(function: Any, *arguments: Any) -> Callable[..., Any]:
-    """The jitted `function`, compiled for (abstract) arguments on all processes before any runs it.
+def compile_on_all(function: Any, *arguments: Any) -> Callable[..., Any]:
+    """Compiles a jitted function for (abstract) arguments on all processes before any runs it.
 
-    The collectives of CPUs give up on a process that comes 30 seconds late.
+    Otherwise a process that compiles for long would come too late: the collectives of CPUs give up
+    after 30 seconds. With one process, returns `function` as it is.
     """
     if jax.process_count() == 1:
         return function
-    made = function.lower(*arguments).compile()
-    _meet(f"talk {next(_talks)}", WAIT)
-    return made
+    program = function.lower(*arguments).compile()
+    _meet(f"exchange {next(_exchanges)}", WAIT)
+    return program
 
 
 def all_leave(seconds: float) -> bool:
-    """Whether all processes call this within `seconds`: they end together, not one alone."""
+    """Returns whether all processes call this within `seconds`, and so end at the same time."""
     try:
         _meet("the end", seconds)
     except UserError:
@@ -107,21 +116,21 @@ def all_leave(seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claim_folder(folder: Path) -> Iterator[None]:
     """Makes the folder of a run, proves that it can be written, and keeps other runs out of it.
 
-    The first process does so for all. ConfigError if another run has the folder, StorageError if
-    it cannot be written or another process does not see what the first one wrote there.
+    The first process does so for all. Raises ConfigError where another run uses the folder, and
+    StorageError where it cannot be written or another process does not see the first one's files.
     """
     with contextlib.ExitStack() as stack:
-        owner = share(lambda: stack.enter_context(_locked(folder)))
-        together(lambda: _check_seen(folder, owner))
+        owner = broadcast(lambda: stack.enter_context(_lock_folder(folder)))
+        raise_on_all(lambda: _check_seen(folder, owner))
         yield
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[str]:
-    """Who holds the folder's lock while this lasts: this process."""
+def _lock_folder(folder: Path) -> Iterator[str]:
+    """Holds the folder's lock; yields the text in it, which names this process."""
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,9 +151,9 @@ def _locked(folder: Path) -> Iterator[str]:
 
 
 def _check_seen(folder: Path, owner: str) -> None:
-    """StorageError unless the folder of this process is the one that `owner` locked."""
-    deadline = time.monotonic() + SHARED
-    while not _holds(folder / "lock", owner):
+    """Raises StorageError unless this process sees the folder that `owner` locked."""
+    deadline = time.monotonic() + STORAGE_WAIT
+    while not _contains(folder / "lock", owner):
         if time.monotonic() > deadline:
             raise StorageError(
                 f"{folder} on {socket.gethostname()} is not the folder of process 0; it "
@@ -153,7 +162,7 @@ def _check_seen(folder: Path, owner: str) -> None:
         time.sleep(0.5)
 
 
-def _holds(path: Path, line: str) -> bool:
+def _contains(path: Path, line: str) -> bool:
     try:
         return path.read_text() == line + "\n"
     except OSError:
@@ -161,28 +170,28 @@ def _holds(path: Path, line: str) -> bool:
 
 
 class Signals:
-    """Remembers the first SIGTERM or SIGINT; a second one ends the process at once.
+    """A handler that remembers the first SIGTERM or SIGINT; a second one ends the process at once.
 
-    Of many processes all stop at the same step, whichever got the signal: each step asks the
-    devices whether one did, and hears the answer at the next, so that none waits for it.
+    All processes of a job stop at the same step, whichever got the signal: every step asks the
+    devices whether one did and reads the answer a step later, so that none waits for it.
     """
 
     def __enter__(self) -> "Signals":
         everywhere = Mesh(np.asarray(jax.devices()), ("device",))
         self._split = NamedSharding(everywhere, PartitionSpec("device"))
         self._any = jax.jit(jnp.max, out_shardings=NamedSharding(everywhere, PartitionSpec()))
-        self._asked: jax.Array | None = None
+        self._pending: jax.Array | None = None
         self._received = False
         self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def stop(self) -> bool:
-        """Whether to stop after this step; every process must ask once a step."""
+        """Returns whether to stop after this step; every process must call this in each step."""
         if jax.process_count() == 1:
             return self._received
         here = np.full(jax.local_device_count(), self._received, np.int32)
-        before = self._asked
-        self._asked = self._any(jax.make_array_from_process_local_data(self._split, here))
+        before = self._pending
+        self._pending = self._any(jax.make_array_from_process_local_data(self._split, here))
         return before is not None and bool(np.asarray(before))
 
     def _note(self, number: int, frame: object) -> None:
@@ -196,7 +205,7 @@ class Signals:
 
 
 def _meet(name: str, seconds: float) -> None:
-    """Waits until all processes call this; UserError with those that did not in time."""
+    """Waits until all processes call this; raises UserError with those that come too late."""
     from orbax.checkpoint import multihost  # slow to import: only in a job of many processes
 
     try:

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -15,12 +15,12 @@ AXES = ("data", "fsdp", "group", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh over `devices`; one size may be -1 and takes the rest.
+def make_mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
+    """Makes a mesh over JAX `devices`. One size may be -1; it takes the devices that are left.
 
-    TPUs are laid out so that neighbors on an axis are neighbors on the chips' own network; slices
-    that only the network of the data center joins are replicas, so nothing but gradients crosses
-    it. Other devices keep their order.
+    Neighbors on an axis are neighbors on the TPUs' own network. Slices that only the data center's
+    network joins become replicas, so that nothing but gradients crosses it. Other devices keep
+    their order.
     """
     shape = resolve([sizes[axis] for axis in AXES], len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -28,48 +28,49 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
         raise ConfigError(f"mesh.data={shape[0]} must be a multiple of the {slices} slices")
     within = (shape[0] // slices, *shape[1:])
     if slices == 1:
-        laid = mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
+        grid = mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
     else:
-        laid = mesh_utils.create_hybrid_device_mesh(
+        grid = mesh_utils.create_hybrid_device_mesh(
             within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
         )
-    return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
-    """Into how many parts a dimension is split that lies on `axes`."""
+    """Returns into how many parts a dimension that lies on `axes` is split."""
     return math.prod(mesh.shape[name] for name in names(axes))
 
 
 def names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """An entry of a PartitionSpec as the names of the axes in it."""
+    """Returns the names of the axes in one entry of a PartitionSpec."""
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def resolve(sizes: list[int], num_devices: int) -> list[int]:
-    """Replaces the -1 among the sizes; ConfigError unless their product is `num_devices`."""
-    named = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    """Replaces the -1 among the sizes; raises ConfigError unless their product is `num_devices`."""
+    fields = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-        raise ConfigError(f"{named}: sizes are 1 or more, and at most one is -1 (takes the rest)")
+        raise ConfigError(f"{fields}: sizes are 1 or more, and at most one is -1 (takes the rest)")
     known = math.prod(size for size in sizes if size != -1)
     if num_devices % known or (-1 not in sizes and known != num_devices):
+        multiple = " or a multiple" if -1 in sizes else ""
         raise ConfigError(
-            f"{named} need {known} devices{' or a multiple' if -1 in sizes else ''}, and there are "
-            f"{num_devices}; their product must be {num_devices} (-1 takes the rest)"
+            f"{fields} need {known} devices{multiple}, and there are {num_devices}; their product "
+            f"must be {num_devices} (-1 takes the rest)"
         )
     return [num_devices // known if size == -1 else size for size in sizes]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples over (data, fsdp); all other axes whole."""
+    """Returns the sharding that splits examples over (data, fsdp) and nothing else."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def video_sharding(mesh: Mesh, grid: tuple[int, int, int] | None) -> NamedSharding:
-    """Examples over (data, fsdp), and T, rows and columns over group, as FIT's groups are split.
+    """Returns the sharding that splits examples over (data, fsdp), and their pixels over group.
 
-    grid: groups along (T, rows, columns) of the pixels; None, or a number of devices that does not
-    cut them into boxes, leaves each video whole.
+    A device then holds the pixels of its own patch groups. grid: groups along (T, rows, columns).
+    Videos stay whole without one, and where the devices cannot each have a box of groups.
     """
     cut = None if grid is None else tiles(mesh.shape["group"], grid)
     if cut is None:
@@ -81,9 +82,9 @@ def video_sharding(mesh: Mesh, grid: tuple[int, int, int] | None) -> NamedShardi
 
 
 def tiles(parts: int, grid: tuple[int, int, int]) -> tuple[int, int, int] | None:
-    """Parts along each axis of `grid`, such that each is a box and a run of cells, row-major.
+    """Returns the parts along each axis of `grid`; each is a box and a run of cells, row-major.
 
-    None where there is no such cut.
+    None where `parts` boxes cannot be such runs.
     """
     cut, left = [], parts
     for cells in grid:
@@ -96,13 +97,14 @@ def tiles(parts: int, grid: tuple[int, int, int]) -> tuple[int, int, int] | None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """Returns the sharding that puts the whole value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def check_batch(mesh: Mesh, field: str, batch_size: int, accumulate: int = 1) -> None:
-    """ConfigError unless `batch_size` (the value of `field`) splits evenly over the batch axes, and
-    each part into `accumulate` micro-batches.
+    """Raises ConfigError unless `batch_size`, the value of `field`, splits evenly.
+
+    It splits over the batch axes, and each part into `accumulate` micro-batches.
     """
     parts = ways(mesh, BATCH_AXES)
     if batch_size % (parts * accumulate) == 0:

@@ -1,6 +1,6 @@
-"""The tables that say where parameters (by path) and activations (by name of the axis) lie.
+"""Two tables: which mesh axes split each parameter (by its path) and each axis of activations.
 
-Models know no mesh.
+Models know no mesh; they only name axes.
 """
 
 import contextlib
@@ -16,13 +16,14 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.trees import path_name
 
-Axes = str | tuple[str, ...] | None  # of the mesh, along which one dimension is split
+Axes = str | tuple[str, ...] | None  # of the mesh; they split one dimension
 
-# The first rule whose pattern ends the path (whole names only) gives the axes of the last
-# dimensions; dimensions before them (the scan over blocks) stay whole. What a head or a hidden unit
-# owns is split over tensor, so that a block needs one gather and one sum. Inputs are split over
-# fsdp, and over group, whose devices otherwise would hold the same: in rows, so that the parts of a
-# gathered kernel lie one behind the other (in columns, each of 256 chips turned all of it around).
+# The first rule whose pattern matches the end of the path (whole names only) gives the axes of the
+# last dimensions; dimensions before them (the scan over blocks) stay whole. What belongs to a head
+# or a hidden unit is split over tensor, so that a block needs one gather and one sum. Inputs are
+# split over fsdp, and over group too, whose devices would otherwise hold copies. They are split by
+# rows, so that the parts of a gathered kernel are contiguous: split by columns, each of 256 chips
+# transposed all of it.
 SPLIT = ("fsdp", "group")
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     (r"(q|k|v|gate|up)/kernel", (SPLIT, "tensor")),  # [D, A d] and [D, hidden]
@@ -45,9 +46,8 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
 )
 
 # Logical names of the axes of activations (models/fit.py), and of kernels where they are used
-# (models/layers.py) -> mesh axes. Tokens stand in a row, group by group, and are split like their
-# groups, so a group's patch tokens stay on their chip; kernels are gathered, and stay split over
-# tensor alone.
+# (models/layers.py) -> mesh axes. Tokens are ordered group by group and split like their groups, so
+# a group's patch tokens stay on their chip. Kernels are gathered, and stay split over tensor alone.
 ACTIVATIONS = (
     ("batch", ("data", "fsdp")),
     ("groups", "group"),
@@ -58,18 +58,18 @@ ACTIVATIONS = (
 
 @contextlib.contextmanager
 def activations_on(mesh: Mesh) -> Iterator[None]:
-    """Inside, what is traced puts its named activations on `mesh` as ACTIVATIONS say."""
+    """Splits the named activations of whatever is traced inside over `mesh`, as ACTIVATIONS say."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(ACTIVATIONS):
         yield
 
 
 def latents_sharding(mesh: Mesh) -> NamedSharding:
-    """Where latents [B, G, m, D] lie between evaluations: as in the network."""
+    """Returns the sharding of latents [B, G, m, D] between evaluations, which is the network's."""
     return NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES, "group"))
 
 
 def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Axes of a parameter, its moments or its EMA; scalars are replicated.
+    """Returns the axes of a parameter, of its moments or of its EMA; scalars are replicated.
 
     Raises ConfigError where no rule matches or an axis does not divide its dimension.
     """
@@ -93,7 +93,7 @@ def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for every leaf of a (possibly abstract) train state or parameter tree."""
+    """Returns a NamedSharding for every leaf of a train state or parameters, abstract or not."""
 
     def place(path, leaf):
         return NamedSharding(mesh, spec_for(path_name(path), leaf.shape, mesh))

@@ -65,7 +65,7 @@ def generate(
     """Makes one video a prompt, `batch_size` at a time.
 
     Batches split over the mesh's batch axes; a `batch_size` that does not is rounded up to one that
-    does. In a job of many processes each gives the prompts of its own `batches.share`, as many as
+    does. In a job of many processes each gives the prompts of its own `batches.shard`, as many as
     every other, and gets their videos.
 
     Args:
@@ -93,9 +93,9 @@ def generate(
         raise ConfigError("diffusion.image_sigma_in samples no stills; give --frame_rate above 0")
     # The frame rate is an input, so one program serves all.
     program = build.sampler_program(denoiser, mesh, dataclasses.replace(settings, frame_rate=0.0))
-    share = batches.share(mesh)
-    batch_size = -(-batch_size // share.rows) * share.rows
-    total = batch_size // share.rows * meshes.ways(mesh, meshes.BATCH_AXES)
+    shard = batches.shard(mesh)
+    batch_size = -(-batch_size // shard.rows) * shard.rows
+    total = batch_size // shard.rows * meshes.ways(mesh, meshes.BATCH_AXES)
     size = source_size or denoiser.video_shape[1:]
     videos = []
     for start in range(0, len(prompts), batch_size):

@@ -34,7 +34,14 @@ def from_video(
         raise ConfigError(f"--known_frames={list(indices)} must be within 0 .. {frames - 1}")
     if not frame_rate:
         raise ConfigError("--init_video needs a --frame_rate above 0")
-    clip = clips.decode_clip(path, 0.0, frame_rate, max(indices) + 1, height, width)
+    clip = clips.decode_clip(
+        path,
+        start=0.0,
+        frame_rate=frame_rate,
+        num_frames=max(indices) + 1,
+        height=height,
+        width=width,
+    )
     return _known(clip, indices, frames)
 
 

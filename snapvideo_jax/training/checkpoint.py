@@ -110,7 +110,7 @@ class Checkpoints:
 
     def set_aside(self, restored_step: int) -> None:
         """Renames folders newer than the restored step, which did not verify, out of the way."""
-        hosts.share(lambda: self._rename(restored_step))
+        hosts.broadcast(lambda: self._rename(restored_step))
         self._manager.reload()
 
     def _rename(self, restored_step: int) -> None:
@@ -125,7 +125,7 @@ class Checkpoints:
 
 def restore_step(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
     """One given checkpoint (see `restore_newest`); StorageError if it is not there or not whole."""
-    steps = hosts.share(lambda: step_folders(folder))
+    steps = hosts.broadcast(lambda: step_folders(folder))
     if step not in steps:
         there = ", ".join(map(str, reversed(steps))) or "none"
         raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
@@ -150,7 +150,7 @@ def restore_newest(
         StorageError: steps exist and none of them is whole.
     """
     reasons = []
-    for step in hosts.share(lambda: step_folders(folder)):
+    for step in hosts.broadcast(lambda: step_folders(folder)):
         try:
             return _restore(folder / str(step), step, abstract)
         except _Broken as reason:
@@ -166,12 +166,12 @@ class _Broken(Exception):
 
 
 def _restore(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
-    meta = hosts.share(lambda: read_meta(folder), _Broken)
+    meta = hosts.broadcast(lambda: read_meta(folder), _Broken)
     wanted = abstract(meta)
     missing = [name for name in _names(wanted) if name not in meta["digests"]]
     if missing:
         raise _Broken(f"holds no {missing[0]}")
-    state = hosts.together(lambda: _read(folder / "state", wanted), _Broken)
+    state = hosts.raise_on_all(lambda: _read(folder / "state", wanted), _Broken)
     for name, value in digests(state).items():
         if value != meta["digests"][name]:
             raise _Broken(f"failed its checksum in {name}")

@@ -183,7 +183,7 @@ class Report:
         self._learning_rates, self._max_skipped = learning_rates, max_skipped
         self._skipped, self._skipped_in_a_row = skipped, 0
         self._file = self._board = Nowhere()
-        if hosts.first():
+        if hosts.is_first():
             self._file = MetricsFile(workdir / "metrics.jsonl", start)
             self._board = Board(workdir / "tensorboard")
         self._progress = Progress(
@@ -234,6 +234,6 @@ def parameter_table(params: Any) -> str:
 
 def add_bad_record(workdir: Path, path: str, reason: str) -> None:
     """Writes a line for an example that this process replaced."""
-    name = "bad_records.jsonl" if hosts.first() else f"bad_records.{jax.process_index()}.jsonl"
+    name = "bad_records.jsonl" if hosts.is_first() else f"bad_records.{jax.process_index()}.jsonl"
     with (workdir / name).open("a") as file:
         file.write(json.dumps({"path": path, "reason": reason}) + "\n")

@@ -23,6 +23,17 @@ BIKES = CLIPS / "bikes.mp4"  # 640 x 272, 25 Hz
 PICTURES = Path(skimage.__file__).parent / "data"
 
 
+def decode(path, start, frame_rate, num_frames, height, width):
+    return clips.decode_clip(
+        path,
+        start=start,
+        frame_rate=frame_rate,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+    )
+
+
 def encode(path, frames, rate=10, codec="libx264", pix_fmt="yuv420p", stamps=None, rotation=0):
     """Writes frames [T, H, W, 3] as they are; `stamps`: display times in units of 1 / rate."""
     with av.open(str(path), "w") as container:
@@ -60,7 +71,7 @@ def all_frames(path, height, width):
 @pytest.mark.parametrize("start, rate", [(0.0, 25.0), (0.013, 8.0), (3.57, 12.0), (9.3, 24.0)])
 def test_a_clip_holds_the_frames_nearest_to_its_times(start, rate):
     seconds, pixels = all_frames(BIKES, 34, 80)
-    clip = clips.decode_clip(BIKES, start, rate, 16, 34, 80)
+    clip = decode(BIKES, start, rate, 16, 34, 80)
     times = start + np.arange(16) / rate
     nearest = np.abs(seconds[:, None] - (times - 1e-6)).argmin(axis=0)  # ties: the earlier
     np.testing.assert_array_equal(clip, pixels[nearest])
@@ -68,9 +79,9 @@ def test_a_clip_holds_the_frames_nearest_to_its_times(start, rate):
 
 
 def test_seeking_and_decoding_from_the_start_agree():
-    whole = clips.decode_clip(BIKES, 0.0, 25.0, 240, 17, 40)
+    whole = decode(BIKES, 0.0, 25.0, 240, 17, 40)
     for start in (40, 121, 207):
-        clip = clips.decode_clip(BIKES, start / 25, 25.0, 4, 17, 40)
+        clip = decode(BIKES, start / 25, 25.0, 4, 17, 40)
         np.testing.assert_array_equal(clip, whole[start : start + 4])
 
 
@@ -82,20 +93,20 @@ def test_other_containers_and_codecs_show_the_right_frames(tmp_path, name, codec
     info = clips.probe(path)
     assert info.frame_rate == pytest.approx(10, rel=0.01)
     assert info.duration == pytest.approx(3, abs=0.11)
-    clip = clips.decode_clip(path, 1.7, 5.0, 4, 16, 16)
+    clip = decode(path, 1.7, 5.0, 4, 16, 16)
     np.testing.assert_allclose(clip[:, 8, 8, 0], np.array([17, 19, 21, 23]) * 8, atol=3)
 
 
 def test_a_variable_frame_rate_shows_what_is_on_the_screen(tmp_path):
     stamps = [0, 1, 2, 12, 13, 14, 15, 16, 17, 18]  # frame 2 stands for a second
     path = encode(tmp_path / "a.mkv", levels(np.arange(10) * 20), stamps=stamps)
-    clip = clips.decode_clip(path, 0.2, 5.0, 6, 16, 16)  # at 0.2, 0.4 ... 1.2 s
+    clip = decode(path, 0.2, 5.0, 6, 16, 16)  # at 0.2, 0.4 ... 1.2 s
     np.testing.assert_allclose(clip[:, 8, 8, 0], [40, 40, 40, 40, 40, 60], atol=3)
 
 
 def test_a_film_that_starts_late_counts_from_its_first_frame(tmp_path):
     path = encode(tmp_path / "a.mkv", levels(np.arange(10) * 20), stamps=np.arange(50, 60))
-    clip = clips.decode_clip(path, 0.3, 10.0, 3, 16, 16)
+    clip = decode(path, 0.3, 10.0, 3, 16, 16)
     np.testing.assert_allclose(clip[:, 8, 8, 0], [60, 80, 100], atol=3)
 
 
@@ -105,7 +116,7 @@ def test_the_rotation_flag_turns_frames_upright(tmp_path):
     path = encode(tmp_path / "a.mp4", frames, rotation=90)  # counterclockwise: bright on top
     info = clips.probe(path)
     assert (info.height, info.width) == (64, 32)
-    clip = clips.decode_clip(path, 0.0, 10.0, 1, 64, 32)[0]
+    clip = decode(path, 0.0, 10.0, 1, 64, 32)[0]
     assert clip[:28].min() > 230 and clip[36:].max() < 25
 
 
@@ -114,10 +125,10 @@ def test_the_middle_is_cut_out_with_its_aspect_kept(tmp_path):
     frames[:, 24:40, 88:104] = 255  # a square in the middle
     frames[:, :, :48] = frames[:, :, -48:] = 0  # what a square cut must not show
     path = encode(tmp_path / "a.mp4", frames)
-    bright = clips.decode_clip(path, 0.0, 10.0, 1, 32, 32)[0, :, :, 0] > 200
+    bright = decode(path, 0.0, 10.0, 1, 32, 32)[0, :, :, 0] > 200
     assert bright.any(axis=1).sum() == bright.any(axis=0).sum() == 8
     np.testing.assert_array_equal(np.flatnonzero(bright.any(axis=0)), np.arange(12, 20))
-    assert clips.decode_clip(path, 0.0, 10.0, 1, 32, 48)[0].min() > 100
+    assert decode(path, 0.0, 10.0, 1, 32, 48)[0].min() > 100
 
 
 def test_pixels_that_are_not_square_are_displayed_wider():
@@ -132,7 +143,7 @@ def test_odd_sizes_ten_bit_and_grey_come_out_alike(tmp_path, size, codec, pix_fm
     # FFmpeg's conversion to ten bit, needed only here, reads past rows of odd width.
     stored = levels([200] * 3, 17, 48 if "10" in pix_fmt else 33)
     path = encode(tmp_path / "a.mkv", stored, codec=codec, pix_fmt=pix_fmt)
-    clip = clips.decode_clip(path, 0.0, 10.0, 3, *size)
+    clip = decode(path, 0.0, 10.0, 3, *size)
     assert clip.shape == (3, *size, 3) and clip.dtype == np.uint8
     np.testing.assert_allclose(clip.astype(float), 200, atol=4)
 
@@ -152,7 +163,7 @@ def test_a_clip_lies_inside_the_file_and_starts_anywhere():
 
 def test_the_end_of_a_file_can_be_reached():
     last = clips.probe(BIKES).duration - 1 / 25 - 15 / 25
-    assert clips.decode_clip(BIKES, last, 25.0, 16, 8, 8).shape == (16, 8, 8, 3)
+    assert decode(BIKES, last, 25.0, 16, 8, 8).shape == (16, 8, 8, 3)
 
 
 def test_a_rate_that_does_not_fit_gives_way_to_the_highest_that_does():
@@ -206,7 +217,7 @@ BROKEN = {
 def test_broken_files_raise_one_line_that_names_the_file(tmp_path, kind):
     path = tmp_path / "film.mp4"
     BROKEN[kind](path)
-    for read in (clips.probe, lambda p: clips.decode_clip(p, 0.0, 8.0, 4, 16, 16)):
+    for read in (clips.probe, lambda p: decode(p, 0.0, 8.0, 4, 16, 16)):
         with pytest.raises(
             DataError, match=r"^\S+film\.mp4: (cannot be read: \w+|has no|is coded)[^\n]+$"
         ):
@@ -217,9 +228,9 @@ def test_a_file_that_ends_before_its_header_says_so_is_refused(tmp_path):
     path = tmp_path / "film.mkv"
     encode(path, np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert clips.decode_clip(path, 0.0, 10.0, 4, 16, 16).shape == (4, 16, 16, 3)
+    assert decode(path, 0.0, 10.0, 4, 16, 16).shape == (4, 16, 16, 3)
     with pytest.raises(DataError, match=r"film\.mkv: .*no frame at 3\.90"):
-        clips.decode_clip(path, 3.0, 10.0, 10, 16, 16)
+        decode(path, 3.0, 10.0, 10, 16, 16)
 
 
 def test_random_damage_raises_nothing_but_data_errors(tmp_path):
@@ -230,8 +241,8 @@ def test_random_damage_raises_nothing_but_data_errors(tmp_path):
         damaged[rng.integers(0, len(whole), 12)] = rng.integers(0, 256, 12)
         path.write_bytes(damaged[: rng.integers(len(whole) // 2, 2 * len(whole))].tobytes())
         try:
-            found = clips.probe(path)
-            clips.decode_clip(path, *clips.choose_clip(found, 4, (8.0,), rng), 4, 8, 8)
+            start, rate = clips.choose_clip(clips.probe(path), 4, (8.0,), rng)
+            decode(path, start, rate, 4, 8, 8)
         except DataError:
             refused += 1
     assert 20 < refused < 60
@@ -244,7 +255,7 @@ def test_frames_too_large_and_films_too_long_are_refused_before_decoding(tmp_pat
     monkeypatch.undo()
     monkeypatch.setattr(clips, "MAX_FRAMES", 249)
     with pytest.raises(DataError, match="250 frames are over 249"):
-        clips.decode_clip(BIKES, 0.0, 8.0, 4, 16, 16)
+        decode(BIKES, 0.0, 8.0, 4, 16, 16)
 
 
 def test_pictures_are_fitted_like_frames():

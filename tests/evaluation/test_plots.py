@@ -1,4 +1,4 @@
-"""What a sweep's plot shows."""
+"""The plot of a sweep shows every score of every factor."""
 
 import io
 
@@ -16,25 +16,25 @@ def scores(rate):
     return {factor: rate + 0.01 * i for i, factor in enumerate(FACTORS)}
 
 
-def row(steps, guidance, rate):
+def point(steps, guidance, rate):
     oracle = scores(rate) | {"held_out": scores(rate / 2)}
     return {"steps": steps, "guidance": guidance, "oracle": oracle}
 
 
-STEPS = [row(32, 1.0, 0.6), row(8, 1.0, 0.2), row(16, 1.0, 0.4)]
-GUIDANCE = [row(8, w, 0.1 + w / 10) for w in (0.0, 0.5, 4.0)]
+STEPS = [point(32, 1.0, 0.6), point(8, 1.0, 0.2), point(16, 1.0, 0.4)]
+GUIDANCE = [point(8, w, 0.1 + w / 10) for w in (0.0, 0.5, 4.0)]
 
 
 def lines(axes):
-    """The lines that hold scores; the others are the legend's."""
+    """Returns the lines that hold scores; the others are the legend's."""
     return [line for line in axes.lines if len(line.get_xdata())]
 
 
 def test_each_factor_has_a_solid_line_of_what_was_seen_and_a_dashed_one_of_what_was_held_out():
     (axes,) = plots.figure(STEPS).axes
-    drawn = lines(axes)
-    assert len(drawn) == 2 * len(FACTORS)
-    for seen, held_out, factor in zip(drawn[::2], drawn[1::2], FACTORS, strict=True):
+    curves = lines(axes)
+    assert len(curves) == 2 * len(FACTORS)
+    for seen, held_out, factor in zip(curves[::2], curves[1::2], FACTORS, strict=True):
         assert (seen.get_label(), seen.get_linestyle()) == (factor, "-")
         assert held_out.get_linestyle() == "--" and held_out.get_color() == seen.get_color()
         offset = 0.01 * FACTORS.index(factor)
@@ -53,8 +53,8 @@ def test_steps_stand_on_an_axis_of_powers_of_two_and_weights_on_an_even_one():
 
 
 def test_with_both_swept_each_weight_has_its_own_axes():
-    rows = [row(steps, w, 0.1) for steps in (8, 16) for w in (0.0, 2.0)]
-    figure = plots.figure(rows)
+    points = [point(steps, w, 0.1) for steps in (8, 16) for w in (0.0, 2.0)]
+    figure = plots.figure(points)
     assert [axes.get_title() for axes in figure.axes] == [
         "guidance weight w: 0",
         "guidance weight w: 2",

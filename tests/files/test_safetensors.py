@@ -60,9 +60,9 @@ def test_an_empty_tensor_may_be_all_there_is_behind_a_page(tmp_path):
 
 def test_the_reference_implementation_reads_our_files(file):
     safetensors = pytest.importorskip("safetensors")
-    with safetensors.safe_open(file, framework="np") as found:
-        assert set(found.keys()) == set(ARRAYS)
-        assert all(same(found.get_tensor(name), array) for name, array in ARRAYS.items())
+    with safetensors.safe_open(file, framework="np") as tensors:
+        assert set(tensors.keys()) == set(ARRAYS)
+        assert all(same(tensors.get_tensor(name), array) for name, array in ARRAYS.items())
 
 
 def test_we_read_files_of_the_reference_implementation(tmp_path):
@@ -79,19 +79,19 @@ def test_the_data_begin_at_a_multiple_of_eight_bytes(file):
 
 
 def test_the_writer_holds_one_array_at_a_time(tmp_path):
-    alive = []
+    references = []
 
     def value(name):
-        assert not any(made() is not None for made in alive), f"{name} is made beside another"
+        assert all(reference() is None for reference in references), f"{name} is not the only one"
         array = np.ones(1000, np.float32)
-        alive.append(weakref.ref(array))
+        references.append(weakref.ref(array))
         return array
 
     safetensors.write(tmp_path / "f", {n: ((1000,), np.float32) for n in "abc"}, value)
-    assert len(alive) == 3
+    assert len(references) == 3
 
 
-def test_an_array_that_is_not_as_announced_is_not_written(tmp_path):
+def test_an_array_of_another_shape_than_the_header_says_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"a is float32\(2,\), not .*\(3,\)"):
         safetensors.write(tmp_path / "f", {"a": ((3,), np.float32)}, lambda _: np.ones(2, "f4"))
 
@@ -142,8 +142,8 @@ REFUSED = {
     "bigger numbers": (forged(b'{"a": 1' + b"0" * 5000 + b"}"), "not valid JSON"),
     "one offset": (forged({"a": tensor(offsets=(0,))}), "has the data_offsets"),
     "negative offset": (forged({"a": tensor(offsets=(-8, 0))}), "has the data_offsets"),
-    "backwards": (forged({"a": tensor(offsets=(8, 0))}), "is given -8 bytes"),
-    "size": (forged({"a": tensor(shape=(3,))}), "is given 8 bytes"),
+    "backwards": (forged({"a": tensor(offsets=(8, 0))}), "has -8 bytes"),
+    "size": (forged({"a": tensor(shape=(3,))}), "has 8 bytes"),
     "overlap": (forged({"a": tensor(), "b": tensor(offsets=(4, 12))}), "'b' overlaps"),
     "gap": (forged({"a": tensor(offsets=(4, 12))}, bytes(12)), "'a' leaves a gap"),
     "truncated": (forged({"a": tensor()}, b"1234567"), "announces"),
@@ -152,9 +152,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_a_damaged_or_forged_file_is_refused_in_one_line(tmp_path, what):
-    content, reason = REFUSED[what]
+@pytest.mark.parametrize("damage", REFUSED)
+def test_a_damaged_or_forged_file_is_refused_in_one_line(tmp_path, damage):
+    content, reason = REFUSED[damage]
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(DataError, match=reason) as error:
         safetensors.open_file(tmp_path / "f")

@@ -13,8 +13,9 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import DataError
-from snapvideo_jax.files import safetensors, t5_weights
-from snapvideo_jax.files.t5_weights import T5Config, open_weights
+from snapvideo_jax.files import safetensors, t5_config
+from snapvideo_jax.files.t5_config import T5Config
+from snapvideo_jax.files.t5_weights import open_weights
 from snapvideo_jax.sampling import prompt_encoder
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "t5"
@@ -24,11 +25,19 @@ MASK = IDS != 0
 
 
 def config(gated):
-    return T5Config(V, E, A, D, F, LAYERS, gated)
+    return T5Config(
+        vocabulary_size=V,
+        channels=E,
+        heads=A,
+        head_channels=D,
+        hidden=F,
+        layers=LAYERS,
+        gated=gated,
+    )
 
 
 def hugging_face(gated, dtype=np.float32):
-    """Name -> tensor of an encoder with a decoder, as transformers names and turns them."""
+    """Returns name -> tensor of an encoder and a decoder, with transformers' names and layout."""
     shapes = {
         "shared.weight": (V, E),
         "encoder.final_layer_norm.weight": (E,),
@@ -49,7 +58,7 @@ def hugging_face(gated, dtype=np.float32):
 
 
 def expected(tensors, gated):
-    """The same as parameters of T5Encoder."""
+    """Returns the tensors of `hugging_face` as parameters of T5Encoder."""
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     params = {
         "token_table/embedding": tensors["shared.weight"],
@@ -70,7 +79,7 @@ def expected(tensors, gated):
 
 
 def t5x(params):
-    """Parameters -> T5X's tree, for a decoder beside them and a step above."""
+    """Returns parameters as T5X's tree, with a decoder beside them and a step above."""
     names = {"q": "query", "k": "key", "v": "value", "o": "out"}
     ups = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
     if "feed_forward0/gate/kernel" not in params:
@@ -94,8 +103,8 @@ def t5x(params):
 
 
 def save(path, tensors):
-    announced = {name: (array.shape, array.dtype) for name, array in tensors.items()}
-    safetensors.write(path, announced, tensors.__getitem__)
+    header = {name: (array.shape, array.dtype) for name, array in tensors.items()}
+    safetensors.write(path, header, tensors.__getitem__)
 
 
 def save_config(folder, gated, **changes):
@@ -116,7 +125,7 @@ def save_config(folder, gated, **changes):
 
 
 def save_sharded(folder, tensors):
-    """Two files of every other tensor, and their index."""
+    """Saves two files, each of every other tensor, and their index."""
     places = {n: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, n in enumerate(tensors)}
     for name in set(places.values()):
         save(folder / name, {n: x for n, x in tensors.items() if places[n] == name})
@@ -124,9 +133,9 @@ def save_sharded(folder, tensors):
 
 
 def assert_equal(loaded, params):
-    found = flatten_dict(loaded, sep="/")
-    assert found.keys() == params.keys()
-    for name, leaf in found.items():
+    leaves = flatten_dict(loaded, sep="/")
+    assert leaves.keys() == params.keys()
+    for name, leaf in leaves.items():
         assert leaf.dtype == params[name].dtype, name
         np.testing.assert_array_equal(np.asarray(leaf), params[name], err_msg=name)
 
@@ -168,7 +177,7 @@ def test_a_tree_of_t5x_comes_back_leaf_for_leaf(tmp_path, gated):
 
 
 def sharded_abstract(weights):
-    """Each leaf in bfloat16, its last axis split over all devices where that is possible."""
+    """Returns each leaf in bfloat16, its last axis split over all devices where it divides."""
     mesh = Mesh(np.array(jax.devices()), ("x",))
 
     def place(leaf):
@@ -180,7 +189,7 @@ def sharded_abstract(weights):
 
 
 @pytest.mark.parametrize("form", ["Hugging Face", "T5X"])
-def test_each_device_holds_its_part_in_the_dtype_asked_for(tmp_path, form):
+def test_each_device_holds_its_part_in_the_dtype_of_the_request(tmp_path, form):
     tensors = hugging_face(True)
     params = expected(tensors, True)
     if form == "T5X":
@@ -383,7 +392,7 @@ def test_a_damaged_t5x_folder_is_refused(tmp_path):
     refused(folder, "Orbax cannot read it")
 
 
-def test_a_tree_of_another_encoder_cannot_be_asked_for(tmp_path):
+def test_the_tree_of_another_encoder_is_refused(tmp_path):
     save(tmp_path / "model.safetensors", hugging_face(True))
     save_config(tmp_path, True)
     with pytest.raises(ValueError, match="is not that of"):
@@ -392,7 +401,7 @@ def test_a_tree_of_another_encoder_cannot_be_asked_for(tmp_path):
 
 @pytest.mark.parametrize("version", ["v1_0", "v1_1"])
 def test_states_are_those_of_transformers(version):
-    """Of weights and states that transformers saved: tests/golden/t5/make.py."""
+    """The golden weights and states come from transformers: tests/golden/t5/make.py."""
     golden = np.load(GOLDEN / version / "states.npz")
     ids, mask, theirs = (golden[name] for name in ("ids", "mask", "states"))
     weights = open_weights(GOLDEN / version)
@@ -404,9 +413,11 @@ def test_states_are_those_of_transformers(version):
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_the_shapes_are_those_that_the_encoder_makes(gated):
-    config = T5Config(50, channels=12, heads=2, head_channels=8, hidden=20, layers=3, gated=gated)
+    config = T5Config(
+        vocabulary_size=50, channels=12, heads=2, head_channels=8, hidden=20, layers=3, gated=gated
+    )
     ids, mask = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
     module = prompt_encoder.module(config, jnp.float32)
-    made = jax.eval_shape(module.init, jax.random.key(0), ids, mask)["params"]
-    made = {"/".join(path): leaf.shape for path, leaf in flatten_dict(made).items()}
-    assert t5_weights.shapes(config) == made
+    params = jax.eval_shape(module.init, jax.random.key(0), ids, mask)["params"]
+    shapes = {"/".join(path): leaf.shape for path, leaf in flatten_dict(params).items()}
+    assert t5_config.shapes(config) == shapes

@@ -101,9 +101,9 @@ def test_the_same_video_is_the_same_npz(tmp_path):
 def test_what_is_neither_frames_nor_npz_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "0000.png").write_bytes(content)
-    with pytest.raises(DataError, match="is no folder of PNG frames"):
+    with pytest.raises(DataError, match="is not a folder of PNG frames"):
         video.read_frames(tmp_path)
-    with pytest.raises(DataError, match="is no npz of a video"):
+    with pytest.raises(DataError, match="is not an npz of a video"):
         video.read_npz(tmp_path / "0000.png")
 
 
@@ -142,7 +142,7 @@ def test_a_target_that_cannot_be_replaced_leaves_nothing_behind(tmp_path):
 def test_what_is_no_video_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.mp4: is no readable video"):
+    with pytest.raises(DataError, match=r"a\.mp4: is not a readable video"):
         video.read_video(tmp_path / "a.mp4")
 
 

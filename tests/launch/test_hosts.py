@@ -210,7 +210,7 @@ def test_what_one_process_cannot_do_is_raised_on_all_with_its_number(monkeypatch
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(hosts, "gather", lambda mine: [mine, mine, ["DataError", "no clip"]])
     with pytest.raises(DataError, match=r"^no clip \(process 2\)$"):
-        hosts.together(lambda: 1)
+        hosts.raise_on_all(lambda: 1)
 
 
 def test_a_fact_that_one_process_lacks_is_a_difference(monkeypatch):
@@ -221,9 +221,10 @@ def test_a_fact_that_one_process_lacks_is_a_difference(monkeypatch):
 
 
 def test_a_folder_that_is_not_the_first_process_s_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(hosts, "SHARED", 0)
-    with hosts.claimed(tmp_path), pytest.raises(StorageError, match="storage that all hosts share"):
-        hosts._check_seen(tmp_path, "process 1 on another host")
+    monkeypatch.setattr(hosts, "STORAGE_WAIT", 0)
+    with hosts.claim_folder(tmp_path):
+        with pytest.raises(StorageError, match="storage that all hosts share"):
+            hosts._check_seen(tmp_path, "process 1 on another host")
 
 
 MISSING = "import sys; from launch import main; entry.JOIN = 1; entry.run(lambda: print('met'))"

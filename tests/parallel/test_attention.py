@@ -38,19 +38,19 @@ def test_split_over_devices_it_is_the_same_attention(batch, sizes):
         seen.append((q.shape, k.shape))
         return dot_product_attention(q, k, v)
 
-    split = jax.jit(functools.partial(attention.attend, kernel, mesh_of(**sizes)))
+    split = jax.jit(functools.partial(attention.attend, kernel=kernel, mesh=mesh_of(**sizes)))
     q, k, v = qkv(*batch, n=256, heads=4)
     np.testing.assert_allclose(split(q, k, v), dot_product_attention(q, k, v), atol=1e-6)
     examples = 4 // (sizes.get("data", 1) * sizes.get("fsdp", 1))
     groups, heads = sizes.get("group", 1), 4 // sizes.get("tensor", 1)
-    mine = (examples, 256, heads // groups, 8)  # all latents, some heads
+    local = (examples, 256, heads // groups, 8)  # all latents, some heads
     if len(batch) == 2:
-        mine = (examples, 2 // groups, 256, heads, 8)  # all of some groups
-    assert seen == [(mine, mine)]
+        local = (examples, 2 // groups, 256, heads, 8)  # all of some groups
+    assert seen == [(local, local)]
 
 
 def sent(split, *args):
-    """Names of the collectives in the compiled program."""
+    """Returns the names of the collectives in the compiled program."""
     text = split.lower(*args).compile().as_text()
     names = r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\("
     return sorted(re.findall(names, text))
@@ -60,7 +60,8 @@ def test_within_groups_nothing_is_sent():
     mesh = mesh_of(group=8)
     spec = attention.specs(5, False).q
     args = jax.device_put(qkv(2, 8, k=8), jax.sharding.NamedSharding(mesh, spec))
-    assert sent(jax.jit(functools.partial(attention.attend, None, mesh)), *args) == []
+    attend = functools.partial(attention.attend, kernel=dot_product_attention, mesh=mesh)
+    assert sent(jax.jit(attend), *args) == []
     assert sent(jax.jit(dot_product_attention), *args) != []  # as the compiler does it alone
 
 
@@ -71,7 +72,8 @@ def test_heads_that_do_not_divide_over_the_groups_get_all_keys():
         seen.append((q.shape, k.shape))
         return dot_product_attention(q, k, v)
 
-    split = jax.jit(functools.partial(attention.attend, kernel, mesh_of(data=4, group=2)))
+    mesh = mesh_of(data=4, group=2)
+    split = jax.jit(functools.partial(attention.attend, kernel=kernel, mesh=mesh))
     q, k, v = qkv(4, n=256, heads=3)
     np.testing.assert_allclose(split(q, k, v), dot_product_attention(q, k, v), atol=1e-6)
     assert seen == [((1, 128, 3, 8), (1, 256, 3, 8))]
@@ -93,8 +95,8 @@ def test_where_the_kernel_does_not_fit_the_plain_product_is_used(why, shape, key
 
     rows = (shape[0], keys, *shape[2:])
     q, (k, v) = normal(0, *shape), (normal(i, *rows) for i in (1, 2))
-    found = attention.attend(kernel, mesh_of(data=2, group=4), q, k, v)
-    np.testing.assert_allclose(found, dot_product_attention(q, k, v), atol=1e-6)
+    out = attention.attend(q, k, v, kernel=kernel, mesh=mesh_of(data=2, group=4))
+    np.testing.assert_allclose(out, dot_product_attention(q, k, v), atol=1e-6)
 
 
 def test_keys_with_a_mask_are_on_every_device_of_an_example():
@@ -106,7 +108,7 @@ def test_keys_with_a_mask_are_on_every_device_of_an_example():
         seen.append((q.shape, k.shape, mask.shape))
         return dot_product_attention(q, k, v, mask)
 
-    masked = attention.attend(kernel, mesh_of(data=2, group=4), q, k, v, mask)
+    masked = attention.attend(q, k, v, mask, kernel=kernel, mesh=mesh_of(data=2, group=4))
     np.testing.assert_allclose(masked, dot_product_attention(q, k, v, mask), atol=1e-6)
     assert seen == [((2, 64, 2, 8), (2, 256, 2, 8), (2, 256))]
 
@@ -116,4 +118,4 @@ def make_mesh_of_one():
 
 
 def test_on_one_device_that_is_no_tpu_it_is_the_plain_product():
-    assert attention.best(make_mesh_of_one()) is dot_product_attention
+    assert attention.for_mesh(make_mesh_of_one()) is dot_product_attention

@@ -1,4 +1,4 @@
-"""Parts of processes, played by one process that is told which devices are its own."""
+"""Parts of several processes, all played by one that pretends to own some of the devices."""
 
 import types
 
@@ -10,11 +10,14 @@ from snapvideo_jax.parallel import batches
 from snapvideo_jax.parallel import mesh as meshes
 
 
-class Host:
+class Host(jax.sharding.Sharding):
     """A sharding as one of several processes sees it: with some of the devices addressable."""
 
     def __init__(self, sharding, own):
         self._sharding, self._own = sharding, own
+
+    def check_compatible_aval(self, shape):
+        """Any shape will do."""
 
     def addressable_devices_indices_map(self, shape):
         everything = self._sharding.devices_indices_map(shape)
@@ -22,7 +25,7 @@ class Host:
 
 
 def whole(sharding, *shape):
-    return types.SimpleNamespace(sharding=sharding, shape=shape)
+    return jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
 
 
 def mesh_of(devices=None, **sizes):
@@ -67,11 +70,12 @@ def test_a_process_with_gaps_between_its_rows_gives_each_device_its_own():
     x = np.arange(16).reshape(8, 2)
     host = Host(sharding, jax.devices()[:4])
     rows = batches.part(whole(host, *x.shape)).rows
-    given = {}
+    pieces = {}
 
     def take(shape, sharding, piece):
         indices = host.addressable_devices_indices_map(shape)
-        given.update({device.id: piece(index).tolist() for device, index in indices.items()})
+        pieces.update({device.id: piece(index).tolist() for device, index in indices.items()})
+        return jax.numpy.zeros(shape)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "make_array_from_callback", take)
@@ -79,11 +83,11 @@ def test_a_process_with_gaps_between_its_rows_gives_each_device_its_own():
     expected = {
         d.id: x[i[0]].tolist() for d, i in host.addressable_devices_indices_map((8, 2)).items()
     }
-    assert given == expected
+    assert pieces == expected
 
 
-def shares(monkeypatch, processes, **sizes):
-    """Shares of processes of as many devices each."""
+def shards(monkeypatch, processes, **sizes):
+    """Returns the shard of each of several processes, which have as many devices each."""
     each = 8 // processes
 
     class Device:
@@ -92,21 +96,25 @@ def shares(monkeypatch, processes, **sizes):
 
     devices = [Device(i // each) for i in range(8)]
     places = meshes.batch_sharding(mesh_of(**sizes)).devices_indices_map
-    told = lambda shape: dict(zip(devices, places(shape).values(), strict=True))
+    indices = lambda shape: dict(zip(devices, places(shape).values(), strict=True))
     monkeypatch.setattr(
-        meshes, "batch_sharding", lambda mesh: types.SimpleNamespace(devices_indices_map=told)
+        meshes, "batch_sharding", lambda mesh: types.SimpleNamespace(devices_indices_map=indices)
     )
-    found = []
+    result = []
     for process in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        found.append(tuple(batches.share(mesh_of(**sizes))))
-    return found
+        result.append(tuple(batches.shard(mesh_of(**sizes))))
+    return result
 
 
 def test_processes_of_whole_videos_have_examples_of_their_own(monkeypatch):
-    assert shares(monkeypatch, 2, data=4, group=2) == [(0, 2, True, 2), (1, 2, True, 2)]
+    assert shards(monkeypatch, 2, data=4, group=2) == [(0, 2, True, 2), (1, 2, True, 2)]
 
 
 def test_processes_that_split_a_video_share_its_examples_and_one_owns_them(monkeypatch):
-    found = shares(monkeypatch, 4, data=2, group=4)
-    assert found == [(0, 2, True, 1), (0, 2, False, 1), (1, 2, True, 1), (1, 2, False, 1)]
+    assert shards(monkeypatch, 4, data=2, group=4) == [
+        (0, 2, True, 1),
+        (0, 2, False, 1),
+        (1, 2, True, 1),
+        (1, 2, False, 1),
+    ]

@@ -49,8 +49,8 @@ CLOCKS = {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75, "tpu7x": 2.2}
 
 
 def test_clocks_that_follow_from_the_peaks_are_those_of_the_chips():
-    found = {chip.name: chip.clock / 1e9 for _, chip in chips.CHIPS if chip.arrays}
-    assert found == pytest.approx(CLOCKS, rel=0.003)
+    clocks = {chip.name: chip.clock / 1e9 for _, chip in chips.CHIPS if chip.arrays}
+    assert clocks == pytest.approx(CLOCKS, rel=0.003)
     assert {chip.clock for _, chip in chips.CHIPS if not chip.arrays} == {0.0}
 
 
@@ -72,15 +72,16 @@ def test_peak_units_and_memory_are_those_of_jaxs_table(name, version, cores):
     assert chip.hbm == pytest.approx(bandwidth, rel=0.15 if name == "v5p" else 0.005)
 
 
-def test_the_compiler_is_told_nothing_for_a_cpu():
+def test_a_cpu_has_no_compiler_options():
     assert chips.options(Mesh(np.array(jax.devices()), ("data",))) is None
 
 
 @pytest.mark.parametrize(
     ("slice", "limit"), [("v5e-4", "32768"), ("v6e-4", "98304"), ("v4-8", None)]
 )
-def test_the_compiler_is_told_the_fast_memory_of_a_tpu(libtpu, slice, limit):
+def test_the_compiler_options_of_a_tpu_set_its_fast_memory(libtpu, slice, limit):
     devices = np.array(topology.devices(slice))
-    told = chips.options(Mesh(devices[:1], ("data",)))
-    assert told == (limit and {"xla_tpu_scoped_vmem_limit_kib": limit})
-    assert chips.options(Mesh(devices, ("data",))) == (told and told | chips.EXCHANGES)
+    one_chip = chips.options(Mesh(devices[:1], ("data",)))
+    assert one_chip == (limit and {"xla_tpu_scoped_vmem_limit_kib": limit})
+    several = chips.options(Mesh(devices, ("data",)))
+    assert several == (one_chip and one_chip | chips.EXCHANGES)

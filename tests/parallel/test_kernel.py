@@ -20,29 +20,29 @@ CASES = {
 }
 
 
-def drawn(batch, n, k, heads, width, masked):
+def draw(batch, n, k, heads, width, masked):
     key = jax.random.split(jax.random.key(0), 5)
-    draw = lambda i, rows: jax.random.normal(key[i], (*batch, rows, heads, width))
+    normal = lambda i, rows: jax.random.normal(key[i], (*batch, rows, heads, width))
     mask = (jax.random.uniform(key[4], (*batch, k)) > 0.4) if masked else None
-    return (draw(0, n), draw(1, k), draw(2, k)), draw(3, n), mask
+    return (normal(0, n), normal(1, k), normal(2, k)), normal(3, n), mask
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_it_is_softmax_attention_and_so_is_its_gradient(case):
-    qkv, slope, mask = drawn(*case)
-    total = lambda attend: lambda *qkv: jnp.sum(attend(*qkv, mask) * slope)
+    qkv, dout, mask = draw(*case)
+    total = lambda attend: lambda *qkv: jnp.sum(attend(*qkv, mask) * dout)
     with pltpu.force_tpu_interpret_mode():
-        found = kernel.attention(*qkv, mask)
-        slopes = jax.grad(total(kernel.attention), (0, 1, 2))(*qkv)
-    np.testing.assert_allclose(found, dot_product_attention(*qkv, mask), atol=1e-5)
+        out = kernel.attention(*qkv, mask)
+        gradients = jax.grad(total(kernel.attention), (0, 1, 2))(*qkv)
+    np.testing.assert_allclose(out, dot_product_attention(*qkv, mask), atol=1e-5)
     expected = jax.grad(total(dot_product_attention), (0, 1, 2))(*qkv)
-    for a, b in zip(slopes, expected, strict=True):
+    for a, b in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_short_sequences_are_packed_where_they_fill_rows():
     tokens = lambda batch, n, width=64: jax.ShapeDtypeStruct((*batch, n, 2, width), jnp.bfloat16)
-    packed = lambda batch, n, keys: kernel.packed(tokens(batch, n), tokens(batch, keys))
+    packed = lambda batch, n, keys: kernel.sequences_per_row(tokens(batch, n), tokens(batch, keys))
     assert packed((5120,), 16, 16) == packed((2, 4), 16, 16) == 8
     assert packed((9,), 16, 16) == 1  # would leave a row with seven places empty
     assert packed((16,), 24, 24) == packed((16,), 16, 24) == packed((16,), 256, 256) == 1
@@ -51,13 +51,13 @@ def test_short_sequences_are_packed_where_they_fill_rows():
 
 
 def test_bfloat16_goes_in_and_out_with_float32_between():
-    qkv, _, _ = drawn((1,), 64, 64, 2, 64, False)
+    qkv, _, _ = draw((1,), 64, 64, 2, 64, False)
     half = [x.astype(jnp.bfloat16) for x in qkv]
     with pltpu.force_tpu_interpret_mode():
-        found = kernel.attention(*half)
-    assert found.dtype == jnp.bfloat16
+        out = kernel.attention(*half)
+    assert out.dtype == jnp.bfloat16
     exact = dot_product_attention(*(x.astype(jnp.float32) for x in half))
-    np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=0.02)
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.02)
 
 
 def test_its_cost_counts_both_products_of_every_head_and_five_in_the_gradient():
@@ -71,24 +71,24 @@ def test_its_cost_counts_both_products_of_every_head_and_five_in_the_gradient():
 
 def test_a_matrix_unit_pays_for_whole_tiles():
     shape = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
-    (found,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
+    (narrow,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
     # A head's 256 queries against two tiles of keys, 64 of 128 rows of each in use; then 256 rows
     # of weights through two tiles of values, 64 of 128 columns of each in use.
-    assert (found.name, found.runs, found.rows) == ("forward_attention", 1, 3 * 4 * (512 + 512))
+    assert (narrow.name, narrow.runs, narrow.rows) == ("forward_attention", 1, 3 * 4 * (512 + 512))
     scores = 3 * 4 * 256 * 256
-    assert (cost.EXP + 4) * scores < found.elements < (cost.EXP + 7) * scores
+    assert (cost.EXP + 4) * scores < narrow.elements < (cost.EXP + 7) * scores
     (wide,) = cost.kernels(kernel.attention, 256, shape, shape, shape)
-    assert wide.rows == found.rows / 2
+    assert wide.rows == narrow.rows / 2
 
 
 def test_a_kernel_counts_in_every_turn_of_a_loop_and_in_one_branch_of_a_choice():
     shape = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
-    (once,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
+    (single,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
 
     def chosen(q, k, v):
         attend = lambda q: kernel.attention(q, k, v)
         turn = lambda _, q: jax.lax.cond(q[0, 0, 0, 0] > 0, attend, lambda q: attend(attend(q)), q)
         return jax.lax.fori_loop(0, 5, turn, q)
 
-    (found,) = cost.kernels(chosen, 128, shape, shape, shape)
-    assert found[1:] == tuple(5 * 2 * number for number in once[1:])
+    (total,) = cost.kernels(chosen, 128, shape, shape, shape)
+    assert total[1:] == tuple(5 * 2 * number for number in single[1:])

@@ -13,7 +13,7 @@ def sizes(data=1, fsdp=1, group=1, tensor=1):
     return dict(data=data, fsdp=fsdp, group=group, tensor=tensor)
 
 
-def test_the_axes_are_filled_in_order_with_the_devices_as_given():
+def test_the_axes_are_filled_in_order_with_the_devices_as_they_come():
     devices = jax.devices()[::-1]
     mesh = meshes.make_mesh(sizes(data=2, fsdp=2, tensor=2), devices)
     assert mesh.axis_names == ("data", "fsdp", "group", "tensor")
@@ -22,7 +22,7 @@ def test_the_axes_are_filled_in_order_with_the_devices_as_given():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "devices", "expected"),
+    ("sizes_of_axes", "devices", "expected"),
     [
         ([-1, 1, 1, 1], 8, [8, 1, 1, 1]),
         ([-1, 4, 1, 1], 8, [2, 4, 1, 1]),
@@ -31,12 +31,12 @@ def test_the_axes_are_filled_in_order_with_the_devices_as_given():
         ([-1, 1, 1, 1], 1, [1, 1, 1, 1]),
     ],
 )
-def test_minus_one_takes_the_devices_that_are_left(wanted, devices, expected):
-    assert meshes.resolve(wanted, devices) == expected
+def test_minus_one_takes_the_devices_that_are_left(sizes_of_axes, devices, expected):
+    assert meshes.resolve(sizes_of_axes, devices) == expected
 
 
 @pytest.mark.parametrize(
-    ("wanted", "words"),
+    ("sizes_of_axes", "words"),
     [
         ([3, 1, 1, 1], ["mesh.data=3", "need 3 devices", "there are 8"]),
         ([4, 1, 1, 1], ["mesh.data=4", "need 4 devices", "must be 8"]),
@@ -47,9 +47,9 @@ def test_minus_one_takes_the_devices_that_are_left(wanted, devices, expected):
         ([1, 1, -2, 1], ["mesh.group=-2", "1 or more"]),
     ],
 )
-def test_sizes_that_do_not_fit_the_devices_are_refused_in_one_line(wanted, words):
+def test_sizes_that_do_not_fit_the_devices_are_refused_in_one_line(sizes_of_axes, words):
     with pytest.raises(ConfigError) as error:
-        meshes.resolve(wanted, 8)
+        meshes.resolve(sizes_of_axes, 8)
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
 
@@ -119,7 +119,7 @@ def test_a_video_lies_where_its_groups_do():
 
 
 class Chip:
-    """What mesh_utils looks at of a device of a job with several slices."""
+    """The attributes that mesh_utils reads of a device of a job with several slices."""
 
     platform = device_kind = "cpu"
     process_index = 0

@@ -69,19 +69,19 @@ def batch_of(config):
 
 
 def gradient(config, sizes, devices):
-    """(loss, gradients) of one self-conditioned pass, as host arrays, and the program's text."""
+    """Returns (loss, gradients) of a self-conditioned pass, on the host, and the program's text."""
     config.model.dropout, config.training.batch_size = 0.0, B
     config.mesh.update(dict(zip(meshes.AXES, sizes, strict=True)))
     program = build.train_program(config, VOCABULARY, devices)
     mesh, denoiser = program.mesh, program.denoiser
 
     def loss(params, batch):
-        x, log_sigma, given, _ = denoiser.inputs(params, batch)
+        x, log_sigma, conditions, _ = denoiser.inputs(params, batch)
         F = denoiser.self_conditioned_F(
             params,
             x,
             log_sigma + jnp.arange(B) / B,
-            (given.drop_text(False), given),
+            (conditions.drop_text(False), conditions),
             jnp.arange(B) % 4 != 0,
             (jax.random.key(0), jax.random.key(1)),
         )
@@ -106,14 +106,14 @@ def alone():
     return {make: gradient(make(), (1, 1, 1, 1), jax.devices()[:1])[0] for make in (fit, unet)}
 
 
-def assert_same(found, expected):
-    (loss, slopes), (true_loss, true_slopes) = found, expected
+def assert_same(actual, expected):
+    (loss, gradients), (true_loss, true_gradients) = actual, expected
     assert loss == pytest.approx(true_loss, rel=1e-5)
-    sizes = [np.abs(leaf).max() for leaf in jax.tree.leaves(true_slopes)]
+    sizes = [np.abs(leaf).max() for leaf in jax.tree.leaves(true_gradients)]
     assert np.mean(np.array(sizes) > 1e-3 * max(sizes)) > 0.9  # there is something to compare
     for (path, a), b, size in zip(
-        jax.tree_util.tree_leaves_with_path(slopes),
-        jax.tree.leaves(true_slopes),
+        jax.tree_util.tree_leaves_with_path(gradients),
+        jax.tree.leaves(true_gradients),
         sizes,
         strict=True,
     ):
@@ -121,7 +121,7 @@ def assert_same(found, expected):
 
 
 def assert_sends_no_activations(text):
-    """Kernels come to the examples, and gradients to their parts; the ids of the text excepted."""
+    """Asserts that only kernels and their gradients are sent, apart from the ids of the text."""
     arrays = [array for sent in hlo.collectives(text) for array in sent.shapes]
     floats = [array for array in arrays if array.startswith(("f32", "bf16"))]
     sizes = {size for array in floats for size in re.findall(r"\d+", array.partition("[")[2])}
@@ -130,8 +130,8 @@ def assert_sends_no_activations(text):
 
 @pytest.mark.parametrize("sizes", MESHES)
 def test_fit_on_a_mesh_of_data_fsdp_group_tensor(alone, sizes):
-    found, text = gradient(fit(), sizes, jax.devices())
-    assert_same(found, alone[fit])
+    actual, text = gradient(fit(), sizes, jax.devices())
+    assert_same(actual, alone[fit])
     if sizes == (1, 8, 1, 1):
         assert_sends_no_activations(text)
 
@@ -142,7 +142,7 @@ def test_gradients_of_kernels_summed_as_a_whole_are_the_same(alone, monkeypatch)
 
 
 def wholes(tokens):
-    """How often a 64 x 32 kernel or its gradient is put on all of 8 devices as a whole."""
+    """Counts how often a 64 x 32 kernel or its gradient is put on all of 8 devices as a whole."""
     layer, x = layers.dense(32, jnp.float32, "other", use_bias=False), jnp.zeros((8, tokens, 64))
     mesh = meshes.make_mesh(dict(data=2, fsdp=4, group=1, tensor=1), jax.devices())
 
@@ -155,7 +155,7 @@ def wholes(tokens):
 
 
 def test_the_gradient_of_a_kernel_is_summed_as_a_whole_where_a_device_has_many_inputs():
-    """16 for each number of the kernel: 512 tokens of 64 on each of 8 devices, and 64 x 32."""
+    """The limit is 16 inputs a number of the kernel: here 512 tokens a device."""
     assert [wholes(tokens) for tokens in (1, 512, 513, 4096)] == [1, 1, 2, 2]
 
 

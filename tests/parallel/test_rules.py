@@ -21,9 +21,9 @@ def mesh_of(**sizes):
 
 
 def config(**sizes):
-    made = base.get_config()
-    made.mesh.update(sizes)
-    return made
+    config = base.get_config()
+    config.mesh.update(sizes)
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def state():
 @pytest.fixture(scope="module")
 def unet():
     """The U-Net's parameters, abstract, with a sharding at every leaf."""
-    made = unet_284m.get_config()
-    mesh = build.mesh(made)
-    return build.abstract_params(made, build.denoiser(made, 0, mesh), mesh)
+    config = unet_284m.get_config()
+    mesh = build.mesh(config)
+    return build.abstract_params(config, build.denoiser(config, 0, mesh), mesh)
 
 
 def by_name(tree):
@@ -95,8 +95,8 @@ def test_nearly_all_of_the_state_is_split(state):
     """At fsdp 2 x tensor 2 x group 2 a device holds little more than an eighth."""
     leaves = jax.tree.leaves((state.params, state.ema, state.opt_state))
     whole = sum(leaf.size for leaf in leaves)
-    held = sum(_size(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
-    assert held / whole < 0.14
+    on_one_device = sum(_size(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+    assert on_one_device / whole < 0.14
 
 
 def _size(shape):

@@ -123,9 +123,9 @@ def test_what_an_attention_kernel_computes_again_is_not_the_models(train, monkey
     from snapvideo_jax.parallel import attention
 
     again = jax.checkpoint(dot_product_attention)
-    best = attention.best
-    alone = lambda mesh: best(mesh) if mesh.size == 1 else again
-    monkeypatch.setattr(attention, "best", alone)
+    for_mesh = attention.for_mesh
+    alone = lambda mesh: for_mesh(mesh) if mesh.size == 1 else again
+    monkeypatch.setattr(attention, "for_mesh", alone)
     kernel = made("train")
     assert kernel.model_flops == train.model_flops < kernel.flops
 

@@ -83,7 +83,7 @@ def block_gradient(config, **sizes):
         global_layers=net.global_layers,
         dropout=0.0,
         dtype=jnp.bfloat16,
-        attend=attention.best(mesh),
+        attend=attention.for_mesh(mesh),
     )
 
     def on(spec, dtype, *shape):

@@ -171,7 +171,7 @@ def held_out(config: Config, text: build.Text) -> Batch:
     """HELD_OUT videos of compositions that training never shows, with their captions."""
     world = build.world(config)
     places = range(shapes.TEST_START, shapes.TEST_START + HELD_OUT)
-    scenes = [shapes.draw_scene(world, config.seed, g, False, held_out=True) for g in places]
+    scenes = [shapes.draw_scene(world, config.seed, g, image=False, held_out=True) for g in places]
     videos = [shapes.render(world, scene) for scene in scenes]
     intervals = [1 / scene.frame_rate for scene in scenes]
     sizes = [(world.height, world.width)] * HELD_OUT
