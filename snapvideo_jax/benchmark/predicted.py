@@ -19,7 +19,7 @@ def row(case: Case, kept: Path) -> Row:
         program = programs.program(config, "train", devices)
     else:
         program = programs.evaluation(config, devices)
-    verdict = estimate.compiled(program, devices, kept)
+    verdict = estimate.estimate(program, devices, kept)
     seconds = verdict.seconds
     return Row(
         config=name,

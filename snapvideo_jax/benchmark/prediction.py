@@ -27,7 +27,7 @@ class Rates(NamedTuple):
     source: str
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """Seconds of one call. predicted: the longer of products and memory at full rate, which ignores
     everything else; measured: the median, of `rounds`.
     """
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
         return self.predicted / self.measured - 1
 
 
-def compared(program: Program, dtype: jnp.dtype) -> Compared:
+def compare(program: Program, dtype: jnp.dtype) -> Comparison:
     """Compiles `program` for the devices of its mesh, runs it, and predicts how long that takes.
 
     dtype: of its products.
@@ -62,7 +62,7 @@ def compared(program: Program, dtype: jnp.dtype) -> Compared:
     held = sum(share(tree) for tree in (program.state | program.given).values())
     work = program.flops / len(devices) / rates.multiply
     longest = max(work, held / rates.move)
-    return Compared(longest, float(np.median(rounds)), rounds, rates, compile_seconds)
+    return Comparison(longest, float(np.median(rounds)), rounds, rates, compile_seconds)
 
 
 def measured_rates(dtype: jnp.dtype, side: int = 2048) -> Rates:

@@ -67,7 +67,7 @@ def compiled(case: Case) -> Compiled:
         return Compiled(case, made, None, None, None)
     seconds = time.monotonic() - start
     needs = program.memory_analysis()  # None where a backend says nothing
-    return Compiled(case, made, program, seconds, needs and compiler.needed(needs))
+    return Compiled(case, made, program, seconds, needs and compiler.total_bytes(needs))
 
 
 def work(case: Case) -> Work:

@@ -19,13 +19,13 @@ def program():
 
 
 def test_without_a_data_sheet_rates_are_measured_and_the_slower_of_two_bounds_it(program):
-    found = prediction.compared(program, jnp.dtype("float32"))
+    found = prediction.compare(program, jnp.dtype("float32"))
     assert found.rates.source == "measured by microbenchmarks"
     assert len(found.rounds) == 3 and found.measured == sorted(found.rounds)[1] > 0
     held = sum(programs.share(tree) for tree in (program.state | program.given).values())
     bounds = program.flops / found.rates.multiply, held / found.rates.move
     assert found.predicted == max(bounds) > 0
-    text = estimate_table.compared(found)
+    text = estimate_table.compare(found)
     assert text.startswith("measured ") and "rates (measured by microbenchmarks)" in text
 
 
@@ -33,9 +33,7 @@ def test_a_data_sheet_is_believed_where_it_gives_the_peak_of_the_dtype(program, 
     sheet = chips.Chip("toy", peak=1e9, hbm=1e6)
     monkeypatch.setattr(chips, "of", lambda kind: sheet)
     monkeypatch.setattr(prediction, "measured_rates", lambda dtype: prediction.Rates(2, 1, "here"))
-    rates = [
-        prediction.compared(program, jnp.dtype(name)).rates for name in ("bfloat16", "float32")
-    ]
+    rates = [prediction.compare(program, jnp.dtype(name)).rates for name in ("bfloat16", "float32")]
     assert rates == [(1e9, 1e6, "data sheet"), (2, 1, "here")]
 
 

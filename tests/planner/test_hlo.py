@@ -154,8 +154,8 @@ ENTRY %main (x: f32[16,4]) -> f32[2,4] {
 """
 
 
-def test_what_is_started_counts_once_by_its_larger_side_and_runs_apart():
-    found = {c.kind: (c.count, c.bytes, c.apart) for c in hlo.collectives(STARTED)}
+def test_what_is_started_counts_once_by_its_larger_side_and_overlaps():
+    found = {c.kind: (c.count, c.bytes, c.overlaps) for c in hlo.collectives(STARTED)}
     assert found == {
         "all-gather": (1, 4 * 256, True),
         "collective-permute": (1, 4 * 64, True),  # not what is sent and what comes, together
@@ -200,7 +200,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 
 def test_cycles_count_with_the_trips_of_loops_and_never_inside_a_fusion():
-    found = sorted(hlo.works(CYCLES), key=lambda work: -work.cycles)
+    found = sorted(hlo.instructions(CYCLES), key=lambda instruction: -instruction.cycles)
     assert found == [
         ("copy", 3, 300, ""),
         ("fusion", 6, 42, "jit(step)/inner"),
@@ -211,4 +211,4 @@ def test_cycles_count_with_the_trips_of_loops_and_never_inside_a_fusion():
 
 
 def test_a_program_for_another_device_has_no_cycles():
-    assert hlo.works(TPU) == []
+    assert hlo.instructions(TPU) == []
