@@ -79,7 +79,6 @@ def check_plot() -> None:
     """ConfigError if --plot cannot be drawn, before anything is sampled."""
     if max(len(STEPS.value or ()), len(GUIDANCE.value or ())) < 2:
         raise ConfigError("--plot draws a sweep; give several --steps=N,N,.. or --guidance=W,W,..")
-    plots.require()
 
 
 def plans_of(trained: generate.Trained) -> list[generate.Plan]:

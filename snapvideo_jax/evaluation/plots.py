@@ -1,14 +1,11 @@
 """Scores of a sweep on paper: a line a factor, against the field that changes.
 
-matplotlib, which only requirements-test.txt asks for, is imported where a plot is drawn.
+matplotlib is imported where a plot is drawn.
 """
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from snapvideo_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +22,6 @@ FACTORS = {
     "shape": ("#2e9e5b", 2.5),
     "all": ("#1a1a1a", 1.0),
 }
-
-
-def require() -> None:
-    """ConfigError, which says how to install it, where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("a plot needs matplotlib; install it: pip install 'matplotlib>=3.9'")
 
 
 def png(rows: Sequence[Row]) -> bytes:

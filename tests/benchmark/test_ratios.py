@@ -3,7 +3,7 @@
 import pytest
 
 from snapvideo_jax.benchmark import ratios
-from tests.benchmark.made_rows import row
+from tests.benchmark.example_rows import row
 
 FIT = row("fit_500m", 100.0, 80.0, 120.0)
 UNET = row("unet_284m", 300.0, 280.0, 480.0)
@@ -44,7 +44,7 @@ def test_rows_that_differ_in_more_than_the_network_make_no_ratio(field, value):
     other = row("unet_284m", 300.0, **{field: value})
     assert ratios.ratios([FIT, other]) == []
     with pytest.raises(ValueError, match="fit_500m and unet_284m were not timed alike"):
-        ratios.compared(FIT, other)
+        ratios.ratio(FIT, other)
 
 
 def test_each_kind_has_ratios_of_its_own():
