@@ -51,11 +51,11 @@ def parameters(diagnosis: Diagnosis) -> str:
     lines = [title]
     for name, section in sorted(sections.items(), key=lambda item: -_size(item[1])):
         stack = f"stacks of {section[0].shape[0]} blocks, never split" if name == STACK else ""
-        lines += ["", *_lines([name], section, stack, shard="")]
+        lines += ["", *_lines([name], section, shape=stack, shard="")]
         for part, alike in sorted(merge(section, name), key=lambda item: -_size(item[1])):
             shape = _shape(alike[0], diagnosis.mesh)
             shard = " x ".join(map(str, alike[0].shard))
-            lines += _lines(_break("  " + part), alike, shape, shard)
+            lines += _lines(_break("  " + part), alike, shape=shape, shard=shard)
     return "\n".join(lines)
 
 

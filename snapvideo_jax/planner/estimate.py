@@ -85,7 +85,9 @@ def estimate(program: Program, slice: Sequence[jax.Device], cache: Path | None =
     what the compiler raises for other reasons than memory.
     """
     lowered = program.call.lower(*program.arguments)
-    report = compiler.compile_or_load(lowered, program.mesh, topology.version(), cache)
+    report = compiler.compile_or_load(
+        lowered, program.mesh, version=topology.version(), cache=cache
+    )
     arguments = {name: share(tree) for name, tree in (program.state | program.given).items()}
     flops = program.flops
     collectives = hlo.collectives(report.text) if report.fits else []

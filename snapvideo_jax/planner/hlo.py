@@ -81,9 +81,13 @@ def collectives(text: str) -> list[Collective]:
                 chain = re.search(r'chain_id="(\d+)"', line.rest)
                 key = f"chain {chain[1]}" if chain else f"{number} {line.name}"
                 earlier = by_key[key].count if key in by_key else 0
-                collective = _collective(kind, max(times, earlier), line, computations[name])
-                overlaps = bool(chain) or line.opcode.endswith("-start")
-                by_key[key] = collective._replace(overlaps=overlaps)
+                by_key[key] = _collective(
+                    line,
+                    computations[name],
+                    kind=kind,
+                    count=max(times, earlier),
+                    overlaps=bool(chain) or line.opcode.endswith("-start"),
+                )
     return list(by_key.values())
 
 
@@ -131,7 +135,12 @@ def _visits(
         for callees in CALLED.findall(line.rest):
             for callee in re.findall(r"[\w.\-]+", callees):
                 if callee in computations:
-                    yield from _visits(computations, callee, times * trips, inside_fusions)
+                    yield from _visits(
+                        computations,
+                        callee,
+                        times=times * trips,
+                        inside_fusions=inside_fusions,
+                    )
 
 
 def _trips(computations: dict, loop: _Line) -> int:
@@ -145,7 +154,9 @@ def _trips(computations: dict, loop: _Line) -> int:
     return int(constants[0].rest.split(")")[0]) if len(constants) == 1 else 1
 
 
-def _collective(kind: str, count: int, line: _Line, computation: list[_Line]) -> Collective:
+def _collective(
+    line: _Line, computation: list[_Line], *, kind: str, count: int, overlaps: bool
+) -> Collective:
     types = {other.name: other.type for other in computation}
     operands = re.findall(r"%([\w.\-]+)", line.rest.split(")")[0])
     before = ARRAY.findall(" ".join(types.get(name, "") for name in operands))
@@ -161,6 +172,7 @@ def _collective(kind: str, count: int, line: _Line, computation: list[_Line]) ->
         shapes=tuple(f"{dtype}[{sizes}]" for dtype, sizes in larger),
         operation=_operation(line),
         devices=_first_group(line.rest),
+        overlaps=overlaps,
     )
 
 

@@ -99,8 +99,15 @@ def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
                 per_video=profile,
             )
             if form.memory < limit:
-                layout = Candidate(sizes, remat, dtype, accumulate, **form._asdict())
-                layouts_that_fit.append(layout)
+                layouts_that_fit.append(
+                    Candidate(
+                        mesh=sizes,
+                        remat=remat,
+                        dtype=dtype,
+                        accumulate=accumulate,
+                        **form._asdict(),
+                    )
+                )
     if not layouts_that_fit:
         raise ConfigError(
             f"no mesh of {len(slice)} x {chip.name} should hold this training step; take a larger "

@@ -97,8 +97,8 @@ class Learner:
     def __init__(self, config: Config, vocabulary_size: int):
         self.config = config
         self.program = build.program(config, vocabulary_size, jax.devices()[:1])
-        given = self.program.abstract_state, self.program.abstract_batch
-        self._update = self.program.step.lower(*given).compile()
+        arguments = self.program.abstract_state, self.program.abstract_batch
+        self._update = self.program.step.lower(*arguments).compile()
         self.state = self.program.init()
         self.step_ms: list[float] = []
 
@@ -127,7 +127,7 @@ def run(
     for family in FAMILIES:
         for size in sizes:
             say(f"{family} {size}: compiling")
-            sized_config = resize(config, family, size, steps)
+            sized_config = resize(config, family=family, size=size, steps=steps)
             learners[family, size] = Learner(sized_config, text.vocabulary_size)
     report = progress("steps of each")
     for done, batch in enumerate(training_batches(config, text, steps), start=1):
@@ -138,13 +138,13 @@ def run(
     rows = []
     for (family, size), learner in learners.items():
         say(f"{family} {size}: held-out loss")
-        rows.append(row(family, size, learner, batch))
+        rows.append(row(learner, batch, family=family, size=size))
     edges = [_quantile(config, i / BINS) for i in range(1, BINS)]
     common = {"steps": steps, "batch": BATCH, "held_out_videos": HELD_OUT, "bin_edges": edges}
     return {"rows": rows} | common
 
 
-def row(family: str, size: int, learner: Learner, batch: Batch) -> dict[str, Any]:
+def row(learner: Learner, batch: Batch, *, family: str, size: int) -> dict[str, Any]:
     """Returns size, cost and losses of a trained network, as scaling.json has them."""
     denoiser, params = learner.program.denoiser, learner.state.ema
     by_bin = losses(learner.config, denoiser, params, batch)
