@@ -12,8 +12,9 @@ def size_text(size: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Writes a time in seconds or milliseconds: 0.0125 -> "12.5 ms"."""
-    return f"{number_text(seconds)} s" if seconds >= 1 else f"{number_text(1000 * seconds)} ms"
+    """Writes a time in s, ms, us or ns: 0.0125 -> "12.5 ms"."""
+    power = 0 if seconds >= 1 or seconds == 0 else min(3, math.ceil(-math.log10(seconds) / 3))
+    return f"{number_text(seconds * 1000**power)} {('s', 'ms', 'us', 'ns')[power]}"
 
 
 def flops_text(flops: float) -> str:

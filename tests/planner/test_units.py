@@ -16,10 +16,11 @@ def test_bytes_have_three_digits(size, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 ms"), (6.3246e-5, "0.0632 ms"), (0.0125, "12.5 ms"), (0.3696, "370 ms")]
-    + [(1, "1.00 s"), (22.63, "22.6 s"), (1234, "1,234 s")],
+    [(0, "0 s"), (5.61e-9, "5.61 ns"), (6.3246e-5, "63.2 us"), (0.001, "1.00 ms")]
+    + [(0.0125, "12.5 ms"), (0.3696, "370 ms"), (1, "1.00 s"), (22.63, "22.6 s")]
+    + [(1234, "1,234 s"), (1e-12, "0.00100 ns")],
 )
-def test_times_are_in_seconds_or_milliseconds(seconds, text):
+def test_times_have_a_unit_that_suits_their_length(seconds, text):
     assert units.time_text(seconds) == text
 
 
