@@ -82,11 +82,11 @@ def test_markdown_has_tables_that_are_tables():
 class Elements(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.found, self.text = [], ""
+        self.elements, self.text = [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         self.text += data
@@ -96,11 +96,11 @@ def test_the_page_holds_its_pictures_and_asks_nothing_of_any_network():
     pictures = plots.pngs(TREE)
     text = report.page(TREE, pictures)
     page = Elements(text)
-    images = [attrs["src"] for tag, attrs in page.found if tag == "img"]
+    images = [attrs["src"] for tag, attrs in page.elements if tag == "img"]
     assert len(images) == len(pictures) == 4
     assert all(src.startswith("data:image/png;base64,iVBOR") for src in images)
-    assert not {tag for tag, _ in page.found} & {"script", "link", "iframe", "object"}
-    assert not any("href" in attrs or "style" in attrs for _, attrs in page.found)
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object"}
+    assert not any("href" in attrs or "style" in attrs for _, attrs in page.elements)
     assert not re.search(r"url\(|@import|https?:", text)
     assert FACTS["command"] in page.text and "<DIR>" not in text  # shown, not taken for a tag
 

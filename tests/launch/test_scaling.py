@@ -26,16 +26,16 @@ def test_a_folder_holds_figures_and_pictures(tmp_path, monkeypatch, capsys):
         *("scaling.json", "scaling.md", "scaling_loss.png", "scaling_bins.png"),
         "vocabulary.model",
     }
-    found = json.loads((tmp_path / "made" / "scaling.json").read_text())
-    assert found["steps"] == 4 and len(found["bin_edges"]) == 5
-    (row,) = found["rows"]
+    report = json.loads((tmp_path / "made" / "scaling.json").read_text())
+    assert report["steps"] == 4 and len(report["bin_edges"]) == 5
+    (row,) = report["rows"]
     assert (row["family"], row["size"], row["kind"]) == ("fit", 1, "measured")
     assert row["parameters"] > 1e4 and row["gflop_per_video"] > 0
     assert 0 < row["ms_per_step_min"] <= row["ms_per_step"] <= row["ms_per_step_max"]
     assert len(row["held_out_loss_by_bin"]) == 6 and 0.1 < row["held_out_loss"] < 5
     printed = capsys.readouterr().out
     assert "4/4 steps of each in" in printed and "Held-out loss by ln sigma" in printed
-    assert f"load {found['host']['load']:.1f} on " in printed
+    assert f"load {report['host']['load']:.1f} on " in printed
 
 
 def test_an_unknown_size_is_refused_before_anything_is_written(tmp_path):

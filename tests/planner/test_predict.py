@@ -31,8 +31,8 @@ def seconds(cycles=0, kernels=(), collectives=(), chips=4, flops=0, least=0):
 
 
 def test_cycles_of_all_instructions_are_divided_by_the_clock():
-    found = seconds(cycles=30_000_000)
-    assert found.compute == found.slow == pytest.approx(3)
+    prediction = seconds(cycles=30_000_000)
+    assert prediction.compute == prediction.slow == pytest.approx(3)
 
 
 def test_exchanges_add_to_compute_unless_they_overlap_with_it():
@@ -56,23 +56,23 @@ def test_exchanges_add_to_compute_unless_they_overlap_with_it():
 )
 def test_the_fast_end_is_the_slowest_of_products_memory_and_links(bound, fast):
     others = dict(flops=4_000_000_000, least=100_000, collectives=[sent(100)])
-    found = seconds(**(dict(cycles=90_000_000) | others | bound))
-    assert found.fast == pytest.approx(fast)
-    assert found.slow >= 9
+    prediction = seconds(**(dict(cycles=90_000_000) | others | bound))
+    assert prediction.fast == pytest.approx(fast)
+    assert prediction.slow >= 9
 
 
 def test_the_fast_end_is_never_above_the_slow_one():
-    found = seconds(cycles=10_000_000, flops=32_000_000_000)
-    assert found.fast == found.slow == pytest.approx(1)
+    prediction = seconds(cycles=10_000_000, flops=32_000_000_000)
+    assert prediction.fast == prediction.slow == pytest.approx(1)
 
 
 def test_a_kernel_waits_for_its_products_and_then_for_its_elements():
     # 4e7 rows into 2 units and 5e8 elements, 50 a cycle: 2e7 + 1e7 cycles.
     kernel = Kernel("attend", runs=7, rows=40_000_000, elements=500_000_000)
     assert predict.kernel_seconds(kernel, CHIP) == pytest.approx(3)
-    found = seconds(cycles=10_000_000, kernels=[kernel, kernel], chips=4)
-    assert found.kernels == pytest.approx(2 * 3 / 4)  # it counts the work of all four chips
-    assert found.slow == pytest.approx(1 + 1.5)
+    prediction = seconds(cycles=10_000_000, kernels=[kernel, kernel], chips=4)
+    assert prediction.kernels == pytest.approx(2 * 3 / 4)  # it counts the work of all four chips
+    assert prediction.slow == pytest.approx(1 + 1.5)
 
 
 @pytest.mark.parametrize(

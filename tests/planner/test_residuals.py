@@ -15,8 +15,8 @@ def step(**changes):
     config.mesh.update(data=1, fsdp=1, group=1, tensor=1)
     config.model.remat = changes.get("remat", "none")
     config.training.update(batch_size=8, accumulate=changes.get("accumulate", 1))
-    made = build.program(config, 64, jax.devices()[:1])
-    return made, (made.step, (made.abstract_state, made.abstract_batch))
+    program = build.program(config, 64, jax.devices()[:1])
+    return program, (program.step, (program.abstract_state, program.abstract_batch))
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,10 @@ def test_it_is_what_a_gradient_reads_of_its_forward_pass():
             hidden = x @ w  # a residual of [4, 8]: jnp.sin needs cos of it
         return jnp.sum(jnp.sin(hidden))
 
-    found = residuals.buffers(jax.jit(jax.grad(loss)), (jnp.ones((3, 8)), jnp.ones((4, 3))), ways=1)
-    assert sum(each.size for each in found) == 4 * 8 * 4
+    buffers = residuals.buffers(
+        jax.jit(jax.grad(loss)), (jnp.ones((3, 8)), jnp.ones((4, 3))), ways=1
+    )
+    assert sum(each.size for each in buffers) == 4 * 8 * 4
 
 
 def test_the_parts_have_the_papers_names_and_the_largest_come_first(everything):
@@ -52,13 +54,13 @@ def test_remat_and_micro_batches_have_fewer_residuals_and_devices_share_them(eve
 
 
 def test_a_run_out_of_memory_ends_with_a_line_that_names_what_filled_it():
-    made, _ = step()
-    with pytest.raises(ConfigError) as error, train._fitting(lambda: train._refusal(made)):
+    program, _ = step()
+    with pytest.raises(ConfigError) as error, train._fitting(lambda: train._refusal(program)):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to ...")
-    said = str(error.value)
-    assert "\n" not in said and "GB" in said and "training.accumulate" in said
+    message = str(error.value)
+    assert "\n" not in message and "GB" in message and "training.accumulate" in message
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        train._fitting(lambda: train._refusal(made)),
+        train._fitting(lambda: train._refusal(program)),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -32,9 +32,9 @@ def closed_form(accumulate, video, dtype="bfloat16"):
 
 def test_every_layout_takes_all_chips_and_deals_the_batch_evenly():
     config = fit_3b9.get_config()
-    found = list(search.layouts(config, 32))
-    assert len(found) > 50
-    for mesh, accumulate in found:
+    layouts = list(search.layouts(config, 32))
+    assert len(layouts) > 50
+    for mesh, accumulate in layouts:
         assert math.prod(mesh.values()) == 32 and mesh["group"] == 1
         assert config.training.batch_size % (mesh["data"] * mesh["fsdp"] * accumulate) == 0
 
@@ -121,24 +121,24 @@ def test_what_was_refused_is_not_advised_nor_what_it_shows_to_be_too_large():
     config.mesh.update(sizes(fsdp=8))
     tight, half, same = (candidate(1, k, m, fsdp=8) for k, m in ((2, 9), (8, 5), (4, 8)))
     other = candidate(2, 4, 7, data=8)
-    found = [tight, same, half, other]
-    assert search.below_limit(found, config, total=16, limit=12) == [half]
-    assert search.below_limit(found, config, total=16, limit=15) == [half, other]
+    ranking = [tight, same, half, other]
+    assert search.below_limit(ranking, config, total=16, limit=12) == [half]
+    assert search.below_limit(ranking, config, total=16, limit=15) == [half, other]
     # Where the config's own layout is not among them, closed forms are taken as they are.
     assert search.below_limit([half, other], config, total=16, limit=6) == [half]
 
 
 def test_the_best_of_each_mesh_is_compiled_and_plain_fsdp_in_any_case():
-    found = [
+    ranking = [
         candidate(1, data=8),
         candidate(2, data=8),
         candidate(3, data=2, fsdp=4),
         candidate(4, data=4, fsdp=2),
         candidate(5, fsdp=8),
     ]
-    assert [each.seconds for each in search.shortlist(found, 8, 2)] == [1, 3, 5]
-    assert [each.seconds for each in search.shortlist(found, 8, 9)] == [1, 3, 4, 5]
-    assert search.is_plain(found[-1]) and not search.is_plain(found[2])
+    assert [each.seconds for each in search.shortlist(ranking, 8, 2)] == [1, 3, 5]
+    assert [each.seconds for each in search.shortlist(ranking, 8, 9)] == [1, 3, 4, 5]
+    assert search.is_plain(ranking[-1]) and not search.is_plain(ranking[2])
 
 
 def test_what_does_not_fit_is_no_candidate(monkeypatch):
@@ -146,12 +146,12 @@ def test_what_does_not_fit_is_no_candidate(monkeypatch):
     monkeypatch.setattr(chips, "tpu", lambda kind: V5P)
     monkeypatch.setattr(topology, "memory", lambda chip: 10**9)
     monkeypatch.setattr(search, "REMAT", {"none": None})
-    found = search.candidates(config, jax.devices())
-    times = [(each.seconds, each.exchange_seconds) for each in found]
-    assert times == sorted(times) and max(each.memory for each in found) < 1e9
-    assert {each.dtype for each in found} == {"float32", "bfloat16"}
-    applied = found[0].apply(config)
-    assert applied.mesh.to_dict() == found[0].mesh and applied.model.dtype == found[0].dtype
+    ranking = search.candidates(config, jax.devices())
+    times = [(each.seconds, each.exchange_seconds) for each in ranking]
+    assert times == sorted(times) and max(each.memory for each in ranking) < 1e9
+    assert {each.dtype for each in ranking} == {"float32", "bfloat16"}
+    applied = ranking[0].apply(config)
+    assert applied.mesh.to_dict() == ranking[0].mesh and applied.model.dtype == ranking[0].dtype
     monkeypatch.setattr(topology, "memory", lambda chip: 10**3)
     monkeypatch.setattr(
         search, "profiles", lambda *_: {("dots", "float32"): search.Profile(1, 0, 1)}

@@ -95,23 +95,23 @@ def block_gradient(config, **sizes):
         PartitionSpec(),
     )
     tokens = on(grouped, jnp.float32, B, G * n, C), on(grouped, jnp.float32, B, G * m, D)
-    told = on(rows, jnp.float32, B, TOKENS, E), on(rows, jnp.bool_, B, TOKENS)
+    conditions = on(rows, jnp.float32, B, TOKENS, E), on(rows, jnp.bool_, B, TOKENS)
     blank = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
-    init = lambda: block.init(jax.random.key(0), blank(tokens), blank(told), False)["params"]
+    init = lambda: block.init(jax.random.key(0), blank(tokens), blank(conditions), False)["params"]
     params = jax.tree.map(lambda s: on(everywhere, jnp.bfloat16, *s.shape), jax.eval_shape(init))
 
-    def total(tokens, params, told):
+    def total(tokens, params, conditions):
         with rules.activations_on(mesh):
-            (patches, latents), _ = block.apply({"params": params}, tokens, told, False)
+            (patches, latents), _ = block.apply({"params": params}, tokens, conditions, False)
         return jnp.sum(patches**2) + jnp.sum(latents**2)
 
     split = NamedSharding(mesh, grouped)
     gradient = jax.jit(jax.grad(total), out_shardings=(split, split))
-    made = compiler.compile_lowered(gradient.lower(tokens, params, told))
+    program = compiler.compile_lowered(gradient.lower(tokens, params, conditions))
     return Compiled(
-        hlo.collectives(made.as_text()),
-        made.memory_analysis().temp_size_in_bytes,
-        made.cost_analysis()["flops"],
+        hlo.collectives(program.as_text()),
+        program.memory_analysis().temp_size_in_bytes,
+        program.cost_analysis()["flops"],
         2 * G * m * D,
         2 * G * n * C,
     )
@@ -269,11 +269,11 @@ def on_one(slice, function, *shapes, dtype=jnp.float32):
     """`function` of arrays of these shapes as a program for the first chip of a slice."""
     mesh = meshes.make_mesh(dict.fromkeys(meshes.AXES, 1), topology.devices(slice)[:1])
     here = meshes.replicated(mesh)
-    given = tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=here) for shape in shapes)
+    arguments = tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=here) for shape in shapes)
     call = jax.jit(function, out_shardings=here, compiler_options=chips.options(mesh))
-    state = {"parameters": given}
-    work = cost.flops(call, *given)
-    return programs.Program(call, given, state, {}, None, mesh, 1, 1, work)
+    state = {"parameters": arguments}
+    work = cost.flops(call, *arguments)
+    return programs.Program(call, arguments, state, {}, None, mesh, 1, 1, work)
 
 
 def judged(program):
@@ -284,8 +284,8 @@ GIB = 2**18, 1024  # as float32
 
 
 def three_at_once(x, y):
-    made = jax.lax.optimization_barrier((jnp.sin(x), jnp.cos(x), jnp.tanh(x)))
-    return jnp.sum(made[0] * made[1] * made[2]) + jnp.sum(y)
+    arrays = jax.lax.optimization_barrier((jnp.sin(x), jnp.cos(x), jnp.tanh(x)))
+    return jnp.sum(arrays[0] * arrays[1] * arrays[2]) + jnp.sum(y)
 
 
 @pytest.mark.parametrize(("x", "y"), [(4, 2), (2, 10), (3, 5)])
@@ -328,7 +328,7 @@ def test_the_band_holds_the_roofline_and_its_slow_end_is_near_it(slice, name):
     rows, columns = shapes[0][0], shapes[-1][1]
     moved = programs.share(program.arguments) + out * rows * columns
     flops = 2 * rows * shapes[0][1] * columns if len(shapes) == 2 else 0
-    found = predict.seconds(
+    prediction = predict.seconds(
         chip,
         instructions=hlo.instructions(report.text),
         kernels=[],
@@ -338,6 +338,9 @@ def test_the_band_holds_the_roofline_and_its_slow_end_is_near_it(slice, name):
         least_bytes=moved,
     )
     roofline = max(flops / chip.peak, moved / chip.hbm)
-    print(f"{chip.name}  {name}: {1000 * roofline:.3f} ms, slow {found.slow / roofline:.2f} times")
-    assert found.fast == pytest.approx(roofline, rel=0.1)
-    assert 1 < found.slow / roofline < most
+    print(
+        f"{chip.name}  {name}: {1000 * roofline:.3f} ms, "
+        f"slow {prediction.slow / roofline:.2f} times"
+    )
+    assert prediction.fast == pytest.approx(roofline, rel=0.1)
+    assert 1 < prediction.slow / roofline < most

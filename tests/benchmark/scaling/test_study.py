@@ -143,8 +143,8 @@ STUDY = {
 
 def test_the_report_says_what_was_measured_and_how():
     text = report.markdown(STUDY, {"scaling_loss.png": b""})
-    for said in ("7 steps of 8 videos, the same 56", "| FIT 2   |", "0.2500", "below 1.0"):
-        assert said in text
+    for phrase in ("7 steps of 8 videos, the same 56", "| FIT 2   |", "0.2500", "below 1.0"):
+        assert phrase in text
     assert "measured on cpu; jax 0; today; `python -m launch.scaling`" in text
     assert "![scaling_loss](scaling_loss.png)" in text
 
