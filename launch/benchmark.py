@@ -4,18 +4,21 @@
   python -m launch.benchmark --configs=configs/fit_3b9.py:fsdp,configs/unet_284m.py:fsdp \\
       --batch_sizes=8,16 --repeats=20 --out=DIR
 
-Mode train is the training step as training runs it, infer one evaluation of the network. The videos
-are random and on the devices already, so data, text encoder and sampler are in neither.
+Mode train times the training step as training runs it, infer one evaluation of the network. The
+videos are random and on the devices already, so data, text encoder and sampler are in neither.
 
 --sweep doubles the batch from the first of --batch_sizes until memory or --max_batch ends it.
 --devices=1,2,4,8 lays each config's mesh over the first of the devices, with --batch_sizes videos
 for each. --dtype sets model.dtype of all configs.
 
---topology=v5p:1x1x1 runs nothing: the TPU's compiler says what each program would take there, at
-the slow end of its band, and the report marks it as predicted (docs/planning.md).
+--topology=v5p:1x1x1 (or a slice: v5e-16, v5litepod-16) runs nothing: the TPU's compiler says what
+each program would take there, at the slow end of its band, and the report marks it as predicted
+(docs/planning.md). The first time, the two default configs in the two default modes take most of an
+hour on two cores and 10 GB of host memory; the answers are cached.
 
-DIR gets report.json, report.md, report.html (one file that holds all) and, where matplotlib is
-installed, pictures. How to read them: docs/benchmarks.md.
+DIR gets report.json, report.md, report.html (one file that holds all) and pictures. The tables say
+how busy the machine was: times hold on an idle one, ratios in turns on a busy one too. How to read
+them: docs/benchmarks.md.
 
 Exit codes: 0 done, 2 bad flags or config, or sizes that do not split, 5 DIR cannot be written.
 """
@@ -27,7 +30,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
@@ -49,7 +51,9 @@ BATCH_SIZES = number_lists.define_integers(
     "batch_sizes", "Videos a step for each device; default: 8.", lower_bound=1, upper_bound=2**20
 )
 SWEEP = flags.DEFINE_bool("sweep", False, "Double the batch until memory or --max_batch ends it.")
-MAX_BATCH = flags.DEFINE_integer("max_batch", 1024, "Of --sweep, for each device.", lower_bound=1)
+MAX_BATCH = flags.DEFINE_integer(
+    "max_batch", 1024, "Where --sweep ends, for each device.", lower_bound=1
+)
 DEVICES = number_lists.define_integers(
     "devices", "How many devices to measure on; default: all.", lower_bound=1
 )
@@ -61,48 +65,46 @@ DTYPE = flags.DEFINE_enum("dtype", None, list(build.DTYPES), "model.dtype of all
 
 
 def run() -> None:
-    """Flags in, a folder of figures out."""
+    """Times what the flags name, and writes the report to a folder."""
     if TOPOLOGY.value:
         jax.config.update("jax_platforms", "cpu")  # nothing is run
     devices = topology.devices(TOPOLOGY.value) if TOPOLOGY.value else jax.devices()
-    wanted = asked(len(devices))
-    measure.check(wanted, devices)
-    rows_of = predicted if TOPOLOGY.value else measured
-    source = measure.run(wanted, devices, rows_of)
+    request = request_of_flags(len(devices))
+    measure.check(request, devices)
+    rows_of = predicted_rows if TOPOLOGY.value else measured_rows
     folder = storage.make_folder(OUT.value)
-    facts = machine.facts(devices) | {"date": today(), "command": command()}
-    rows, parts, tell = [], measure.parts(wanted), entry.progress("parts of the benchmark")
-    for number, found in enumerate(source, start=1):
-        rows += found
-        tell(number, len(parts))
+    facts = machine.facts(devices) | {"date": today(), "command": command()}  # the load before
+    rows, parts = [], measure.parts(request)
+    progress = entry.progress("parts of the benchmark")
+    for number, some in enumerate(measure.run(request, devices, rows_of), start=1):
+        rows += some
+        progress(number, len(parts))
         write(folder, report.tree(rows, facts), {})  # what is known, should the next one end it all
-    made = report.tree(rows, facts)
-    if not plots.available():
-        entry.say(plots.MISSING)
-    write(folder, made, plots.pngs(made) if plots.available() else {})
-    for table in report.tables(made):
-        entry.say(f"\n{table.title}\n{report.aligned(table)}")
+    tree = report.tree(rows, facts)
+    write(folder, tree, plots.pngs(tree))
+    for table in report.tables(tree):
+        entry.say(report.screen(table))
     entry.say(f"\n{folder / 'report.html'} has it all")
 
 
-def measured(cases: list[programs.Case]) -> list[Row]:
-    """The rows of one of the parts, timed here."""
+def measured_rows(cases: list[programs.Case]) -> list[Row]:
+    """Times the cases of one of the parts here."""
     return measure.measure(cases, REPEATS.value, entry.say, entry.progress)
 
 
-def predicted(cases: list[programs.Case]) -> list[Row]:
-    """The rows of one of the parts, as the compiler of a slice predicts them."""
+def predicted_rows(cases: list[programs.Case]) -> list[Row]:
+    """Predicts the cases of one of the parts, by the compiler of a slice."""
     from snapvideo_jax.benchmark import predicted  # plans sampling too, and needs all of it
 
     rows = []
     for case in cases:
-        entry.say(f"{programs.describe(case)}: compiling; minutes, if it is the first time")
+        entry.say(f"{programs.describe(case)}: compiling; up to 40 minutes, the first time")
         rows.append(predicted.row(case, entry.cache() / "plans"))
     return rows
 
 
-def asked(num_devices: int) -> measure.Request:
-    """What the flags ask for; ConfigError for what cannot be measured."""
+def request_of_flags(num_devices: int) -> measure.Request:
+    """Returns what to measure; raises ConfigError for what cannot be."""
     if TOPOLOGY.value and (DEVICES.value or SWEEP.value):
         raise ConfigError(
             "--topology predicts for one slice: it goes without --devices and --sweep"
@@ -117,17 +119,22 @@ def asked(num_devices: int) -> measure.Request:
         raise ConfigError(f"--configs={','.join(CONFIGS.value)}: name each one once")
     configs = {key: load(path) for key, path in zip(names, CONFIGS.value, strict=True)}
     devices = sorted(set(DEVICES.value or [num_devices]))
-    return measure.Request(configs, list(dict.fromkeys(MODES.value)), sizes(), devices)
+    return measure.Request(
+        configs=configs,
+        modes=list(dict.fromkeys(MODES.value)),
+        batch_sizes=batch_sizes(),
+        devices=devices,
+    )
 
 
 def name(path: str) -> str:
-    """configs/fit_3b9.py:fsdp -> fit_3b9:fsdp."""
+    """Returns what reports call a config: configs/fit_3b9.py:fsdp -> fit_3b9:fsdp."""
     file, colon, mesh = path.partition(":")
     return Path(file).stem + colon + mesh
 
 
 def load(path: str) -> Config:
-    """A config that can be built, with --dtype; ConfigError if not."""
+    """Loads a config with --dtype; raises ConfigError if it cannot be built."""
     config = entry.load_config(path)
     for field in ("path", "text_states"):  # no data is read
         config.data[field] = config.data[field] or "unnamed"
@@ -136,38 +143,38 @@ def load(path: str) -> Config:
     return config
 
 
-def sizes() -> list[int]:
-    """Videos for each device, ascending: --batch_sizes, or the powers of two of a sweep."""
-    given = BATCH_SIZES.value or [8]
+def batch_sizes() -> list[int]:
+    """Returns the videos for each device, ascending: --batch_sizes, or those of a sweep."""
+    sizes = BATCH_SIZES.value or [8]
     if not SWEEP.value:
-        return sorted(set(given))
-    if given[0] > MAX_BATCH.value:
-        raise ConfigError(f"--batch_sizes={given[0]} is above --max_batch={MAX_BATCH.value}")
-    doubled = (given[0] * 2**i for i in itertools.count())
-    return list(itertools.takewhile(lambda size: size <= MAX_BATCH.value, doubled))
+        return sorted(set(sizes))
+    if sizes[0] > MAX_BATCH.value:
+        raise ConfigError(f"--batch_sizes={sizes[0]} is above --max_batch={MAX_BATCH.value}")
+    doubles = (sizes[0] * 2**i for i in itertools.count())
+    return list(itertools.takewhile(lambda size: size <= MAX_BATCH.value, doubles))
 
 
-def write(folder: Path, made: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
-    """The report as JSON, Markdown and a page, from the job's first process."""
+def write(folder: Path, tree: report.Report, pictures: Mapping[str, bytes]) -> None:
+    """Writes the report as JSON, Markdown and a page, from the job's first process."""
     if not entry.speaks():
         return
     files = {
-        "report.json": json.dumps(made, indent=2) + "\n",
-        "report.md": report.markdown(made, pictures),
-        "report.html": report.page(made, pictures),
+        "report.json": json.dumps(tree, indent=2) + "\n",
+        "report.md": report.markdown(tree, pictures),
+        "report.html": report.page(tree, pictures),
     }
-    encoded = {name: text.encode() for name, text in files.items()}
-    for file, content in (encoded | dict(pictures)).items():
-        storage.write(folder / file, content)
+    contents = {name: text.encode() for name, text in files.items()} | dict(pictures)
+    for name, content in contents.items():
+        storage.write(folder / name, content)
 
 
 def today() -> str:
-    """The date, of Greenwich."""
+    """Returns the date of Greenwich."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def command() -> str:
-    """This run, as it was typed."""
+    """Returns the command line of this run."""
     return shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]])
 
 

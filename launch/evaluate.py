@@ -83,7 +83,6 @@ def check_plot() -> None:
     """Raises ConfigError if --plot cannot be drawn, before anything is sampled."""
     if max(len(STEPS.value or ()), len(GUIDANCE.value or ())) < 2:
         raise ConfigError("--plot draws a sweep; give several --steps=N,N,.. or --guidance=W,W,..")
-    plots.require()
 
 
 def sweep_of(model: Trained) -> list[SamplerSettings]:

@@ -12,21 +12,25 @@ counted), read from the program that training runs. A text encoder is in neither
 
 --doctor prints where every parameter would lie on a mesh over --devices, what a device would hold,
 what is held more than once, everything that does not divide, and the sizes that would
-(docs/sharding.md). A vocabulary that is made at the start of a run is taken at its largest.
---json=FILE writes what was counted or found as JSON, here and below.
+(docs/sharding.md). A vocabulary that a run makes at its start is taken at its largest.
 
 --topology=NAME gives the training step, or with --program=sample an evaluation of the sampler for
-training.batch_size prompts, to the TPU's own compiler for a slice that you need not have (v5e-16,
-v5p-128, v6e-64, v4-32, or by shape as v5p:4x4x4). It prints whether it fits, what fills a chip's
-memory, how long it should take, and what the chips send each other (docs/planning.md says how far
-to trust that). It takes minutes and needs libtpu, not a TPU; the answer is kept, and the same
-question is answered at once. What does not fit is named, with the change that should help.
+training.batch_size prompts, to the TPU's own compiler for a slice that you need not have: v5e-16
+(also v5litepod-16), v5p-128, v6e-64, v4-32, or a shape such as v5p:4x4x4. It prints whether it fits
+and how long it should take, then what fills a chip's memory, where the time goes, and what the
+chips send each other (docs/planning.md says how far to trust that). What does not fit is named,
+with the change that should help. This needs libtpu, not a TPU. configs/shapes.py takes half a
+minute; a training step of the paper's models takes 10 to 40 minutes on two cores and up to 7 GB of
+host memory. The answer is cached: the same question is answered at once.
 
 --search ranks meshes (data, fsdp, tensor; group for upsamplers), remat, dtype and micro-batches for
---topology by closed forms, compiles the best few and says which trains fastest.
+--topology by closed forms, compiles the best few, as long as above for each, and says which trains
+fastest.
 
 --topology=measure runs the program on the devices at hand instead, beside what their data sheet (or
 two microbenchmarks, where there is none) predicts.
+
+--json=FILE writes the answer of any of these as JSON too.
 
 Exit codes: 0 done, 2 bad flags or config, a mesh that cannot be, or a program that does not fit,
 5 FILE cannot be written.
@@ -52,9 +56,10 @@ from snapvideo_jax.planner import (
     estimate_table,
     programs,
     search,
+    search_table,
     topology,
 )
-from snapvideo_jax.planner.doctor_table import size_text
+from snapvideo_jax.planner.units import size_text
 
 entry.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
@@ -62,97 +67,111 @@ DOCTOR = flags.DEFINE_bool("doctor", False, "Print how the mesh splits the model
 DEVICES = flags.DEFINE_integer(
     "devices", None, "Devices that the mesh is laid over; default: those at hand.", lower_bound=1
 )
-TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile a program for.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "TPU slice to compile a program for, as v5e-16; or: measure."
+)
 SEARCH = flags.DEFINE_bool("search", False, "Look for the fastest layout on --topology.")
 CANDIDATES = flags.DEFINE_integer(
     "candidates", 3, "Meshes that --search compiles beside plain fsdp.", lower_bound=1
 )
 PROGRAM = flags.DEFINE_enum("program", "train", programs.KINDS, "What --topology compiles.")
-JSON = flags.DEFINE_string("json", None, "File for what was counted or found, as JSON.")
+JSON = flags.DEFINE_string("json", None, "File for the answer as JSON.")
 
 
 def run() -> None:
-    """Flags in, JSON or tables out."""
+    """Prints what the flags name: a count, a diagnosis or a plan."""
     if SEARCH.value and TOPOLOGY.value in (None, "measure"):
         raise ConfigError("--search needs the slice to search on: --topology=v5p-64")
     if not COUNT.value and not DOCTOR.value and not TOPOLOGY.value:
         raise ConfigError("say what to plan: --count, --doctor or --topology=SLICE")
     config = plannable(flags.FLAGS.config)
     if COUNT.value:
-        counted = estimate.count(config)._asdict()
-        entry.say(json.dumps(counted, indent=2))
-        write(counted)
+        count = estimate.count(config)._asdict()
+        entry.say(json.dumps(count, indent=2))
+        write(count)
     if DOCTOR.value:
         report(diagnose(config, DEVICES.value or jax.device_count()))
     if TOPOLOGY.value == "measure":
         measure(config)
     elif TOPOLOGY.value:
-        do = fastest if SEARCH.value else on_slice
-        do(config, TOPOLOGY.value)
+        plan = fastest_layout if SEARCH.value else one_program
+        plan(config, TOPOLOGY.value)
 
 
-def on_slice(config: Config, name: str) -> None:
-    """Prints what the compiler says of a program; ConfigError if it does not fit."""
+def one_program(config: Config, name: str) -> None:
+    """Prints what the compiler of a slice says of a program.
+
+    Raises ConfigError, with what to change, if it does not fit.
+    """
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
     program = programs.planned(config, PROGRAM.value, chips)
-    entry.say(f"compiling for {described(chips)}; minutes, if it is the first time")
-    verdict = estimate.compiled(program, chips, entry.cache() / "plans")
-    entry.say(estimate_table.text(verdict))
-    write(estimate_table.tree(verdict))
-    if not verdict.fits:
-        raise ConfigError(f"it does not fit {name}; {remedy(config, chips, verdict)}")
+    entry.say(
+        f"compiling for {describe(chips)}; the first time that takes half a minute for a toy, "
+        "10 to 40 minutes for the paper's models"
+    )
+    answer = estimate.estimate(program, chips, entry.cache() / "plans")
+    entry.say(estimate_table.text(answer))
+    write(estimate_table.tree(answer))
+    if not answer.fits:
+        raise ConfigError(f"it does not fit {name}; {remedy(config, chips, answer)}")
 
 
-def remedy(config: Config, chips: Sequence[jax.Device], refused: estimate.Verdict) -> str:
-    """The change that should make it fit at the least cost."""
+def remedy(config: Config, chips: Sequence[jax.Device], refusal: estimate.Estimate) -> str:
+    """Says which change should make it fit at the least cost."""
     if PROGRAM.value != "train":
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
     entry.say("looking for what would fit")
-    config.mesh.update(refused.mesh)  # as numbers, where it left one open
-    room = 0.9 * refused.limit  # with something to spare
-    found = search.roomier(search.candidates(config, chips), config, refused.total, room)
-    if not found:
+    config.mesh.update(refusal.mesh)  # as numbers, where it left one open
+    layouts = search.below_limit(
+        search.candidates(config, chips),
+        config,
+        total=refusal.total,
+        limit=0.9 * refusal.limit,  # with something to spare
+    )
+    if not layouts:
         return "nor should any other layout; take a larger slice or a smaller training.batch_size"
-    here = config.model.dtype, refused.mesh
-    best = next((each for each in found if (each.dtype, each.mesh) == here), found[0])
-    return f"try {' '.join(estimate_table.flags(best))} (about {size_text(best.memory)} a chip)"
+    here = config.model.dtype, refusal.mesh
+    best = next((each for each in layouts if (each.dtype, each.mesh) == here), layouts[0])
+    return f"try {' '.join(search_table.flags(best))} (about {size_text(best.memory)} a chip)"
 
 
-def fastest(config: Config, name: str) -> None:
+def fastest_layout(config: Config, name: str) -> None:
     """Compiles the most promising ways to lay training out on a slice, and ranks them."""
     jax.config.update("jax_platforms", "cpu")
     chips = topology.devices(name)
-    entry.say(f"searching for the fastest layout on {described(chips)}")
-    found = search.candidates(config, chips)
-    chosen = search.shortlist(found, len(chips), CANDIDATES.value)
-    entry.say(f"{len(found)} layouts divide and should fit; compiling {len(chosen)} of them")
-    tell, rows = entry.progress("layouts compiled"), []
-    for number, each in enumerate(chosen, start=1):
-        program = programs.planned(each.apply(config), "train", chips)
-        rows.append((each, estimate.compiled(program, chips, entry.cache() / "plans")))
-        entry.say(estimate_table.row(*rows[-1]))
-        tell(number, len(chosen))
-    entry.say(estimate_table.ranking(rows))
-    write(estimate_table.ranking_tree(rows))
+    entry.say(f"searching for the fastest layout on {describe(chips)}")
+    layouts = search.candidates(config, chips)
+    shortlist = search.shortlist(layouts, len(chips), CANDIDATES.value)
+    entry.say(f"{len(layouts)} layouts divide and should fit; compiling {len(shortlist)} of them")
+    progress, rows = entry.progress("layouts compiled"), []
+    for number, layout in enumerate(shortlist, start=1):
+        program = programs.planned(layout.apply(config), "train", chips)
+        answer = estimate.estimate(program, chips, entry.cache() / "plans")
+        rows.append((layout, answer))
+        entry.say(search_table.row(layout, answer))
+        progress(number, len(shortlist))
+    entry.say(search_table.ranking(rows))
+    write(search_table.ranking_tree(rows))
 
 
 def measure(config: Config) -> None:
     """Runs a program on the devices at hand, and prints its time beside the prediction."""
     program = programs.planned(config, PROGRAM.value, jax.devices())
-    entry.say(f"compiling and running on {described(jax.devices())}")
-    found = prediction.compare(program)
-    entry.say(estimate_table.compared(found))
-    write(found._asdict() | {"rates": found.rates._asdict(), "error": found.error})
+    entry.say(f"compiling and running on {describe(jax.devices())}")
+    comparison = prediction.compare(program)
+    entry.say(estimate_table.compare(comparison))
+    rates = comparison.rates._asdict()
+    write(comparison._asdict() | {"rates": rates, "error": comparison.error})
 
 
-def described(chips: Sequence[jax.Device]) -> str:
-    """16 x TPU v5 lite."""
+def describe(chips: Sequence[jax.Device]) -> str:
+    """Returns the number and kind of chips: "16 x TPU v5 lite"."""
     return f"{len(chips)} x {chips[0].device_kind}"
 
 
 def plannable(config: Config) -> Config:
-    """The config, checked; its data need not be there yet."""
+    """Checks the config, whose data need not be there yet, and returns it."""
     for field in ("path", "text_states"):
         config.data[field] = config.data[field] or "unnamed"
     build.check(config)
@@ -160,28 +179,35 @@ def plannable(config: Config) -> Config:
 
 
 def write(tree: Any) -> None:
-    """--json, if it is given."""
+    """Writes the file --json, if there is to be one."""
     if JSON.value:
         storage.write(JSON.value, json.dumps(tree, indent=2).encode() + b"\n")
 
 
 def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
-    """The doctor's view of a config on so many devices, which need not be there."""
-    vocabulary, training = config.data.vocabulary, config.training
+    """Examines a config on so many devices, which need not be there."""
+    vocabulary = config.data.vocabulary
     size = text.Tokenizer(vocabulary).vocabulary_size if vocabulary else text.MAX_VOCABULARY
     mesh = build.counting_mesh()
-    made = build.denoiser(config, size, mesh)
-    params = build.abstract_params(config, made, mesh)
-    how = training.batch_size, training.accumulate
-    return doctor.examine(made, params, config.mesh.to_dict(), num_devices, *how)
+    denoiser = build.denoiser(config, size, mesh)
+    params = build.abstract_params(config, denoiser, mesh)
+    return doctor.examine(
+        denoiser,
+        params,
+        sizes=config.mesh.to_dict(),
+        num_devices=num_devices,
+        batch_size=config.training.batch_size,
+        accumulate=config.training.accumulate,
+    )
 
 
-def report(found: doctor.Diagnosis) -> None:
-    """Prints tables, writes --json; ConfigError if there are problems."""
-    entry.say(doctor_table.text(found))
-    write(doctor_table.tree(found))
-    if found.problems:
-        raise ConfigError(f"{found.problems[0]} (problems in all: {len(found.problems)})")
+def report(diagnosis: doctor.Diagnosis) -> None:
+    """Prints the tables of a diagnosis and writes --json; raises ConfigError for a problem."""
+    entry.say(doctor_table.text(diagnosis))
+    write(doctor_table.tree(diagnosis))
+    problems = diagnosis.problems
+    if problems:
+        raise ConfigError(f"{problems[0]} (problems in all: {len(problems)})")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ are those of configs/shapes.py. The held-out loss is that of the EMA on captions
 all noise levels and in six ranges of them. The default is for two CPU cores and half an hour; it
 needs neither tensorflow nor clu. Stopped, it starts from the beginning.
 
-DIR gets scaling.json, study.md and, where matplotlib is installed, two pictures. What it shows
-and what it does not: docs/benchmarks.md.
+DIR gets scaling.json, scaling.md and two pictures. What they show and what they do not:
+docs/benchmarks.md.
 
 Exit codes: 0 done, 2 bad flags, 5 DIR cannot be written.
 """
@@ -25,18 +25,17 @@ from absl import flags
 from launch import entry, number_lists
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import machine
-from snapvideo_jax.benchmark import plots as pictures
-from snapvideo_jax.benchmark.report import aligned
+from snapvideo_jax.benchmark.report import screen
 from snapvideo_jax.benchmark.scaling import plots, report, study
 from snapvideo_jax.data.text import train_vocabulary
 
 OUT = entry.define_folder("out", "Folder for the report.")
-STEPS = flags.DEFINE_integer("steps", 400, f"Of training, with {study.BATCH} videos each.")
+STEPS = flags.DEFINE_integer("steps", 400, f"Training steps, with {study.BATCH} videos each.")
 SIZES = number_lists.define_integers("sizes", "Some of 1,2,3,4; default: all.", lower_bound=1)
 
 
 def run() -> None:
-    """Flags in, a folder of figures out."""
+    """Trains the networks that the flags name, and writes the report to a folder."""
     sizes = SIZES.value or list(study.SIZES)
     study.check(sizes, STEPS.value)
     folder = storage.make_folder(OUT.value)
@@ -44,21 +43,28 @@ def run() -> None:
     vocabulary = folder / "vocabulary.model"
     train_vocabulary(build.source(config, lambda path, why: None).captions(), vocabulary)
     text = build.text(config, vocabulary)
-    found = study.run(config, sizes, STEPS.value, text, entry.say, entry.progress) | facts()
-    if not pictures.available():
-        entry.say(pictures.MISSING)
-    drawn = plots.pngs(found) if pictures.available() else {}
-    storage.write(folder / "scaling.json", json.dumps(found, indent=2).encode() + b"\n")
-    storage.write(folder / "scaling.md", report.markdown(found, drawn).encode())
-    for name, content in drawn.items():
+    before = facts()  # with the load before the study's own
+    result = study.run(
+        config,
+        sizes=sizes,
+        steps=STEPS.value,
+        text=text,
+        say=entry.say,
+        progress=entry.progress,
+    )
+    tree = result | before
+    pictures = plots.pngs(tree)
+    storage.write(folder / "scaling.json", json.dumps(tree, indent=2).encode() + b"\n")
+    storage.write(folder / "scaling.md", report.markdown(tree, pictures).encode())
+    for name, content in pictures.items():
         storage.write(folder / name, content)
-    for table in report.tables(found):
-        entry.say(f"\n{table.title}\n{aligned(table)}")
+    for table in report.tables(tree):
+        entry.say(screen(table))
     entry.say(f"\n{folder / 'scaling.md'} has it all")
 
 
 def facts() -> dict:
-    """Device, versions, date (of Greenwich) and command."""
+    """Returns device, host, versions, date (of Greenwich) and command."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     command = shlex.join(["python", "-m", "launch.scaling", *sys.argv[1:]])
     return machine.facts(jax.devices()) | {"date": today, "command": command}

@@ -16,35 +16,35 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def peak_flops(device: str, dtype: str) -> float | None:
-    """Operations a second that a device can do at most; None where that is not known."""
+    """Returns the operations a second that a device can do at most; None where not known."""
     chip = chips.of(device)
     return chip.peak if chip and dtype == "bfloat16" else None
 
 
 def free_memory(device: jax.Device) -> int | None:
-    """Bytes that a CPU has left, which would rather end the process than say that it has none.
+    """Returns the bytes that a CPU has left, whose system ends a process that takes more.
 
-    None for other devices, which say it, and where the system does not tell.
+    Returns None for other devices, which refuse, and where the system does not say.
     """
-    told = Path("/proc/meminfo")
-    if device.platform != "cpu" or not told.exists():
+    file = Path("/proc/meminfo")
+    if device.platform != "cpu" or not file.exists():
         return None
-    lines = dict(line.split(":") for line in told.read_text().splitlines())
+    lines = dict(line.split(":") for line in file.read_text().splitlines())
     return 1024 * int(lines["MemAvailable"].split()[0])
 
 
 def facts(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Device, host and versions; `load`: programs that wanted a core in the last minute.
+    """Returns device, host and versions. `load`: programs that wanted a core in the last minute.
 
-    devices: what was timed; or chips of a slice, of which nobody but their compiler was asked.
+    devices: those that are timed, or chips of a slice that is only compiled for.
     """
     device = devices[0]
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     here = device in jax.devices()
-    told = {} if here else {"compiler": topology.version()}
+    compiler = {} if here else {"compiler": topology.version()}
     return {
         "device": device.device_kind,
-        "versions": {"python": platform.python_version()} | versions | told,
+        "versions": {"python": platform.python_version()} | versions | compiler,
         "platform": device.client.platform_version.splitlines()[0] if here else "none",
         "host": {
             "processor": platform.machine(),

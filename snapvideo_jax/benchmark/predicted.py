@@ -14,25 +14,25 @@ def row(case: Case, cache: Path) -> Row:
     cache: folder of what the compiler said before.
     """
     program = programs.plan_case(case)
-    verdict = estimate.compiled(program, case.devices, cache)
-    seconds = verdict.seconds
+    answer = estimate.estimate(program, case.devices, cache)
+    seconds = answer.seconds
     return Row(
         config=case.name,
         network=program.network,
         video=program.denoiser.network.video,
         mode=case.mode,
         kind="predicted",
-        device=verdict.chip,
-        devices=verdict.chips,
-        mesh=verdict.mesh,
+        device=answer.chip,
+        devices=answer.chips,
+        mesh=answer.mesh,
         dtype=program.dtype,
         batch=program.videos,
         step_ms=() if seconds is None else (1e3 * seconds.slow,),
         fast_ms=None if seconds is None else 1e3 * seconds.fast,
-        model_flops=verdict.model_flops,
-        hardware_flops=verdict.flops,
-        peak_flops=machine.peak_flops(verdict.chip, program.dtype),
-        peak_memory_bytes=verdict.total,
+        model_flops=answer.model_flops,
+        hardware_flops=answer.flops,
+        peak_flops=machine.peak_flops(answer.chip, program.dtype),
+        peak_memory_bytes=answer.total,
         memory_source="compiler",
-        compile_seconds=verdict.compile_seconds,
+        compile_seconds=answer.compile_seconds,
     )

@@ -58,7 +58,7 @@ def compile_case(case: Case) -> CompiledCase:
         return CompiledCase(case, program, executable=None, seconds=None, memory=None)
     seconds = time.monotonic() - start
     analysis = executable.memory_analysis()  # None where a backend says nothing
-    memory = analysis and compiler.needed(analysis)
+    memory = analysis and compiler.total_bytes(analysis)
     return CompiledCase(case, program, executable=executable, seconds=seconds, memory=memory)
 
 

@@ -17,11 +17,11 @@ PAPER = {
 
 
 class Ratio(NamedTuple):
-    """`ratio`: the U-Net's milliseconds per video over FIT's, by medians; of one kind of rows.
+    """The U-Net's milliseconds per video over FIT's, by medians of rows of one kind.
 
     ratio_min, ratio_max: of single rounds where they were taken in turns, else the fastest step of
     one against the slowest of the other; of predicted rows one end of a band against the other end
-    of the other. paper_ratio: the paper's, on A100; None if not its models.
+    of the other. paper_ratio: the paper's, on A100; None where the models are not the paper's.
     """
 
     fit: str
@@ -40,12 +40,12 @@ class Ratio(NamedTuple):
 
 
 def ratios(rows: Sequence[Row]) -> list[Ratio]:
-    """Every FIT against every U-Net that did the same work in the same way.
+    """Compares every FIT with every U-Net that did the same work in the same way.
 
     That is: the same mode, kind, device, number of devices, dtype, size of video and batch.
     """
     return [
-        compared(fit, unet)
+        ratio(fit, unet)
         for fit, unet in itertools.product(rows, rows)
         if (fit.network, unet.network) == ("fit", "unet")
         and _same(fit) == _same(unet)
@@ -53,13 +53,13 @@ def ratios(rows: Sequence[Row]) -> list[Ratio]:
     ]
 
 
-def compared(fit: Row, unet: Row) -> Ratio:
-    """The ratio of two rows that differ in the configuration alone."""
+def ratio(fit: Row, unet: Row) -> Ratio:
+    """Compares two rows that differ in the configuration alone; raises ValueError for others."""
     if _same(fit) != _same(unet):
         raise ValueError(f"{fit.config} and {unet.config} were not timed alike")
-    paired = fit.interleaved and unet.interleaved and len(fit.step_ms) == len(unet.step_ms)
-    pairs = zip(unet.step_ms, fit.step_ms, strict=True) if paired else _extremes(unet, fit)
-    spread = [slow / fast for slow, fast in pairs]
+    in_turns = fit.interleaved and unet.interleaved and len(fit.step_ms) == len(unet.step_ms)
+    pairs = zip(unet.step_ms, fit.step_ms, strict=True) if in_turns else _extremes(unet, fit)
+    spread = [unet_ms / fit_ms for unet_ms, fit_ms in pairs]
     return Ratio(
         fit=fit.config,
         unet=unet.config,
@@ -72,19 +72,19 @@ def compared(fit: Row, unet: Row) -> Ratio:
         ratio=statistics.median(unet.step_ms) / statistics.median(fit.step_ms),
         ratio_min=min(spread),
         ratio_max=max(spread),
-        interleaved=paired,
+        interleaved=in_turns,
         paper_ratio=_paper_ratio(fit, unet),
     )
 
 
 def paper_ms(config: str, mode: str) -> float | None:
-    """Milliseconds per video per A100 in the paper; None for what is not a model of its table."""
+    """Returns the paper's milliseconds per video and A100; None for a model not in its table."""
     return PAPER.get(config.partition(":")[0], {}).get(mode)
 
 
 def _paper_ratio(fit: Row, unet: Row) -> float | None:
-    slow, fast = paper_ms(unet.config, unet.mode), paper_ms(fit.config, fit.mode)
-    return slow / fast if slow and fast else None
+    unet_ms, fit_ms = paper_ms(unet.config, unet.mode), paper_ms(fit.config, fit.mode)
+    return unet_ms / fit_ms if unet_ms and fit_ms else None
 
 
 def _same(row: Row) -> tuple:
@@ -92,7 +92,5 @@ def _same(row: Row) -> tuple:
 
 
 def _extremes(unet: Row, fit: Row) -> list[tuple[float, float]]:
-    return [
-        (unet.least_ms, max(fit.step_ms)),
-        (max(unet.step_ms), fit.least_ms),
-    ]
+    """Returns (U-Net's, FIT's) milliseconds at the ends that are farthest apart."""
+    return [(unet.least_ms, max(fit.step_ms)), (max(unet.step_ms), fit.least_ms)]

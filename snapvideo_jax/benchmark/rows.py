@@ -1,4 +1,4 @@
-"""One row for each program that was timed, and what follows from it by arithmetic."""
+"""One row for each program that is timed, and what follows from it by arithmetic."""
 
 import dataclasses
 import statistics
@@ -18,21 +18,21 @@ class Row:
       mode: "train", a training step, or "infer", one evaluation of the network.
       kind: "measured", or "predicted" without running.
       device: what one device is, as JAX names it.
-      devices: how many, over which `mesh` (size of each axis) is laid.
+      devices: number of devices, over which `mesh` (size of each axis) is laid.
       dtype: of matrix products.
-      batch: videos a step, over all devices together.
+      batch: videos a step, of all devices.
       step_ms: milliseconds of each timed step, or of a predicted one at the slow end of its band;
         () where it ran out of memory.
       fast_ms: the fast end of a predicted step's band; None for measured ones.
-      interleaved: timed in turns with the other configurations, so that whatever slows the machine
-        down slows all of them.
-      model_flops: of a step over all devices, as the algorithm needs them; None if not known.
+      interleaved: whether timed in turns with the other configurations, so that whatever slows the
+        machine down slows all of them.
+      model_flops: of a step on all devices, as the algorithm needs them; None if not known.
       hardware_flops: likewise, with what is computed again to save memory.
       peak_flops: a second, of one device for `dtype`; None if not known.
       peak_memory_bytes: on one device; None if not known.
       memory_source: "device", which counted what was in use, or "compiler", which says what the
         program needs.
-      compile_seconds: of tracing and compiling, less where JAX's cache had the program.
+      compile_seconds: of tracing and compiling; few where JAX's cache had the program.
     """
 
     config: str
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether there are no times, for want of memory."""
+        """Whether there are no times for want of memory."""
         return not self.step_ms
 
     @property
@@ -67,21 +67,22 @@ class Row:
 
     @property
     def least_ms(self) -> float:
-        """Of the timed steps; of a predicted one the fast end of its band."""
+        """Fastest of the timed steps; of a predicted one the fast end of its band."""
         return self.fast_ms or min(self.step_ms)
 
     @property
     def ms_per_video(self) -> float | None:
-        """Of one device, as the paper's milliseconds per video per GPU."""
+        """Time of one device for a video, as the paper's milliseconds per video and GPU."""
         return self.ms_per_step and self.ms_per_step * self.devices / self.batch
 
 
 def tree(row: Row) -> dict[str, Any]:
-    """A row as report.json has it: its fields and what follows from them; None for the unknown."""
+    """Returns a row as report.json has it: fields, and what follows from them if it is known."""
     seconds = row.ms_per_step and row.ms_per_step / 1e3
     rate = lambda flops: flops / seconds if flops and seconds else None
-    share = lambda flops: _ratio(rate(flops), row.peak_flops and row.peak_flops * row.devices)
-    achieved = rate(row.model_flops)
+    peak = row.peak_flops and row.peak_flops * row.devices
+    share = lambda flops: _ratio(rate(flops), peak)
+    model_rate = rate(row.model_flops)
     return dataclasses.asdict(row) | {
         "video": list(row.video),
         "step_ms": list(row.step_ms),
@@ -91,7 +92,7 @@ def tree(row: Row) -> dict[str, Any]:
         "ms_per_step_min": None if row.out_of_memory else row.least_ms,
         "ms_per_step_max": max(row.step_ms, default=None),
         "videos_per_second": row.batch / seconds if seconds else None,
-        "tflops_per_second": achieved and achieved / TERA,
+        "tflops_per_second": model_rate and model_rate / TERA,
         "mfu": share(row.model_flops),
         "hardware_utilization": share(row.hardware_flops),
     }

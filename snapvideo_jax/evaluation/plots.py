@@ -3,12 +3,9 @@
 matplotlib, which is only in requirements-test.txt, is imported where a plot is drawn.
 """
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from snapvideo_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +22,6 @@ FACTORS = {
     "shape": ("#2e9e5b", 2.5),
     "all": ("#1a1a1a", 1.0),
 }
-
-
-def require() -> None:
-    """Raises ConfigError, which says how to install it, where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("a plot needs matplotlib; install it: pip install 'matplotlib>=3.9'")
 
 
 def png(points: Sequence[SweepPoint]) -> bytes:

@@ -1,8 +1,8 @@
-"""A program through the compiler of its chips, and what the compiler said, kept for the next time.
+"""A program through the compiler of its chips, whose report is cached for the next time.
 
 JAX's own cache cannot give back a program for a TPU that is not there, and compiling takes minutes,
-so the compiled text and the memory it needs are kept in files of their own, named by a digest of
-the program, the chips and the compiler.
+so its report, the compiled text and the memory it needs, goes to a file of its own, whose name is a
+digest of the program, the chips and the compiler.
 """
 
 import contextlib
@@ -30,89 +30,107 @@ REFUSALS = (
 )
 
 
-class Outcome(NamedTuple):
-    """What the compiler said. Bytes are of one device.
+class CompilerReport(NamedTuple):
+    """What the compiler says of a program. Bytes are of one device.
 
-    text: the compiled program; "" where it does not fit. needed: in all, as far as is known.
-    arguments, temporaries: of that; temporaries are 0 where only the sum is known.
+    text: the compiled program; "" where it does not fit. total: all bytes that it needs. arguments,
+    temporaries: parts of `total`, which are 0 where the compiler refuses and names the sum alone.
+    seconds: that compiling took.
     """
 
     text: str
     fits: bool
-    needed: int
+    total: int
     arguments: int
     temporaries: int
     seconds: float
 
 
-def outcome(lowered: jax.stages.Lowered, mesh: Mesh, version: str, kept: Path | None) -> Outcome:
-    """Compiles for the devices of a mesh, or reads what was `kept` in that folder of the very same
-    program for the same devices, order, options and version of the compiler.
+def compile_or_load(
+    lowered: jax.stages.Lowered, mesh: Mesh, version: str, cache: Path | None
+) -> CompilerReport:
+    """Compiles for the devices of a mesh, or loads the report of the very same program.
 
-    A file that cannot be read or written is as none. Raises what the compiler raises for other
-    reasons than memory.
+    The report in the folder `cache` counts where devices, their order, options and version of the
+    compiler are the same too. A file that cannot be read or written is ignored. Raises what the
+    compiler raises for other reasons than memory.
     """
     place = lambda device: (device.device_kind, device.id, *getattr(device, "coords", ()))
-    where = [place(device) for device in mesh.devices.flat]
-    program = json.dumps([version, where, chips.options(mesh), lowered.as_text()])
-    file = kept and kept / f"{hashlib.sha256(program.encode()).hexdigest()[:32]}.json.gz"
-    made = file and _read(file)
-    if made:
-        return made
-    made = _compile(lowered)
+    places = [place(device) for device in mesh.devices.flat]
+    program = json.dumps([version, places, chips.options(mesh), lowered.as_text()])
+    file = cache and cache / f"{hashlib.sha256(program.encode()).hexdigest()[:32]}.json.gz"
+    report = file and _read(file)
+    if report:
+        return report
+    report = _compile(lowered)
     if file:
         with contextlib.suppress(StorageError):
             storage.make_folder(file.parent)
-            storage.write(file, gzip.compress(json.dumps(made).encode()))
-    return made
+            storage.write(file, gzip.compress(json.dumps(report).encode()))
+    return report
 
 
-def _read(file: Path) -> Outcome | None:
+def _read(file: Path) -> CompilerReport | None:
     try:
-        return Outcome(*json.loads(gzip.decompress(file.read_bytes())))
+        return CompilerReport(*json.loads(gzip.decompress(file.read_bytes())))
     except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged, or of another day
         return None
 
 
-def _compile(lowered: jax.stages.Lowered) -> Outcome:
+def _compile(lowered: jax.stages.Lowered) -> CompilerReport:
     start = time.monotonic()
     try:
-        made = compiled(lowered)
+        program = compile_lowered(lowered)
     except jax.errors.JaxRuntimeError as error:
         if not exhausted(error):
             raise
-        return Outcome("", False, exceeded(str(error))[0], 0, 0, time.monotonic() - start)
-    needs: Any = made.memory_analysis()
-    sizes = needs.argument_size_in_bytes, needs.temp_size_in_bytes
-    return Outcome(made.as_text() or "", True, needed(needs), *sizes, time.monotonic() - start)
+        return CompilerReport(
+            text="",
+            fits=False,
+            total=read_refusal(str(error))[0],
+            arguments=0,
+            temporaries=0,
+            seconds=time.monotonic() - start,
+        )
+    analysis: Any = program.memory_analysis()
+    return CompilerReport(
+        text=program.as_text() or "",
+        fits=True,
+        total=total_bytes(analysis),
+        arguments=analysis.argument_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        seconds=time.monotonic() - start,
+    )
 
 
-def needed(needs: Any) -> int:
-    """Bytes of one device in all, from a program's `memory_analysis()`."""
-    new = needs.output_size_in_bytes - needs.alias_size_in_bytes  # the rest is given away
-    made = needs.temp_size_in_bytes + needs.generated_code_size_in_bytes
-    return needs.argument_size_in_bytes + made + new
+def total_bytes(analysis: Any) -> int:
+    """Sums all that a program holds on one device, from its `memory_analysis()`."""
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes  # the rest is donated
+    working = analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
+    return analysis.argument_size_in_bytes + working + results
 
 
 def exhausted(error: BaseException) -> bool:
-    """Whether a device's memory did not hold a program."""
+    """Returns whether a program failed for want of a device's memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
-def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The program, by the chips' own compiler. JAX's cache takes one for a TPU, but cannot give it
-    back without a TPU, and warns each time that it tries.
+def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles with the chips' own compiler, without a warning of JAX's cache.
+
+    The cache takes a program for a TPU, but cannot load it without one, and warns each time that it
+    tries.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
         return lowered.compile()
 
 
-def exceeded(error: str) -> tuple[int, int]:
-    """(needed, there are) bytes, from a TPU compiler's refusal of a program that does not fit.
+def read_refusal(error: str) -> tuple[int, int]:
+    """Reads (total, limit) bytes from a TPU compiler's refusal of a program that does not fit.
 
-    Arguments are in it, even where the refusal calls all of it temporaries. ConfigError for one
-    that is about other memory than the device's own, such as the fast memory of a kernel.
+    The total holds the arguments, even where the refusal calls all of it temporaries. Raises
+    ConfigError where it is about other memory than the device's own, such as a kernel's fast one.
     """
     sizes = next(filter(None, (re.search(form, error) for form in REFUSALS)), None)
     if sizes is None:
@@ -120,6 +138,6 @@ def exceeded(error: str) -> tuple[int, int]:
             f"the compiler refuses the program: {error[:300]}; try another mesh, model.remat, "
             "training.accumulate or batch"
         )
-    units = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}
-    needed, unit, there, limit_unit = sizes.groups()
-    return int(float(needed) * units[unit]), int(float(there) * units[limit_unit])
+    units = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}  # as the compiler has them
+    total, total_unit, limit, limit_unit = sizes.groups()
+    return int(float(total) * units[total_unit]), int(float(limit) * units[limit_unit])

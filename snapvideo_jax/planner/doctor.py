@@ -1,7 +1,7 @@
 """The sharding doctor: where each parameter would lie on a mesh, what that costs, what cannot work.
 
-It works on shapes and sizes alone: no device is needed and nothing is compiled. What does not
-divide is collected, where the training program stops at the first.
+It works on shapes and sizes alone: no device is needed and nothing is compiled. It lists all sizes
+that do not divide, where the training program stops at the first.
 """
 
 import itertools
@@ -22,22 +22,26 @@ from snapvideo_jax.models.unet import UNet
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel import rules
 
-# Trees as large as the parameters, in float32, that a training step holds at once.
+# Trees as large as the parameters, in float32, that a training step holds at the same time.
 COPIES = {"parameters": 1, "moments": 2, "EMA": 1, "gradients": 1}
 REPLICAS = "data"  # the axis whose devices each hold, with those of the other axes, a whole state
 
 
-def mesh_of(sizes: Sequence[int]) -> Mesh:
-    """A mesh of these sizes without devices, which nobody here asks for."""
+def abstract_mesh(sizes: Sequence[int]) -> Mesh:
+    """Returns a mesh of these sizes without devices, which nothing here needs."""
     return cast(Mesh, AbstractMesh(tuple(sizes), meshes.AXES))
 
 
 # Divides every size: what rules.spec_for says on it is the rule itself.
-ONES = mesh_of((1,) * len(meshes.AXES))
+ONES = abstract_mesh((1,) * len(meshes.AXES))
 
 
-class Row(NamedTuple):
-    """One parameter. axes: of each dimension, () where it is whole. size: bytes a device."""
+class Placement(NamedTuple):
+    """Where one parameter lies.
+
+    axes: of the mesh, that split each dimension; () where it is whole. shard: what one device has
+    of each dimension. size: bytes a device.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -46,21 +50,22 @@ class Row(NamedTuple):
     size: int
 
 
-class Need(NamedTuple):
-    """`size`, which is `what`, must be a multiple of the product of the sizes of `axes`."""
+class Requirement(NamedTuple):
+    """The product of the sizes of `axes` must divide `size`, which `subject` names in words."""
 
     axes: tuple[str, ...]
     size: int
-    what: str
+    subject: str
 
 
 class Copies(NamedTuple):
-    """Parameters of which a replica holds `copies` each. Sizes are bytes a device, of all COPIES.
+    """Parameters of which a replica holds `copies` each, for one `reason`.
 
-    spare: what would not be held if they were split over all devices of the replica.
+    Sizes are bytes a device, of all COPIES. spare: what a device would not hold if they were split
+    over all devices of the replica.
     """
 
-    why: str
+    reason: str
     copies: int
     parameters: int
     size: int
@@ -68,11 +73,11 @@ class Copies(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What the doctor found. legal: sizes that each axis may have on so many devices."""
+    """All that the doctor says. legal: sizes that each axis may have on so many devices."""
 
     mesh: Mesh
     num_devices: int
-    rows: list[Row]
+    placements: list[Placement]
     copies: list[Copies]
     problems: list[str]
     legal: dict[str, list[int]]
@@ -80,8 +85,8 @@ class Diagnosis(NamedTuple):
     @property
     def totals(self) -> dict[str, int]:
         """Bytes a device holds of parameters, moments, EMA and gradients."""
-        held = sum(row.size for row in self.rows)
-        return {name: copies * held for name, copies in COPIES.items()}
+        parameters = sum(placement.size for placement in self.placements)
+        return {name: copies * parameters for name, copies in COPIES.items()}
 
 
 def examine(
@@ -102,126 +107,152 @@ def examine(
         meshes.check_batch(mesh, "training.batch_size", batch_size, accumulate)
     except ConfigError as error:
         problems.append(str(error))
-    rows = []
+    placements = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         try:
-            rows.append(row(trees.path_name(path), leaf, mesh))
+            placements.append(placement(trees.path_name(path), leaf, mesh))
         except ConfigError as error:
             problems.append(str(error))
-    needs = [*needs_of_parameters(rows), *needs_of_activations(denoiser)]
-    problems += _misfits(needs, mesh, num_devices)
-    needs.append(Need(meshes.BATCH_AXES, batch_size // accumulate, "the examples at a time"))
-    legal = {axis: _legal(needs, axis, num_devices) for axis in meshes.AXES}
-    return Diagnosis(mesh, num_devices, rows, _copies(rows, mesh), problems, legal)
+    requirements = [*parameter_requirements(placements), *activation_requirements(denoiser)]
+    problems += _misfits(requirements, mesh, num_devices)
+    examples = batch_size // accumulate
+    requirements.append(Requirement(meshes.BATCH_AXES, examples, "the examples at a time"))
+    return Diagnosis(
+        mesh=mesh,
+        num_devices=num_devices,
+        placements=placements,
+        copies=_copies(placements, mesh),
+        problems=problems,
+        legal={axis: _legal(requirements, axis, num_devices) for axis in meshes.AXES},
+    )
 
 
-def row(name: str, leaf: Any, mesh: Mesh) -> Row:
-    """Where one parameter lies; ConfigError where no rule names it. Shards are rounded up."""
+def placement(name: str, leaf: Any, mesh: Mesh) -> Placement:
+    """Finds where one parameter lies; shards are rounded up.
+
+    Raises ConfigError where no rule names it.
+    """
     spec = rules.spec_for(name, leaf.shape, ONES)
     entries = (*spec, *(None,) * (len(leaf.shape) - len(spec)))
     axes = tuple(meshes.names(entry) for entry in entries)
-    parts = [meshes.ways(mesh, named) for named in axes]
-    shard = tuple(-(-size // ways) for size, ways in zip(leaf.shape, parts, strict=True))
-    return Row(name, leaf.shape, axes, shard, math.prod(shard) * leaf.dtype.itemsize)
+    ways = [meshes.ways(mesh, dimension_axes) for dimension_axes in axes]
+    shard = tuple(-(-size // parts) for size, parts in zip(leaf.shape, ways, strict=True))
+    return Placement(
+        name=name,
+        shape=leaf.shape,
+        axes=axes,
+        shard=shard,
+        size=math.prod(shard) * leaf.dtype.itemsize,
+    )
 
 
-def split_along(axes: Sequence[str], mesh: Mesh) -> tuple[str, ...]:
-    """Those of `axes` that split anything: of a size above 1."""
+def splitting_axes(axes: Sequence[str], mesh: Mesh) -> tuple[str, ...]:
+    """Returns those of `axes` that split anything: of a size above 1."""
     return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
 
-def needs_of_parameters(rows: list[Row]) -> Iterator[Need]:
-    """Every dimension that a rule splits, equal ones of all parameters together."""
-    found = defaultdict(list)
-    for each in rows:
-        for size, axes in zip(each.shape, each.axes, strict=True):
+def parameter_requirements(placements: list[Placement]) -> Iterator[Requirement]:
+    """Yields every size of a dimension that a rule splits, with the parameters that have it."""
+    by_size = defaultdict(list)
+    for placement in placements:
+        for size, axes in zip(placement.shape, placement.axes, strict=True):
             if axes:
-                found[axes, size].append(each)
-    for (axes, size), split in found.items():
-        one = f"{split[0].name} {split[0].shape}"
-        many = f"{len(split)} parameters, such as {one}"
-        yield Need(axes, size, f"a dimension of {one if len(split) == 1 else many}")
+                by_size[axes, size].append(placement)
+    for (axes, size), some in by_size.items():
+        one = f"{some[0].name} {some[0].shape}"
+        many = f"{len(some)} parameters, such as {one}"
+        yield Requirement(axes, size, f"a dimension of {one if len(some) == 1 else many}")
 
 
-def needs_of_activations(denoiser: Denoiser) -> Iterator[Need]:
-    """Heads and groups, which the devices of `tensor` and of `group` share out whole."""
+def activation_requirements(denoiser: Denoiser) -> Iterator[Requirement]:
+    """Yields numbers of heads and groups, which devices of `tensor` and `group` share out whole."""
     network, encoder = denoiser.network, denoiser.text_encoder
     if isinstance(encoder, T5Encoder):
-        yield Need(("tensor",), encoder.heads, "the heads of the text encoder")
+        yield Requirement(("tensor",), encoder.heads, "the heads of the text encoder")
     if isinstance(network, FIT):
         latent = network.latent_channels // network.latent_head_channels
-        between = min(latent, network.patch_channels // network.patch_head_channels)
-        yield Need(("tensor",), latent, "the heads of self-attention between latents")
-        yield Need(("tensor",), between, "the heads of attention between patches and latents")
-        yield Need(("group",), network.latent_shape[0], "the groups of patches")
+        patch = min(latent, network.patch_channels // network.patch_head_channels)
+        yield Requirement(("tensor",), latent, "the heads of self-attention between latents")
+        yield Requirement(("tensor",), patch, "the heads of attention between patches and latents")
+        yield Requirement(("group",), network.latent_shape[0], "the groups of patches")
     if isinstance(network, UNet):
-        yield Need(("group",), 1, "the groups of a U-Net, which has none to split")
+        yield Requirement(("group",), 1, "the groups of a U-Net, which has none to split")
         for level, width in enumerate(network.widths):
             if network.attends(level) or level == len(network.widths) - 1:
                 heads = width // network.head_channels
-                yield Need(("tensor",), heads, f"the heads of attention over {width} channels")
+                subject = f"the heads of attention over {width} channels"
+                yield Requirement(("tensor",), heads, subject)
 
 
 def _mesh(sizes: dict[str, int], num_devices: int) -> tuple[Mesh, list[str]]:
-    wanted, problems = [sizes[axis] for axis in meshes.AXES], []
+    """Resolves the mesh, and lists what keeps it from being resolved."""
+    mesh_sizes, problems = [sizes[axis] for axis in meshes.AXES], []
     try:
-        wanted = meshes.resolve(wanted, num_devices)
+        mesh_sizes = meshes.resolve(mesh_sizes, num_devices)
     except ConfigError as error:
         problems.append(str(error))
-    return mesh_of([max(1, size) for size in wanted]), problems
+    return abstract_mesh([max(1, size) for size in mesh_sizes]), problems
 
 
-def _legal(needs: list[Need], axis: str, num_devices: int) -> list[int]:
-    """Sizes of one axis, the others being 1, that divide the devices and all that lies on it."""
-    wanted = [need.size for need in needs if axis in need.axes] + [num_devices]
-    return [n for n in range(1, num_devices + 1) if all(size % n == 0 for size in wanted)]
+def _legal(requirements: list[Requirement], axis: str, num_devices: int) -> list[int]:
+    """Lists the sizes of one axis, others being 1, that divide the devices and what it splits."""
+    sizes = [each.size for each in requirements if axis in each.axes] + [num_devices]
+    return [n for n in range(1, num_devices + 1) if all(size % n == 0 for size in sizes)]
 
 
-def _misfits(needs: list[Need], mesh: Mesh, num_devices: int) -> list[str]:
-    """A line for each size that its axes do not divide, with the nearest that do."""
-    found = defaultdict(list)
-    for need in needs:
-        if need.size % meshes.ways(mesh, need.axes):
-            found[split_along(need.axes, mesh), need.size].append(need.what)
+def _misfits(requirements: list[Requirement], mesh: Mesh, num_devices: int) -> list[str]:
+    """Writes a line for each size that its axes do not divide, with the nearest that do."""
+    subjects = defaultdict(list)
+    for each in requirements:
+        if each.size % meshes.ways(mesh, each.axes):
+            subjects[splitting_axes(each.axes, mesh), each.size].append(each.subject)
     lines = []
-    for (axes, size), whats in found.items():
-        ways, named = meshes.ways(mesh, axes), " x ".join(f"mesh.{axis}" for axis in axes)
+    for (axes, size), some in subjects.items():
+        ways, fields = meshes.ways(mesh, axes), " x ".join(f"mesh.{axis}" for axis in axes)
         lines.append(
-            f"{named}={ways} does not divide {size}, {' and '.join(whats)}; nearest on "
+            f"{fields}={ways} does not divide {size}, {' and '.join(some)}; nearest on "
             f"{num_devices} devices: {_nearest(size, ways, num_devices)}"
         )
     return lines
 
 
 def _nearest(size: int, ways: int, num_devices: int) -> str:
-    """The next divisors of both size and num_devices below and above `ways`."""
+    """Returns the next divisors of both size and num_devices, below and above `ways`."""
     legal = [n for n in range(1, num_devices + 1) if size % n == 0 == num_devices % n]
     below, above = [n for n in legal if n < ways][-1:], [n for n in legal if n > ways][:1]
     return " and ".join(map(str, below + above))
 
 
-def _copies(rows: list[Row], mesh: Mesh) -> list[Copies]:
-    """Rows of which a replica holds more than one copy, by the reason; the costly first."""
+def _copies(placements: list[Placement], mesh: Mesh) -> list[Copies]:
+    """Sums the parameters of which a replica holds several copies, by reason; the costly first."""
     devices = mesh.size // mesh.shape[REPLICAS]
-    held = defaultdict(list)
-    for each in rows:
+    groups = defaultdict(list)
+    for each in placements:
         axes = tuple(axis for axis in meshes.AXES if axis in itertools.chain(*each.axes))
         copies = devices // meshes.ways(mesh, axes)
         if copies > 1:
-            held[_why(axes, mesh), copies].append(each)
-    found = []
-    for (why, copies), some in held.items():
+            groups[_reason(axes, mesh), copies].append(each)
+    sums = []
+    for (reason, copies), some in groups.items():
         size = sum(COPIES.values()) * sum(each.size for each in some)
-        found.append(Copies(why, copies, len(some), size, size - size // copies))
-    return sorted(found, key=lambda copies: -copies.spare)
+        sums.append(
+            Copies(
+                reason=reason,
+                copies=copies,
+                parameters=len(some),
+                size=size,
+                spare=size - size // copies,
+            )
+        )
+    return sorted(sums, key=lambda copies: -copies.spare)
 
 
-def _why(axes: tuple[str, ...], mesh: Mesh) -> str:
-    """Why devices hold the same of a parameter whose dimensions lie on `axes`."""
+def _reason(axes: tuple[str, ...], mesh: Mesh) -> str:
+    """Says why devices hold the same of a parameter whose dimensions lie on `axes`."""
     if not axes:
         return "the rule splits nothing: norms, biases and small tables"
-    idle = [a for a in split_along(meshes.AXES, mesh) if a not in (*axes, REPLICAS)]
-    split = split_along(axes, mesh)
-    if not split:
+    busy = splitting_axes(axes, mesh)
+    idle = [a for a in splitting_axes(meshes.AXES, mesh) if a not in (*axes, REPLICAS)]
+    if not busy:
         return f"the rule splits over {' and '.join(axes)}, of size 1"
-    return f"the rule splits over {' and '.join(split)}, not over {' and '.join(idle)}"
+    return f"the rule splits over {' and '.join(busy)}, not over {' and '.join(idle)}"

@@ -1,4 +1,4 @@
-"""What the sharding doctor found, for people (tables of 120 columns) and as a tree for JSON."""
+"""A diagnosis of the sharding doctor, for people (tables of 120 columns) and as a tree for JSON."""
 
 import math
 import re
@@ -9,129 +9,140 @@ from typing import Any
 from jax.sharding import Mesh
 
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.planner.doctor import COPIES, Diagnosis, Row, split_along
+from snapvideo_jax.planner.doctor import COPIES, Diagnosis, Placement, splitting_axes
+from snapvideo_jax.planner.units import size_text
 
 WIDTH = 120
 STACK = "network/blocks"  # where nn.scan stacks the parameters of FIT's blocks along axis 0
-# Columns: parameters, how many, shape and axes, shard, bytes of parameters, bytes of all COPIES.
+# Columns: parameters, their number, shape and axes, shard, bytes of parameters and of all COPIES.
 COLUMNS = "{:42} {:>3} {:38} {:18} {:>7} {:>7}"
 NAME_WIDTH, INDENT = 42, 6  # of the first column, and of a name's second line
 
 
-def text(found: Diagnosis) -> str:
-    """All of it: parameters, totals, what is held more than once, problems, legal sizes."""
-    parts = (header(found), parameters(found), totals(found), copies(found), verdict(found))
+def text(diagnosis: Diagnosis) -> str:
+    """Returns parameters, totals, what is held more than once, problems and legal sizes."""
+    parts = (
+        header(diagnosis),
+        parameters(diagnosis),
+        totals(diagnosis),
+        copies(diagnosis),
+        problems(diagnosis),
+    )
     return "\n\n".join(part for part in parts if part)
 
 
-def header(found: Diagnosis) -> str:
-    """The mesh, and how to read the table below."""
-    count = sum(math.prod(row.shape) for row in found.rows)
+def header(diagnosis: Diagnosis) -> str:
+    """Returns the mesh, and how to read the table below it."""
+    count = sum(math.prod(placement.shape) for placement in diagnosis.placements)
     return (
-        f"{count:,} parameters on {found.num_devices} devices: {_sizes(found.mesh)}\n"
+        f"{count:,} parameters on {diagnosis.num_devices} devices: {_sizes(diagnosis.mesh)}\n"
         "1024/fsdp+group: 1024 split over mesh.fsdp x mesh.group; ! where that does not divide; "
         "axes of size 1 are left out.\nBytes are of one device, float32; state is parameters, "
         "moments, EMA and gradients."
     )
 
 
-def parameters(found: Diagnosis) -> str:
-    """A section for each part of the model and a line for each kind of parameter, large first."""
+def parameters(diagnosis: Diagnosis) -> str:
+    """Returns sections for the parts of the model, lines for kinds of parameters, large first."""
     sections = defaultdict(list)
-    for row in found.rows:
-        sections[section_of(row)].append(row)
+    for placement in diagnosis.placements:
+        sections[section_of(placement)].append(placement)
     title = COLUMNS.format("parameters", "n", "shape / axes", "on a device", "params", "state")
     lines = [title]
-    for name, rows in sorted(sections.items(), key=lambda item: -_size(item[1])):
-        stack = f"stacks of {rows[0].shape[0]} blocks, never split" if name == STACK else ""
-        lines += ["", *_lines([name], len(rows), stack, "", _size(rows))]
-        for part, alike in sorted(merged(rows, name), key=lambda item: -_size(item[1])):
-            shape, shard = _shape(alike[0], found.mesh), " x ".join(map(str, alike[0].shard))
-            lines += _lines(_broken("  " + part), len(alike), shape, shard, _size(alike))
+    for name, section in sorted(sections.items(), key=lambda item: -_size(item[1])):
+        stack = f"stacks of {section[0].shape[0]} blocks, never split" if name == STACK else ""
+        lines += ["", *_lines([name], section, shape=stack, shard="")]
+        for part, alike in sorted(merge(section, name), key=lambda item: -_size(item[1])):
+            shape = _shape(alike[0], diagnosis.mesh)
+            shard = " x ".join(map(str, alike[0].shard))
+            lines += _lines(_break("  " + part), alike, shape=shape, shard=shard)
     return "\n".join(lines)
 
 
-def totals(found: Diagnosis) -> str:
-    """Bytes a device by kind, and their sum."""
-    held, replicas = sum(found.totals.values()), found.mesh.shape["data"]
-    parts = " + ".join(f"{name} {size_text(size)}" for name, size in found.totals.items())
-    line = f"A device holds {size_text(held)}: {parts}; activations come on top."
+def totals(diagnosis: Diagnosis) -> str:
+    """Returns the bytes of a device by kind, and their sum."""
+    total, replicas = sum(diagnosis.totals.values()), diagnosis.mesh.shape["data"]
+    parts = " + ".join(f"{name} {size_text(size)}" for name, size in diagnosis.totals.items())
+    line = f"A device holds {size_text(total)}: {parts}; activations come on top."
     if replicas > 1:
         line += f" Each of the {replicas} replicas of mesh.data holds all of it."
-    return _wrapped(line)
+    return _wrap(line)
 
 
-def copies(found: Diagnosis) -> str:
-    """What the devices of a replica hold more than once, why, and how much that costs."""
-    if not found.copies:
+def copies(diagnosis: Diagnosis) -> str:
+    """Returns what the devices of a replica hold more than once, why, and how much that costs."""
+    if not diagnosis.copies:
         return ""
     table = "{:76} {:>10} {:>6} {:>12} {:>12}"
     lines = [table.format("Held more than once", "parameters", "copies", "on a device", "to spare")]
-    for each in found.copies:
+    for each in diagnosis.copies:
         sizes = size_text(each.size), size_text(each.spare)
-        lines.append(table.format("  " + each.why, each.parameters, each.copies, *sizes))
+        lines.append(table.format("  " + each.reason, each.parameters, each.copies, *sizes))
     return "\n".join(lines)
 
 
-def verdict(found: Diagnosis) -> str:
-    """All problems, and the sizes of each axis that have none."""
-    lines = [f"Problems: {len(found.problems) or 'none'}"]
-    lines += [_wrapped(problem, "  ") for problem in found.problems]
-    lines.append(f"Legal sizes on {found.num_devices} devices, each axis by itself:")
-    lines += [f"  mesh.{axis:7}{_listed(sizes)}" for axis, sizes in found.legal.items()]
+def problems(diagnosis: Diagnosis) -> str:
+    """Returns all problems, and the sizes of each axis that have none."""
+    lines = [f"Problems: {len(diagnosis.problems) or 'none'}"]
+    lines += [_wrap(problem, "  ") for problem in diagnosis.problems]
+    lines.append(f"Legal sizes on {diagnosis.num_devices} devices, each axis by itself:")
+    for axis, sizes in diagnosis.legal.items():
+        lines.append(f"  mesh.{axis:7}{', '.join(map(str, sizes))}")
     return "\n".join(lines)
 
 
-def tree(found: Diagnosis) -> dict[str, Any]:
-    """The same as plain data, every parameter by itself; sizes are bytes a device."""
+def tree(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Returns a diagnosis as plain data, every parameter by itself; sizes are bytes a device."""
     return {
-        "devices": found.num_devices,
-        "mesh": dict(found.mesh.shape),
-        "parameters": [row._asdict() for row in found.rows],
-        "totals": found.totals,
-        "held_more_than_once": [each._asdict() for each in found.copies],
-        "problems": found.problems,
-        "legal": found.legal,
+        "devices": diagnosis.num_devices,
+        "mesh": dict(diagnosis.mesh.shape),
+        "parameters": [placement._asdict() for placement in diagnosis.placements],
+        "totals": diagnosis.totals,
+        "copies": [each._asdict() for each in diagnosis.copies],
+        "problems": diagnosis.problems,
+        "legal": diagnosis.legal,
     }
 
 
-def merged(rows: list[Row], section: str) -> list[tuple[str, list[Row]]]:
-    """Rows of one shape whose paths differ in single names, together: "global{0-3}/o/kernel"."""
-    lines = [(tuple(row.name.removeprefix(section + "/").split("/")), [row]) for row in rows]
+def merge(placements: list[Placement], section: str) -> list[tuple[str, list[Placement]]]:
+    """Joins parameters of one shape whose paths differ in single names: "global{0-3}/o/kernel"."""
+    names_of = lambda placement: tuple(placement.name.removeprefix(section + "/").split("/"))
+    lines = [(names_of(placement), [placement]) for placement in placements]
     for depth in range(1, 1 + max(len(names) for names, _ in lines)):
-        alike = defaultdict(list)
-        for names, held in lines:
+        groups = defaultdict(list)
+        for names, some in lines:
             at = len(names) - depth
             others = (names[:at], names[at + 1 :]) if at >= 0 else names
-            alike[others, held[0].shape, held[0].axes].append((names, held))
-        lines = [_joined(group, depth) for group in alike.values()]
-    return [("/".join(names), held) for names, held in lines]
+            groups[others, some[0].shape, some[0].axes].append((names, some))
+        lines = [_join(group, depth) for group in groups.values()]
+    return [("/".join(names), some) for names, some in lines]
 
 
-def _joined(
-    group: list[tuple[tuple[str, ...], list[Row]]], depth: int
-) -> tuple[tuple[str, ...], list[Row]]:
-    """One line for all of a group, which differ in the name `depth` from the end."""
-    names, held = group[0]
+def _join(
+    group: list[tuple[tuple[str, ...], list[Placement]]], depth: int
+) -> tuple[tuple[str, ...], list[Placement]]:
+    """Returns one line for all of a group, which differ in the name `depth` from the end."""
+    names, some = group[0]
     if len(group) == 1:
-        return names, held
+        return names, some
     at = len(names) - depth
-    differing = choice([each[at] for each, _ in group])
-    return (*names[:at], differing, *names[at + 1 :]), [row for _, rows in group for row in rows]
+    alternatives = choice([each[at] for each, _ in group])
+    all_names = (*names[:at], alternatives, *names[at + 1 :])
+    return all_names, [placement for _, some in group for placement in some]
 
 
 def choice(names: list[str]) -> str:
-    """Names as one: q, k -> "{k,q}"; global0, global1, read -> "{global{0-1},read}"."""
+    """Writes names as one: q, k -> "{k,q}"; global0, global1, read -> "{global{0-1},read}"."""
     numbers = defaultdict(list)
     for name in sorted(names):
         stem = name.rstrip("0123456789")
         numbers[stem].append(name.removeprefix(stem))
-    parts = [stem + _range(found) for stem, found in numbers.items()]
+    parts = [stem + _range(some) for stem, some in numbers.items()]
     return parts[0] if len(parts) == 1 else f"{{{','.join(parts)}}}"
 
 
 def _range(numbers: list[str]) -> str:
-    """0, 1, 2 -> "{0-2}"; others with commas, and one alone as it is."""
+    """Writes 0, 1, 2 as "{0-2}", others with commas, and a single one as it is."""
     if len(numbers) == 1:
         return numbers[0]
     whole = sorted(int(number) for number in numbers if number)
@@ -139,25 +150,18 @@ def _range(numbers: list[str]) -> str:
     return f"{{{whole[0]}-{whole[-1]}}}" if run else f"{{{','.join(numbers)}}}"
 
 
-def size_text(size: int) -> str:
-    """Bytes with three digits and a decimal unit: 15_684_047_040 -> "15.7 GB"."""
-    power = 0 if size < 1000 else min(4, int(math.log10(size * (1 + 5e-4)) // 3))
-    scaled = size / 1000**power
-    digits = 0 if power == 0 else max(0, 2 - int(math.log10(scaled)))
-    return f"{scaled:.{digits}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+def section_of(placement: Placement) -> str:
+    """Returns the part of the model that a parameter belongs to."""
+    name = placement.name
+    return STACK if name.startswith(STACK + "/") else name.split("/")[0]
 
 
-def section_of(row: Row) -> str:
-    """The part of the model that a parameter belongs to."""
-    return STACK if row.name.startswith(STACK + "/") else row.name.split("/")[0]
+def _size(placements: list[Placement]) -> int:
+    return sum(placement.size for placement in placements)
 
 
-def _size(rows: list[Row]) -> int:
-    return sum(row.size for row in rows)
-
-
-def _broken(name: str) -> list[str]:
-    """A path in pieces that fit their column, broken behind a slash, or a comma in long names."""
+def _break(name: str) -> list[str]:
+    """Breaks a path to fit its column, behind a slash, or behind a comma in long names."""
     lines = [""]
     for part in re.findall(r"[^/]+/?", name):
         long = len(part) > NAME_WIDTH - INDENT
@@ -168,27 +172,24 @@ def _broken(name: str) -> list[str]:
     return lines
 
 
-def _lines(name: list[str], count: int, shape: str, shard: str, size: int) -> list[str]:
+def _lines(name: list[str], placements: list[Placement], shape: str, shard: str) -> list[str]:
+    size = _size(placements)
     sizes = size_text(size), size_text(sum(COPIES.values()) * size)
-    return [COLUMNS.format(name[0], count, shape, shard, *sizes), *name[1:]]
+    return [COLUMNS.format(name[0], len(placements), shape, shard, *sizes), *name[1:]]
 
 
-def _shape(row: Row, mesh: Mesh) -> str:
+def _shape(placement: Placement, mesh: Mesh) -> str:
     def dimension(size: int, axes: tuple[str, ...]) -> str:
         misfit = "!" if size % meshes.ways(mesh, axes) else ""
-        split = "+".join(split_along(axes, mesh))
-        return f"{size}/{split}{misfit}" if split else str(size)
+        divisor = "+".join(splitting_axes(axes, mesh))
+        return f"{size}/{divisor}{misfit}" if divisor else str(size)
 
-    return " x ".join(map(dimension, row.shape, row.axes))
+    return " x ".join(map(dimension, placement.shape, placement.axes))
 
 
 def _sizes(mesh: Mesh) -> str:
     return " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
 
 
-def _listed(sizes: list[int]) -> str:
-    return ", ".join(map(str, sizes))
-
-
-def _wrapped(line: str, indent: str = "") -> str:
+def _wrap(line: str, indent: str = "") -> str:
     return textwrap.fill(line, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")

@@ -1,6 +1,6 @@
 """What a configuration costs, known before anything is allocated or booked.
 
-`count` needs shapes alone. `compiled` gives the very programs that run to the compiler of the chips
+`count` needs shapes alone. `estimate` gives the very programs that run to the compiler of the chips
 they would run on, which nobody needs to have.
 """
 
@@ -16,6 +16,7 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.parallel import chips
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import compiler, cost, hlo, predict, residuals, topology
+from snapvideo_jax.planner.compiler import CompilerReport
 from snapvideo_jax.planner.programs import PlannedProgram
 from snapvideo_jax.planner.residuals import Buffer
 
@@ -28,22 +29,22 @@ class Count(NamedTuple):
 
 
 def count(config: Config) -> Count:
-    """The network's size and work, from shapes alone; a text encoder is not counted."""
+    """Counts the network's size and work from shapes alone; a text encoder is not counted."""
     mesh = build.counting_mesh()
     denoiser = build.denoiser(config, vocabulary_size=1, mesh=mesh)
     params = build.abstract_params(config, denoiser, mesh)
     inputs = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(config)), params)
-    work = cost.flops(denoiser.F, params, *inputs)
-    return Count(cost.parameters(params["network"]), work)
+    flops = cost.flops(denoiser.F, params, *inputs)
+    return Count(cost.parameters(params["network"]), flops)
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What is known of a program on a slice. Bytes are of one chip, FLOPs of all together.
+class Estimate:
+    """What is known of a program on a slice. Bytes are of one chip, FLOPs of all chips.
 
-    memory: bytes by name; of the parts of `total`, "activations" is what temporaries hold beside
-    gradients. limit: bytes that there are. seconds: None where the program does not fit. stored:
-    then, what training keeps for the backward pass, large first.
+    limit: bytes that a program may use. total: bytes that this one needs. memory: parts of `total`
+    by name; "activations" is what temporaries hold beside gradients. seconds: of one call; None
+    where the program does not fit. residuals: of a training step that does not fit, large first.
     """
 
     fits: bool
@@ -61,70 +62,81 @@ class Verdict:
     collectives: Sequence[hlo.Collective]
     seconds: predict.Seconds | None
     compile_seconds: float
-    stored: Sequence[Buffer] = ()
+    residuals: Sequence[Buffer] = ()
 
     @property
     def mfu(self) -> float | None:
         """Model FLOPs a second over the peak, at the slow end of the prediction."""
-        if self.seconds is None:
-            return None
-        return self.model_flops / self.chips / chips.tpu(self.chip).peak / self.seconds.slow
+        return None if self.seconds is None else self.mfu_in(self.seconds.slow)
+
+    def mfu_in(self, seconds: float) -> float:
+        """Returns the MFU of a call that takes so many seconds."""
+        return self.model_flops / self.chips / chips.tpu(self.chip).peak / seconds
 
     @property
     def videos_per_second(self) -> float | None:
-        """Of all chips, at the slow end: trained on, or sampled to the end."""
+        """Videos trained on, or sampled to the end, by all chips at the slow end."""
         return None if self.seconds is None else self.videos / self.calls / self.seconds.slow
 
 
-def compiled(
-    program: PlannedProgram, slice: Sequence[jax.Device], kept: Path | None = None
-) -> Verdict:
-    """`program` for the chips of a slice, which may be a topology's.
+def estimate(
+    program: PlannedProgram, slice: Sequence[jax.Device], cache: Path | None = None
+) -> Estimate:
+    """Compiles `program` for the chips of a slice, which may be a topology's, and predicts from it.
 
-    kept: folder of earlier outcomes, which are compiled once. Raises what the compiler raises for
-    other reasons than memory.
+    cache: folder of earlier compiler reports; the same program is compiled a single time. Raises
+    what the compiler raises for other reasons than memory.
     """
     lowered = program.call.lower(*program.arguments)
-    said = compiler.outcome(lowered, program.mesh, topology.version(), kept)
-    chip = chips.tpu(slice[0].device_kind)
-    memory = program.device_bytes
-    given = sum(memory.values())
-    total, gradients = said.needed, trees.device_bytes(program.gradients)
-    if said.fits:
-        gradients = min(gradients, said.temporaries)
-        memory |= {"gradients": gradients, "activations": said.temporaries - gradients}
-    buffers = []
-    if not said.fits and program.gradients is not None:
-        split = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
-        buffers = residuals.buffers(program.call, program.arguments, split)
+    report = compiler.compile_or_load(
+        lowered, program.mesh, version=topology.version(), cache=cache
+    )
+    arguments = program.device_bytes
     flops = program.flops
-    collectives = hlo.collectives(said.text) if said.fits else []
+    collectives = hlo.collectives(report.text) if report.fits else []
     seconds = None
-    if said.fits:
+    if report.fits:
+        chip = chips.tpu(slice[0].device_kind)
         seconds = predict.seconds(
             chip,
-            hlo.works(said.text),
-            cost.kernels(program.call, chip.side, *program.arguments, trips=1),
-            collectives,
-            len(slice),
-            flops,
-            given,
+            instructions=hlo.instructions(report.text),
+            kernels=cost.kernels(program.call, chip.side, *program.arguments, trips=1),
+            collectives=collectives,
+            num_chips=len(slice),
+            flops=flops,
+            least_bytes=sum(arguments.values()),
         )
-    return Verdict(
-        fits=said.fits,
+    return Estimate(
+        fits=report.fits,
         chips=len(slice),
         chip=slice[0].device_kind,
         mesh=dict(program.mesh.shape),
         parameters=cost.parameters(program.resident["parameters"]),
         limit=topology.memory(slice[0]),
-        total=total,
-        memory=memory,
+        total=report.total,
+        memory=arguments | _temporaries(program, report),
         model_flops=program.model_flops,
         flops=flops,
         videos=program.videos,
         calls=program.calls,
         collectives=collectives,
         seconds=seconds,
-        compile_seconds=said.seconds,
-        stored=buffers,
+        compile_seconds=report.seconds,
+        residuals=() if report.fits else _residuals(program),
     )
+
+
+def _temporaries(program: PlannedProgram, report: CompilerReport) -> dict[str, int]:
+    """Splits the compiler's temporaries into gradients, by their shapes, and the rest."""
+    if not report.fits:
+        return {}
+    gradients = min(trees.device_bytes(program.gradients), report.temporaries)
+    return {"gradients": gradients, "activations": report.temporaries - gradients}
+
+
+def _residuals(program: PlannedProgram) -> list[Buffer]:
+    """Lists the residuals of a training step; a sampler has none."""
+    if program.gradients is None:
+        return []
+    ways = meshes.ways(program.mesh, (*meshes.BATCH_AXES, "group"))
+    return residuals.buffers(program.call, program.arguments, ways)

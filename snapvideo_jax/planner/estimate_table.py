@@ -1,214 +1,214 @@
-"""What is known of a program before it runs, for people and as a tree for JSON."""
+"""Estimates for people to read, and as trees for JSON."""
 
 import importlib.metadata
-import math
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from snapvideo_jax.parallel import chips
 from snapvideo_jax.planner import predict, topology
-from snapvideo_jax.planner.doctor_table import size_text
-from snapvideo_jax.planner.estimate import Verdict
-from snapvideo_jax.planner.search import Candidate, is_plain
+from snapvideo_jax.planner.estimate import Estimate
+from snapvideo_jax.planner.units import (
+    flops_text,
+    number_text,
+    percent_text,
+    size_text,
+    time_text,
+)
 
 NAMES = {"ema": "EMA"}
-Ranking = Sequence[tuple[Candidate, Verdict]]
+ALIKE = 0.005  # two times are alike that differ by less than this share
 
 
-def text(verdict: Verdict) -> str:
-    """The verdict in a line, what fills a chip's memory, how long it takes, what chips send."""
-    rest = verdict.limit - verdict.total
-    answer = f"fits, {size_text(rest)} to spare"
-    if not verdict.fits:
-        answer = f"does not fit, {size_text(-rest)} too much"
-    axes = " x ".join(f"{axis} {size}" for axis, size in verdict.mesh.items() if size > 1)
+class Exchanges(NamedTuple):
+    """All collectives of one kind along the same axes of the mesh. Bytes are of one chip."""
+
+    kind: str
+    axes: tuple[str, ...]
+    count: int
+    bytes: int
+    largest: int
+
+
+def text(estimate: Estimate) -> str:
+    """Returns the answer first (does it fit, how long does it take), then what it consists of."""
     lines = [
-        f"{verdict.chips} x {verdict.chip}{', ' * bool(axes)}{axes}: {answer}",
+        fit(estimate),
+        *headline(estimate),
         "",
-        f"Memory of a chip: {size_text(verdict.total)} of {size_text(verdict.limit)}",
-        *filled(verdict),
-        *stored(verdict),
+        f"Memory of a chip: {size_text(estimate.total)} of {size_text(estimate.limit)}",
+        *memory(estimate),
+        *residuals(estimate),
         "",
-        *speed(verdict),
-        *sent(verdict),
+        *speed(estimate),
+        *exchanges(estimate),
         f"Predicted by the compiler (jax {_version('jax')}, {topology.version()}), which took "
-        f"{verdict.compile_seconds:.0f} s; nothing was run.",
+        f"{estimate.compile_seconds:.0f} s; nothing was run.",
     ]
     return "\n".join(lines)
 
 
-def filled(verdict: Verdict) -> list[str]:
-    """A line for each part of a chip's memory, large first, with its share of the whole."""
-    parts = sorted(verdict.memory.items(), key=lambda part: -part[1])
-    return [
-        f"  {NAMES.get(name, name):<14}{size_text(size):>9} {size / verdict.limit:>7.1%}  "
-        + "#" * round(40 * size / verdict.limit)
-        for name, size in parts
-        if size
-    ]
+def fit(estimate: Estimate) -> str:
+    """Says whether the program fits, where, and by how much."""
+    spare = estimate.limit - estimate.total
+    answer = f"fits, {size_text(spare)} to spare a chip"
+    if not estimate.fits:
+        answer = f"does not fit, {size_text(-spare)} too much for a chip"
+    axes = axes_text(estimate.mesh)
+    return f"{estimate.chips} x {estimate.chip}{', ' * bool(axes)}{axes}: {answer}"
 
 
-def stored(verdict: Verdict) -> list[str]:
-    """What fills most of a chip that is too small."""
-    if not verdict.stored:
-        return []
-    lines = [f"  {size_text(each.size):>9}  {each.what}" for each in verdict.stored[:8]]
-    whole = size_text(sum(each.size for each in verdict.stored))
-    return ["", f"Kept for the backward pass: {whole} a chip, by the trace", *lines]
-
-
-def speed(verdict: Verdict) -> list[str]:
-    """The predicted time as a band, with what it consists of, and what follows from it."""
-    seconds, chip = verdict.seconds, chips.tpu(verdict.chip)
+def headline(estimate: Estimate) -> list[str]:
+    """Says how long the program takes, if it can run, with both ends of the prediction."""
+    seconds = estimate.seconds
     if seconds is None:
         return []
-    what = "a step"
-    if verdict.calls > 1:
-        what = f"an evaluation, of which a video takes {verdict.calls}"
-    peak = verdict.chips * chip.peak
-    model, done = (flops / peak for flops in (verdict.model_flops, verdict.flops))
-    again = verdict.flops / verdict.model_flops - 1
+    unit = "a step" if estimate.calls == 1 else "an evaluation"
+    line = f"about {time_text(seconds.slow)} {unit}, predicted"
+    if seconds.fast < (1 - ALIKE) * seconds.slow:
+        line += (
+            f"; between {time_text(seconds.fast)} (data sheet) and {time_text(seconds.slow)} "
+            "(compiler's cycles)"
+        )
+    if estimate.calls == 1:
+        return [line]
+    videos = f"{estimate.videos} video{'s' * (estimate.videos > 1)}"
+    sampling = time_text(estimate.calls * seconds.slow)
+    return [line, f"about {sampling} to sample {videos}, in {estimate.calls} evaluations"]
+
+
+def memory(estimate: Estimate) -> list[str]:
+    """Returns a line for each part of a chip's memory, large first, with its share of the limit."""
+    lines = []
+    for name, size in sorted(estimate.memory.items(), key=lambda part: -part[1]):
+        if size:
+            share = size / estimate.limit
+            percent = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+            bar = "#" * round(40 * share)
+            line = f"  {NAMES.get(name, name):<14}{size_text(size):>9} {percent:>7}  {bar}"
+            lines.append(line.rstrip())
+    return lines
+
+
+def residuals(estimate: Estimate) -> list[str]:
+    """Returns what fills most of a chip that is too small for a training step."""
+    if not estimate.residuals:
+        return []
+    lines = [f"  {size_text(each.size):>9}  {each.name}" for each in estimate.residuals[:8]]
+    total = size_text(sum(each.size for each in estimate.residuals))
+    return ["", f"Activations held for the backward pass: {total} a chip, by the trace", *lines]
+
+
+def speed(estimate: Estimate) -> list[str]:
+    """Returns what both ends of the predicted time consist of, and what follows from them."""
+    seconds = estimate.seconds
+    if seconds is None:
+        return []
+    overlap = "exchanges beside compute and kernels, at no cost"
+    if seconds.overlapped > seconds.compute + seconds.kernels:
+        overlap = "exchanges, which outlast the compute and kernels beside them"
+    parts = (
+        ("compute", seconds.compute, "by the compiler's count of cycles"),
+        ("kernels", seconds.kernels, "of attention, by our count of their operations"),
+        ("waiting", seconds.waiting, "for exchanges that stop the program"),
+        ("overlapped", seconds.overlapped, overlap),
+    )
+    products = estimate.flops / estimate.chips / chips.tpu(estimate.chip).peak
+    slow, fast = (percent_text(estimate.mfu_in(end)) for end in (seconds.slow, seconds.fast))
+    rate = estimate.videos_per_second or 0.0
+    each_chip = f", {number_text(rate / estimate.chips)} a chip" if estimate.chips > 1 else ""
+    extra = estimate.flops / estimate.model_flops - 1
+    again = f", {percent_text(extra)} more computed again" if extra > 0.001 else ""
     return [
-        f"Time of {what}: {_ms(seconds.fast)} to {_ms(seconds.slow)}",
-        f"  slow: cores {_ms(seconds.cores)} by the compiler's cycles, kernels "
-        f"{_ms(seconds.kernels)} by our count, exchanges {_ms(seconds.waits)} waited for and "
-        f"{_ms(seconds.beside)} beside",
-        f"  fast: the data sheet's limit (products alone {_ms(done)})",
-        f"  MFU {model / seconds.slow:.0%} to {model / seconds.fast:.0%}, "
-        f"{verdict.videos_per_second or 0:.3g} videos/s at the slow end "
-        f"({(verdict.videos_per_second or 0) / verdict.chips:.3g} a chip)",
-        f"  {verdict.model_flops / 1e12:,.1f} TFLOP of the model"
-        + (f", {again:.0%} more computed again" if again > 0.001 else ""),
+        f"Time at the slow end: {time_text(seconds.slow)}, one thing after the other",
+        *(f"  {name:<14}{time_text(part):>9}  {how}" for name, part, how in parts if part),
+        f"Time at the fast end: {time_text(seconds.fast)}, by the data sheet: products, memory or",
+        f"  exchanges at full rate, whichever takes longest (products alone {time_text(products)})",
+        "",
+        f"Work of all chips: {flops_text(estimate.model_flops)} of the model{again}",
+        f"MFU: {slow} at the slow end, {fast} at the fast end",
+        f"Videos a second: {number_text(rate)} at the slow end{each_chip}",
         "",
     ]
 
 
-def sent(verdict: Verdict) -> list[str]:
-    """A line for each kind of collective and mesh axes: how many, bytes of a chip, the largest."""
+def exchanges(estimate: Estimate) -> list[str]:
+    """Returns a line for each kind of collective and mesh axes, the costly first."""
     lines = [
-        f"  {kind:<19}{' x '.join(axes):<22}{count:>7} x, {size_text(size):>9} a chip, the largest "
-        f"{size_text(largest)}"
-        for kind, axes, count, size, largest in by_kind(verdict)
+        f"  {each.kind:<19}{' x '.join(each.axes):<22}{each.count:>7} x, "
+        f"{size_text(each.bytes):>9} a chip, the largest {size_text(each.largest)}"
+        for each in by_kind(estimate)
     ]
-    return ["Exchanges:", *lines, ""] if lines else []
+    return ["Exchanges between chips:", *lines, ""] if lines else []
 
 
-def by_kind(verdict: Verdict) -> list[tuple[str, tuple[str, ...], int, int, int]]:
-    """(kind, axes, how many, bytes a chip in all, bytes of the largest), the costly first."""
-    kinds = defaultdict(list)
-    for collective in verdict.collectives:
-        kinds[collective.kind, predict.axes(collective.devices, verdict.mesh)].append(collective)
-    rows = [
-        (kind, axes, sum(c.count for c in some), sum(c.count * c.bytes for c in some),
-         max(c.bytes for c in some))
-        for (kind, axes), some in kinds.items()
-    ]  # fmt: skip
-    return sorted(rows, key=lambda row: -row[3])
+def by_kind(estimate: Estimate) -> list[Exchanges]:
+    """Sums the collectives by kind and axes, the costly first."""
+    groups = defaultdict(list)
+    for collective in estimate.collectives:
+        axes = predict.axes(collective.devices, estimate.mesh)
+        groups[collective.kind, axes].append(collective)
+    sums = [
+        Exchanges(
+            kind=kind,
+            axes=axes,
+            count=sum(each.count for each in some),
+            bytes=sum(each.count * each.bytes for each in some),
+            largest=max(each.bytes for each in some),
+        )
+        for (kind, axes), some in groups.items()
+    ]
+    return sorted(sums, key=lambda each: -each.bytes)
 
 
-def tree(verdict: Verdict) -> dict[str, Any]:
-    """For JSON; all of it is predicted."""
-    seconds, mfu = verdict.seconds, verdict.mfu
+def tree(estimate: Estimate) -> dict[str, Any]:
+    """Returns an estimate for JSON; all of it is predicted."""
+    seconds = estimate.seconds
     return {
         "kind": "predicted",
-        "fits": verdict.fits,
-        "chips": verdict.chips,
-        "chip": verdict.chip,
-        "mesh": verdict.mesh,
-        "parameters": verdict.parameters,
-        "hbm_bytes_per_chip": {"limit": verdict.limit, "total": verdict.total} | verdict.memory,
-        "model_flops_per_step": verdict.model_flops,
-        "hardware_flops_per_step": verdict.flops,
+        "fits": estimate.fits,
+        "chips": estimate.chips,
+        "chip": estimate.chip,
+        "mesh": estimate.mesh,
+        "parameters": estimate.parameters,
+        "hbm_bytes_per_chip": {"limit": estimate.limit, "total": estimate.total} | estimate.memory,
+        "model_flops_per_step": estimate.model_flops,
+        "hardware_flops_per_step": estimate.flops,
         "collectives": [
-            dict(kind=kind, axes=axes, count=count, bytes=size, largest_operand_bytes=largest)
-            for kind, axes, count, size, largest in by_kind(verdict)
+            {
+                "kind": each.kind,
+                "axes": each.axes,
+                "count": each.count,
+                "bytes": each.bytes,
+                "largest_operand_bytes": each.largest,
+            }
+            for each in by_kind(estimate)
         ],
         "predicted_step_seconds": seconds and seconds.slow,
         "predicted_step_seconds_range": seconds and [seconds.fast, seconds.slow],
         "predicted_step_seconds_parts": seconds and seconds._asdict(),
-        "predicted_mfu": mfu,
-        "predicted_videos_per_second": verdict.videos_per_second,
-        "calls_per_video": verdict.calls,
-        "compile_seconds": round(verdict.compile_seconds, 1),
+        "predicted_mfu": estimate.mfu,
+        "predicted_videos_per_second": estimate.videos_per_second,
+        "calls_per_video": estimate.calls,
+        "compile_seconds": round(estimate.compile_seconds, 1),
         "versions": {"jax": _version("jax"), "compiler": topology.version()},
     }
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:,.{1 if seconds < 1 else 0}f} ms"
+def compare(comparison: Any) -> str:
+    """Returns a prediction.Comparison in two lines."""
+    rates, rounds = comparison.rates, comparison.rounds
+    return (
+        f"measured {time_text(comparison.measured)} a call (median of {len(rounds)}: "
+        f"{', '.join(map(time_text, rounds))}), predicted at full rate "
+        f"{time_text(comparison.predicted)}: {comparison.error:+.0%}\n"
+        f"rates ({rates.source}): {flops_text(rates.multiply)}/s, {size_text(rates.move)}/s"
+    )
+
+
+def axes_text(mesh: dict[str, int]) -> str:
+    """Writes the axes that split anything: "fsdp 8 x group 2"."""
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1)
 
 
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
-
-
-def flags(candidate: Candidate) -> list[str]:
-    """As --config takes it."""
-    sizes = [f"--config.mesh.{axis}={size}" for axis, size in candidate.mesh.items()]
-    how = [f"--config.model.{name}={getattr(candidate, name)}" for name in ("remat", "dtype")]
-    return [*sizes, *how, f"--config.training.accumulate={candidate.accumulate}"]
-
-
-def row(candidate: Candidate, verdict: Verdict) -> str:
-    """One layout in a line."""
-    named = " x ".join(f"{axis} {size}" for axis, size in candidate.mesh.items() if size > 1)
-    how = f"  {named:<34} {candidate.dtype:<8} remat {candidate.remat:<5} "
-    how += f"accumulate {candidate.accumulate:>3}: "
-    if verdict.seconds is None:
-        return how + f"does not fit, {size_text(verdict.total - verdict.limit)} too much"
-    return (
-        f"{how}{_ms(verdict.seconds.slow)} a step, MFU {verdict.mfu:.0%}, "
-        f"{size_text(verdict.total)} a chip"
-    )
-
-
-def ranking(rows: Ranking) -> str:
-    """The layouts, the fastest first, and what the best is worth."""
-    fitting = [each for each in rows if each[1].seconds is not None]
-    if not fitting:
-        return "none of the compiled layouts fits"
-    ranked = sorted(fitting, key=lambda each: _slow(each[1]))
-    lines = ["", "By the slow end of the prediction:", *(row(*each) for each in ranked), ""]
-    best, plain = ranked[0], next((each for each in ranked if is_plain(each[0])), None)
-    if plain is None:
-        lines.append("Plain fsdp does not fit, or does not divide.")
-    elif plain is best:
-        spent = _exchanges(plain[1])
-        lines.append(
-            f"Nothing beats plain fsdp: exchanges that it waits for are {spent:.0%} of its step, "
-            "and a mesh can save no more than that."
-        )
-    else:
-        gain = _slow(plain[1]) / _slow(best[1]) - 1
-        lines.append(f"The best is {gain:.0%} faster than plain fsdp (predicted):")
-    return "\n".join([*lines, "  " + " ".join(flags(best[0]))])
-
-
-def ranking_tree(rows: Ranking) -> list[dict[str, Any]]:
-    """For JSON, in the order of compiling."""
-    return [
-        {"remat": each.remat, "dtype": each.dtype, "accumulate": each.accumulate}
-        | {"closed_form_seconds": each.seconds}
-        | tree(verdict)
-        for each, verdict in rows
-    ]
-
-
-def compared(found: Any) -> str:
-    """A prediction.Compared in two lines."""
-    rates = found.rates
-    return (
-        f"measured {_ms(found.measured)} a call (median of {len(found.rounds)}: "
-        f"{', '.join(_ms(each) for each in found.rounds)}), predicted at full rate "
-        f"{_ms(found.predicted)}: {found.error:+.0%}\n"
-        f"rates ({rates.source}): {rates.multiply / 1e12:.3g} TFLOP/s, {rates.move / 1e9:.3g} GB/s"
-    )
-
-
-def _slow(verdict: Verdict) -> float:
-    return math.inf if verdict.seconds is None else verdict.seconds.slow
-
-
-def _exchanges(verdict: Verdict) -> float:
-    return 0.0 if verdict.seconds is None else verdict.seconds.waits / verdict.seconds.slow

@@ -1,4 +1,4 @@
-"""What a compiled program does and sends between devices, read from its text.
+"""What a compiled program computes and sends between devices, read from its text.
 
 The text names each collective once, however often the loop around it runs, and a TPU's compiler
 prints one that it spreads over several fusions once in each; so loops are followed with their trip
@@ -30,11 +30,11 @@ MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \
 class Collective(NamedTuple):
     """One collective of a program.
 
-    count: how often it runs in one call. shapes: of the arrays, as the text has them
-    ("bf16[1,96,24,128]"); bytes: of all of them on one device, before or after, whichever is more.
-    operation: the traced operation that it serves. devices: numbers, in the order of the mesh, of
-    devices that exchange with each other; () where the text lists none, which means all. apart:
-    whether the program goes on while it runs.
+    count: how often it runs in one call. bytes: of its arrays on one device, before or after,
+    whichever is more. shapes: of these arrays, as the text has them ("bf16[1,96,24,128]").
+    operation: the traced operation that it serves. devices: a group that exchanges, by place in the
+    mesh; () where the text lists none, which means all. overlaps: whether the program goes on while
+    it runs.
     """
 
     kind: str
@@ -43,13 +43,14 @@ class Collective(NamedTuple):
     shapes: tuple[str, ...]
     operation: str
     devices: tuple[int, ...] = ()
-    apart: bool = False
+    overlaps: bool = False
 
 
-class Work(NamedTuple):
+class Instruction(NamedTuple):
     """One instruction of a TPU's program to which its compiler gives cycles.
 
-    count: how often it runs in one call; cycles: of all these runs. operation: as of a Collective.
+    count: how often it runs in one call. cycles: of all these runs. operation: the traced operation
+    that it serves.
     """
 
     opcode: str
@@ -58,7 +59,9 @@ class Work(NamedTuple):
     operation: str
 
 
-class _Instruction(NamedTuple):
+class _Line(NamedTuple):
+    """One instruction as the text has it; `rest` is all behind the opcode's bracket."""
+
     name: str
     type: str
     opcode: str
@@ -66,73 +69,82 @@ class _Instruction(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """All collectives of the program whose `as_text()` this is."""
+    """Lists the collectives of the program whose `as_text()` this is."""
     computations, entry = _parse(text)
-    found: dict[str, Collective] = {}
+    by_key: dict[str, Collective] = {}
     for number, (name, times) in enumerate(_visits(computations, entry, 1)):
-        for instruction in computations[name]:
-            kind = instruction.opcode.removesuffix("-start")
-            if kind in KINDS and len(_first_group(instruction.rest)) != 1:
+        for line in computations[name]:
+            kind = line.opcode.removesuffix("-start")
+            if kind in KINDS and len(_first_group(line.rest)) != 1:
                 if name.startswith("all-reduce-scatter"):  # how a TPU's compiler writes one
                     kind = "reduce-scatter"
-                chain = re.search(r'chain_id="(\d+)"', instruction.rest)
-                key = f"chain {chain[1]}" if chain else f"{number} {instruction.name}"
-                seen = found[key].count if key in found else 0
-                apart = bool(chain) or instruction.opcode.endswith("-start")
-                sent = _collective(kind, max(times, seen), instruction, computations[name])
-                found[key] = sent._replace(apart=apart)
-    return list(found.values())
+                chain = re.search(r'chain_id="(\d+)"', line.rest)
+                key = f"chain {chain[1]}" if chain else f"{number} {line.name}"
+                earlier = by_key[key].count if key in by_key else 0
+                by_key[key] = _collective(
+                    line,
+                    computations[name],
+                    kind=kind,
+                    count=max(times, earlier),
+                    overlaps=bool(chain) or line.opcode.endswith("-start"),
+                )
+    return list(by_key.values())
 
 
-def works(text: str) -> list[Work]:
-    """What the cores do, one thing after the other, in the program whose `as_text()` this is.
+def instructions(text: str) -> list[Instruction]:
+    """Lists what a chip computes, one thing after the other, in the program of this `as_text()`.
 
-    Without what has no cycles: collectives, copies that run apart, and kernels (`tpu_custom_call`).
+    What has no cycles is left out: collectives, copies in the background, and kernels
+    (`tpu_custom_call`).
     """
     computations, entry = _parse(text)
-    found = []
-    for name, times in _visits(computations, entry, 1, fused=False):
-        for instruction in computations[name]:
-            cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
-            if cycles:
-                operation = _operation(instruction)
-                work = Work(instruction.opcode, times, times * int(cycles[1]), operation)
-                found.append(work)
-    return found
+    return [
+        Instruction(
+            opcode=line.opcode,
+            count=times,
+            cycles=times * int(cycles[1]),
+            operation=_operation(line),
+        )
+        for name, times in _visits(computations, entry, 1, inside_fusions=False)
+        for line in computations[name]
+        if (cycles := re.search(r'"estimated_cycles":"(\d+)"', line.rest))
+    ]
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    """Instructions by computation, and the name of the one that the program starts with."""
+def _parse(text: str) -> tuple[dict[str, list[_Line]], str]:
+    """Returns the lines by computation, and the name of the one that the program starts with."""
     computations, entry, current = {}, "", []
     for line in text.splitlines():
         if header := HEADER.match(line):
             current = computations[header[2]] = []
             entry = header[2] if header[1] else entry
         elif match := INSTRUCTION.match(line):
-            current.append(_Instruction(*match.groups()))
+            current.append(_Line(*match.groups()))
     return computations, entry
 
 
 def _visits(
-    computations: dict, name: str, times: int, fused: bool = True
+    computations: dict, name: str, times: int, inside_fusions: bool = True
 ) -> Iterator[tuple[str, int]]:
-    """(computation, how often it runs), from each place that calls it.
-
-    fused: also those whose instructions are parts of one.
-    """
+    """Yields (computation, how often it runs) from each place that calls it."""
     yield name, times
-    for instruction in computations[name]:
-        if not fused and instruction.opcode not in CONTROL:
+    for line in computations[name]:
+        if not inside_fusions and line.opcode not in CONTROL:
             continue
-        trips = _trips(computations, instruction) if instruction.opcode == "while" else 1
-        for called in CALLED.findall(instruction.rest):
-            for inner in re.findall(r"[\w.\-]+", called):
-                if inner in computations:
-                    yield from _visits(computations, inner, times * trips, fused)
+        trips = _trips(computations, line) if line.opcode == "while" else 1
+        for callees in CALLED.findall(line.rest):
+            for callee in re.findall(r"[\w.\-]+", callees):
+                if callee in computations:
+                    yield from _visits(
+                        computations,
+                        callee,
+                        times=times * trips,
+                        inside_fusions=inside_fusions,
+                    )
 
 
-def _trips(computations: dict, loop: _Instruction) -> int:
-    """How often a loop's body runs: what its counter, which starts at 0, is compared with."""
+def _trips(computations: dict, loop: _Line) -> int:
+    """Returns how often a loop's body runs: what its counter, from 0, is compared with."""
     known = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
     if known:
         return int(known[1])
@@ -143,46 +155,53 @@ def _trips(computations: dict, loop: _Instruction) -> int:
 
 
 def _collective(
-    kind: str, count: int, instruction: _Instruction, around: list[_Instruction]
+    line: _Line, computation: list[_Line], *, kind: str, count: int, overlaps: bool
 ) -> Collective:
-    types = {other.name: other.type for other in around}
-    operands = re.findall(r"%([\w.\-]+)", instruction.rest.split(")")[0])
+    types = {other.name: other.type for other in computation}
+    operands = re.findall(r"%([\w.\-]+)", line.rest.split(")")[0])
     before = ARRAY.findall(" ".join(types.get(name, "") for name in operands))
-    after = ARRAY.findall(instruction.type)
-    if instruction.opcode.endswith("-start"):  # its result holds operands, results and handles
+    after = ARRAY.findall(line.type)
+    if line.opcode.endswith("-start"):  # its result holds operands, results and handles
         after = [array for array in after if array != ("u32", "")]
         after = max(after[: len(after) // 2], after[len(after) // 2 :], key=_bytes)
-    most = max(before, after, key=_bytes)
-    shapes = tuple(f"{dtype}[{sizes}]" for dtype, sizes in most)
-    operation, devices = _operation(instruction), _first_group(instruction.rest)
-    return Collective(kind, count, _bytes(most), shapes, operation, devices)
+    larger = max(before, after, key=_bytes)
+    return Collective(
+        kind=kind,
+        count=count,
+        bytes=_bytes(larger),
+        shapes=tuple(f"{dtype}[{sizes}]" for dtype, sizes in larger),
+        operation=_operation(line),
+        devices=_first_group(line.rest),
+        overlaps=overlaps,
+    )
 
 
-def _operation(instruction: _Instruction) -> str:
-    name = re.search(r'op_name="([^"]*)"', instruction.rest)
+def _operation(line: _Line) -> str:
+    name = re.search(r'op_name="([^"]*)"', line.rest)
     return name[1] if name else ""
 
 
 def _first_group(rest: str) -> tuple[int, ...]:
-    """The first group of devices that exchange, or of one that sends to itself."""
-    if listed := LISTED.search(rest):
-        return tuple(_integers(listed[1]))
-    if pairs := PAIRS.search(rest):
-        both = [tuple(_integers(pair)) for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
-        return next((pair for pair in both if pair[0] != pair[1]), both[0][:1])
+    """Returns the first group of devices that exchange, or one device that sends to itself."""
+    if explicit := LISTED.search(rest):
+        return tuple(_integers(explicit[1]))
+    if match := PAIRS.search(rest):
+        pairs = [tuple(_integers(pair)) for pair in re.findall(r"\{([\d,]+)\}", match[1])]
+        return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0][:1])
     if mesh := MESH.search(rest):
-        return _along(*mesh.groups())
+        sizes, ids, axes = mesh.groups()
+        return _group_along(sizes, ids, axes)
     if iota := IOTA.search(rest):
         groups, shape, order = iota.groups()
         return tuple(_numbers(shape, order).reshape(_integers(groups))[0].tolist())
     return ()
 
 
-def _along(sizes: str, numbers: str | None, axes: str) -> tuple[int, ...]:
-    """The first of the groups along some axes of a mesh, which may be parts of its axes.
+def _group_along(sizes: str, ids: str | None, axes: str) -> tuple[int, ...]:
+    """Returns the first group along some axes of a mesh, which may be parts of its axes.
 
-    sizes: 'a'=2,'b'=8. numbers: of its devices, in order or as [8,2]T(1,0). axes: 'a','b':(2)4 for
-    what is left when the 8 are cut into 2 x 4 x 1 and the 4 taken.
+    sizes: 'a'=2,'b'=8. ids: of its devices, in order or as [8,2]T(1,0). axes: 'a','b':(2)4, where
+    the 8 are cut into 2 x 4 x 1 and the group lies along the 4.
     """
     shape = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
     places = {name: [0] for name in shape}
@@ -190,19 +209,19 @@ def _along(sizes: str, numbers: str | None, axes: str) -> tuple[int, ...]:
         size = int(part or shape[name])
         step = shape[name] // (size * int(outer or 1))
         places[name] = [start + step * i for start in places[name] for i in range(size)]
-    ids = np.arange(math.prod(shape.values()))
-    if ordered := re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", numbers or ""):
-        ids = _numbers(*ordered.groups())
-    elif numbers:
-        ids = np.array(_integers(numbers))
-    return tuple(ids.reshape(*shape.values())[np.ix_(*places.values())].ravel().tolist())
+    numbers = np.arange(math.prod(shape.values()))
+    if iota := re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", ids or ""):
+        numbers = _numbers(iota[1], iota[2])
+    elif ids:
+        numbers = np.array(_integers(ids))
+    return tuple(numbers.reshape(*shape.values())[np.ix_(*places.values())].ravel().tolist())
 
 
 def _numbers(shape: str, order: str | None) -> np.ndarray:
-    """0, 1, 2, ... laid out as `shape`, with the axes in another order: "2,4" and "1,0"."""
+    """Returns 0, 1, 2, ... in an array of `shape` ("2,4") with its axes in `order` ("1,0")."""
     sizes = _integers(shape)
-    laid = np.arange(math.prod(sizes)).reshape(sizes)
-    return laid.transpose(_integers(order)) if order else laid
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)
+    return numbers.transpose(_integers(order)) if order else numbers
 
 
 def _integers(text: str) -> list[int]:
@@ -210,13 +229,11 @@ def _integers(text: str) -> list[int]:
 
 
 def _bytes(arrays: list[tuple[str, str]]) -> int:
-    return (
-        sum(math.prod(map(int, filter(None, sizes.split(",")))) * _bits(d) for d, sizes in arrays)
-        // 8
-    )
+    bits = (math.prod(_integers(sizes)) * _bits(dtype) for dtype, sizes in arrays)
+    return sum(bits) // 8
 
 
 def _bits(dtype: str) -> int:
-    """Of one element: bf16 has 16, f8e4m3fn 8, pred 8."""
+    """Returns the bits of one element: bf16 has 16, f8e4m3fn 8, pred 8."""
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else 8

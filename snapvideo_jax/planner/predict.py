@@ -3,7 +3,7 @@
 Two figures, far apart enough to hold what is not known. `slow` adds up the compiler's estimate of
 cycles of every instruction, which is above what large products take and far above it for small
 element-wise work; kernels, to which it gives none, by our count of their bodies, one unit waiting
-for the other; and all exchanges that the cores wait for. `fast` is the least that the data sheet
+for the other; and all exchanges that the program waits for. `fast` is the least that the data sheet
 allows: multiplications at peak, or memory or links along all axes of the torus at theirs, whichever
 takes longest.
 """
@@ -18,57 +18,68 @@ from snapvideo_jax.planner import cost, hlo
 
 
 class Seconds(NamedTuple):
-    """Of one call of a program. cores and kernels: of their work. waits: for exchanges that the
-    program cannot go on beside; beside: of those that it can. fast, slow: of all, at best and at
-    worst.
+    """The time of one call of a program, and its parts.
+
+    compute: by the compiler's cycles. kernels: by our count of their bodies. waiting: for exchanges
+    that stop the program. overlapped: exchanges during which it goes on. fast, slow: the whole
+    call, at best and at worst.
     """
 
-    cores: float
+    compute: float
     kernels: float
-    waits: float
-    beside: float
+    waiting: float
+    overlapped: float
     fast: float
     slow: float
 
 
 def seconds(
     chip: Chip,
-    works: Sequence[hlo.Work],
+    instructions: Sequence[hlo.Instruction],
     kernels: Sequence[cost.Kernel],
     collectives: Sequence[hlo.Collective],
     num_chips: int,
     flops: int,
     least_bytes: int,
 ) -> Seconds:
-    """The time of one call.
+    """Predicts the time of one call.
 
-    kernels and flops: over all chips together. least_bytes: of a chip's memory that are read or
-    written at least once.
+    kernels, flops: summed over all chips. least_bytes: what a chip reads or writes of its memory at
+    least once.
     """
-    cores = sum(work.cycles for work in works) / chip.clock
-    inside = sum(kernel_seconds(kernel, chip) for kernel in kernels) / num_chips
-    sent = {apart: _sent(collectives, chip, num_chips, apart) for apart in (False, True)}
-    links = sum(sent.values()) / chip.axes
+    compute = sum(instruction.cycles for instruction in instructions) / chip.clock
+    inside_kernels = sum(kernel_seconds(kernel, chip) for kernel in kernels) / num_chips
+    waiting, overlapped = (
+        sum(
+            collective.count * exchange_seconds(collective, chip, num_chips)
+            for collective in collectives
+            if collective.overlaps == overlaps
+        )
+        for overlaps in (False, True)
+    )
+    links = (waiting + overlapped) / chip.axes
     floor = max(flops / num_chips / chip.peak, least_bytes / chip.hbm, links)
-    slow = max(cores + inside, sent[True]) + sent[False]
-    return Seconds(cores, inside, sent[False], sent[True], min(floor, slow), slow)
+    slow = max(compute + inside_kernels, overlapped) + waiting
+    return Seconds(
+        compute=compute,
+        kernels=inside_kernels,
+        waiting=waiting,
+        overlapped=overlapped,
+        fast=min(floor, slow),
+        slow=slow,
+    )
 
 
 def kernel_seconds(kernel: cost.Kernel, chip: Chip) -> float:
-    """Of all runs of a kernel on one chip after the other: products, then element-wise work."""
+    """Predicts all runs of a kernel, one after the other on one chip: products, then the rest."""
     return (kernel.rows / chip.arrays + kernel.elements / chip.vector) / chip.clock
 
 
-def _sent(collectives: Sequence[hlo.Collective], chip: Chip, num_chips: int, apart: bool) -> float:
-    some = [c for c in collectives if c.apart == apart]
-    return sum(c.count * exchange(c, chip, num_chips) for c in some)
+def exchange_seconds(collective: hlo.Collective, chip: Chip, num_chips: int) -> float:
+    """Predicts one run of a collective, around a ring of its devices along one axis of the torus.
 
-
-def exchange(collective: hlo.Collective, chip: Chip, num_chips: int) -> float:
-    """Seconds of one run, around a ring of its devices along one axis of the torus.
-
-    The bytes that pass a chip's two links of that axis: all that is gathered or summed, twice for
-    an all-reduce; of an all-to-all, blocks travel a quarter of the ring on average.
+    It counts the bytes that pass a chip's two links of that axis: all that is gathered or summed,
+    twice for an all-reduce; blocks of an all-to-all travel a quarter of the ring on average.
     """
     n = len(collective.devices) or num_chips
     passes = {"all-reduce": 2 * (n - 1) / n, "all-to-all": n / 4, "collective-permute": 2}
@@ -76,7 +87,7 @@ def exchange(collective: hlo.Collective, chip: Chip, num_chips: int) -> float:
 
 
 def axes(devices: Sequence[int], shape: dict[str, int]) -> tuple[str, ...]:
-    """The axes of a mesh of this shape along which devices that exchange lie; () means all."""
+    """Returns the axes of a mesh of this shape along which `devices` exchange; () means all."""
     if not devices:
         return tuple(axis for axis, size in shape.items() if size > 1)
     places = np.array(np.unravel_index(np.array(devices), tuple(shape.values())))

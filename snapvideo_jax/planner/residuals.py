@@ -1,8 +1,7 @@
-"""What a training step keeps of its forward pass for the backward pass, read from its trace.
+"""The residuals of a training step: what its backward pass reads of its forward pass.
 
-This is most of what fills a chip's memory beside the state, and it is known in seconds, before any
-compiler: every array that the forward pass makes and the backward pass reads. Each is named by the
-module that makes it, in the words of the paper.
+They are most of what fills a chip's memory beside the state, and the trace shows them in seconds,
+before any compiler. Each is named by the module that computes it, in the words of the paper.
 """
 
 import re
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
-# Parts of a path, in the words of people.
+# Parts of a module's path, in plain words.
 WORDS = (
     (r"^attend_conditioning$", "latents' attention to the conditioning"),
     (r"^read$", "read (latents' attention to patches)"),
@@ -31,61 +30,62 @@ WORDS = (
 
 
 class Buffer(NamedTuple):
-    """Arrays that one part of the network keeps. size: bytes of one device."""
+    """The residuals of one part of the network. size: bytes of one device."""
 
-    what: str
+    name: str
     size: int
 
 
-def buffers(call: Callable, arguments: tuple, split: int) -> list[Buffer]:
-    """All that is kept, large first, of a jitted training step, of which nothing is run.
+def buffers(call: Callable, arguments: tuple, ways: int) -> list[Buffer]:
+    """Lists the residuals of a jitted training step, large first; nothing is run.
 
-    split: devices that share out examples and groups; an array is counted as if shared by all of
-    them evenly.
+    ways: devices that share out examples and groups; each is taken to hold an equal part of every
+    array.
     """
     sizes: dict[str, int] = defaultdict(int)
-    for path, size in _kept(call.trace(*arguments).jaxpr.jaxpr):
-        sizes[words(path)] += size // split
-    return sorted((Buffer(*each) for each in sizes.items()), key=lambda each: -each.size)
+    for path, size in _residuals(call.trace(*arguments).jaxpr.jaxpr):
+        sizes[words(path)] += size // ways
+    by_size = sorted(sizes.items(), key=lambda item: -item[1])
+    return [Buffer(name, size) for name, size in by_size]
 
 
-def total(call: Callable, arguments: tuple, split: int) -> int:
-    """Bytes of one device in all."""
-    return sum(each.size for each in buffers(call, arguments, split))
+def total(call: Callable, arguments: tuple, ways: int) -> int:
+    """Sums the bytes of one device's residuals."""
+    return sum(buffer.size for buffer in buffers(call, arguments, ways))
 
 
-def refusal(call: Callable, arguments: tuple, split: int) -> str:
-    """One line for a training step that has run out of a device's memory, with what to do."""
-    largest = buffers(call, arguments, split)[:3]
-    named = "; ".join(f"{each.what}: {each.size / 1e9:.2g} GB" for each in largest)
+def refusal(call: Callable, arguments: tuple, ways: int) -> str:
+    """Says in a line what filled the memory of a training step that ran out, and what helps."""
+    largest = buffers(call, arguments, ways)[:3]
+    parts = "; ".join(f"{buffer.name}: {buffer.size / 1e9:.2g} GB" for buffer in largest)
     return (
         "the devices' memory does not hold a training step; most of what it keeps for the backward "
-        f"pass, a device: {named}. Raise training.accumulate, set model.remat=block or split the "
+        f"pass, a device: {parts}. Raise training.accumulate, set model.remat=block or split the "
         "state over more devices (mesh.fsdp); launch.plan --topology says what would fit"
     )
 
 
 def words(path: str) -> str:
-    """blocks/global1/feed_forward/up -> "global layer 1, feed-forward, hidden units"."""
-    said = []
+    """Returns blocks/global1/feed_forward/up as "global layer 1, feed-forward, hidden units"."""
+    names = []
     for part in path.split("/"):
         for pattern, word in WORDS:
             if re.search(pattern, part):
-                said.append(re.sub(pattern, word, part))
+                names.append(re.sub(pattern, word, part))
                 break
-    return ", ".join(dict.fromkeys(said)) or "stem, head and the rest"
+    return ", ".join(dict.fromkeys(names)) or "stem, head and the rest"
 
 
-def _kept(jaxpr: Jaxpr) -> Iterator[tuple[str, int]]:
-    """(path of the module, bytes) of what the forward pass makes and the backward pass reads.
+def _residuals(jaxpr: Jaxpr) -> Iterator[tuple[str, int]]:
+    """Yields (path of the module, bytes) of each array that the backward pass reads.
 
-    Both are in one jaxpr, that of the step or of its loop over micro-batches.
+    Both passes are in one jaxpr, that of the step or of its loop over micro-batches.
     """
     backward = [equation for equation in jaxpr.eqns if "transpose(" in _scope(equation)]
     if not backward:
         for equation in jaxpr.eqns:
             for inner in jaxprs_in_params(equation.params):
-                yield from _kept(inner)
+                yield from _residuals(inner)
         return
     makers = {
         variable: (equation, place)
@@ -93,19 +93,18 @@ def _kept(jaxpr: Jaxpr) -> Iterator[tuple[str, int]]:
         if "transpose(" not in _scope(equation) and "jvp(" in _scope(equation)
         for place, variable in enumerate(equation.outvars)
     }
-    read = {v for equation in backward for v in equation.invars if not isinstance(v, Literal)}
-    for variable in read & makers.keys():
+    inputs = {v for equation in backward for v in equation.invars if not isinstance(v, Literal)}
+    for variable in inputs & makers.keys():
         equation, place = makers[variable]
         yield _module(equation, place), _bytes(variable)
 
 
 def _module(equation: JaxprEqn, place: int) -> str:
-    """Where a kept array comes from: of one that a loop stacks, from inside the loop."""
-    name, params = equation.primitive.name, equation.params
-    inside = params["jaxpr"].jaxpr if name == "scan" else None
-    if inside is not None:
-        made = {v: inner for inner in inside.eqns for v in inner.outvars}
-        maker = made.get(inside.outvars[place])
+    """Returns the path of the module behind a residual; of a stack, the one inside the loop."""
+    if equation.primitive.name == "scan":
+        body = equation.params["jaxpr"].jaxpr
+        makers = {variable: inner for inner in body.eqns for variable in inner.outvars}
+        maker = makers.get(body.outvars[place])
         if maker is not None:
             return f"{_scope(equation)}/{_scope(maker)}"
     return _scope(equation)

@@ -18,11 +18,10 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.planner import compiler
 
 # Beside the environment's packages, not among them: there JAX would look for a TPU at each start.
-BESIDE = Path(sys.prefix) / "libtpu"
-INSTALL = f"pip install --no-deps --target={BESIDE} libtpu==0.0.52"
+FOLDER = Path(sys.prefix) / "libtpu"
+INSTALL = f"pip install --no-deps --target={FOLDER} libtpu==0.0.52"
 
-# Chips in a slice -> its shape, where a slice is booked by number. Of v4 and v5p a name counts
-# cores, two a chip; of v5e and v6e chips.
+# Chips in a slice -> its shape, where a slice is booked by number.
 FLAT = {
     1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16",
 }  # fmt: skip
@@ -30,76 +29,90 @@ CUBE = {
     4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8",
     512: "8x8x8", 1024: "8x8x16", 2048: "8x16x16",
 }  # fmt: skip
-FLAT_KINDS = ("v5e", "v6e")
-SLICES = {"v5e": (FLAT, 1), "v6e": (FLAT, 1), "v4": (CUBE, 2), "v5p": (CUBE, 2)}
+
+# Name under which slices are booked -> the compiler's name of the chip, shapes by number of chips,
+# and what the number in a name counts: chips, or cores of which a chip has two.
+SLICES = {
+    "v5e": ("v5e", FLAT, 1),
+    "v5litepod": ("v5e", FLAT, 1),  # Google Cloud's own name of v5e
+    "v6e": ("v6e", FLAT, 1),
+    "v5p": ("v5p", CUBE, 2),
+    "v4": ("v4", CUBE, 2),
+}
+AXES = {"v5e": 2, "v6e": 2, "v5p": 3, "v4": 3, "tpu7x": 3}  # of the torus, in the name of a shape
+NAMES = (
+    f"there are v5e-N (or v5litepod-N) and v6e-N of N chips, N in {', '.join(map(str, FLAT))}; "
+    f"v5p-N and v4-N of N cores, two a chip, N in {', '.join(str(2 * chips) for chips in CUBE)}; "
+    "and shapes, such as v5e:4x4, v5p:4x4x4 and tpu7x:2x2x1"
+)
 
 
-def shaped(name: str) -> str:
-    """The compiler's name of a slice: "v5p-128" -> "v5p:4x4x4"; one that has a shape stays."""
-    kind, colon, shape = name.partition(":")
-    if colon and re.fullmatch("x".join([r"[1-9]\d*"] * (2 if kind in FLAT_KINDS else 3)), shape):
-        if kind in (*SLICES, "tpu7x"):
-            return name
+def compiler_name(name: str) -> str:
+    """Returns the compiler's name of a slice: "v5p-128" -> "v5p:4x4x4", "v5p:4x4x4" as it is.
+
+    Raises ConfigError, with the names that there are, for any other.
+    """
+    kind, _, shape = name.partition(":")
+    if kind in AXES and re.fullmatch("x".join([r"[1-9]\d*"] * AXES[kind]), shape):
+        return name
     kind, _, number = name.partition("-")
-    if kind in SLICES and number.isdigit():
-        shapes, cores = SLICES[kind]
-        if int(number) // cores in shapes and int(number) % cores == 0:
-            return f"{kind}:{shapes[int(number) // cores]}"
-        known = ", ".join(f"{kind}-{cores * chips}" for chips in shapes)
-        raise ConfigError(f"there is no slice {name}; there are {known}")
-    raise ConfigError(
-        f"topology {name!r} is not known; give a slice's name or shape, as v5e-16, v5e:4x4, "
-        "v5p-128, v5p:4x4x4, v6e-64, v4-32 or tpu7x:2x2x1"
-    )
+    if kind not in SLICES or not re.fullmatch(r"\d{1,9}", number):
+        raise ConfigError(f"topology {name!r} is not known; {NAMES}")
+    chip, shapes, cores = SLICES[kind]
+    if int(number) % cores or int(number) // cores not in shapes:
+        names = ", ".join(f"{kind}-{cores * num_chips}" for num_chips in shapes)
+        raise ConfigError(f"there is no slice {name}; there are {names}")
+    return f"{chip}:{shapes[int(number) // cores]}"
 
 
 def devices(name: str) -> Sequence[jax.Device]:
-    """The chips of a slice, to compile for; nothing can run on them.
+    """Returns the chips of a slice, to compile for; nothing can run on them.
 
-    ConfigError, with what to do, where the name is unknown or libtpu is not installed.
+    Raises ConfigError, with what to do, where the name is unknown or libtpu is not installed.
     """
-    wanted = shaped(name)
-    fused = {"chip_config_name": "megacore"} if wanted.startswith("v4") else {}  # as JAX runs them
-    with _looking_nowhere(), _silenced_stderr():
+    slice_name = compiler_name(name)
+    megacore = {"chip_config_name": "megacore"}  # as JAX runs a v4 chip
+    options = megacore if slice_name.startswith("v4") else {}
+    with _offline_libtpu(), _silent_stderr():
         try:
-            return topologies.get_topology_desc(wanted, "tpu", **fused).devices
+            return topologies.get_topology_desc(slice_name, "tpu", **options).devices
         except Exception as error:  # what libtpu says of a shape that does not exist
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"the TPU compiler refuses {wanted}: {reason}") from error
+            raise ConfigError(f"the TPU compiler refuses {slice_name}: {reason}") from error
 
 
 def memory(chip: jax.Device) -> int:
-    """Bytes of a chip that a program may use, as the compiler says when one needs more."""
+    """Returns the bytes of a chip that a program may use, which the compiler says in a refusal."""
     one = NamedSharding(Mesh(np.array([chip]), ("chip",)), PartitionSpec())
-    far_too_much = jax.ShapeDtypeStruct((2**12, 2**30), np.uint8, sharding=one)
+    far_too_large = jax.ShapeDtypeStruct((2**12, 2**30), np.uint8, sharding=one)
     try:
-        compiler.compiled(jax.jit(lambda x: x + 1, out_shardings=one).lower(far_too_much))
+        compiler.compile_lowered(jax.jit(lambda x: x + 1, out_shardings=one).lower(far_too_large))
     except jax.errors.JaxRuntimeError as error:
-        return compiler.exceeded(str(error))[1]
-    raise AssertionError("a program of 4 TiB was compiled")
+        return compiler.read_refusal(str(error))[1]
+    raise AssertionError("a program of 4.4 TB was compiled")
 
 
 def version() -> str:
-    """libtpu and its version, from beside the library where it says so."""
-    beside = [str(library().parent.parent)]
-    found = importlib.metadata.distributions(name="libtpu", path=beside)
-    return next((f"libtpu {each.version}" for each in found), "libtpu")
+    """Returns "libtpu" with its version, where the files beside the library say it."""
+    folder = str(library().parent.parent)
+    distributions = importlib.metadata.distributions(name="libtpu", path=[folder])
+    return next((f"libtpu {each.version}" for each in distributions), "libtpu")
 
 
 def library() -> Path:
-    """Where libtpu.so is; ConfigError with how to get it if it is nowhere."""
-    if given := os.environ.get("TPU_LIBRARY_PATH"):
-        return Path(given)
-    installed = importlib.util.find_spec("libtpu")
-    folder = Path(installed.origin).parent if installed and installed.origin else BESIDE / "libtpu"
+    """Returns where libtpu.so is; raises ConfigError, with how to install it, if it is nowhere."""
+    if path := os.environ.get("TPU_LIBRARY_PATH"):
+        return Path(path)
+    package = importlib.util.find_spec("libtpu")
+    folder = Path(package.origin).parent if package and package.origin else FOLDER / "libtpu"
     if not (folder / "libtpu.so").exists():
         raise ConfigError(f"compiling for a TPU needs its compiler, libtpu: {INSTALL}")
     return folder / "libtpu.so"
 
 
 @contextlib.contextmanager
-def _looking_nowhere() -> Iterator[None]:
-    """With what keeps libtpu from searching the network for a TPU's own; the rest is as it was."""
+def _offline_libtpu() -> Iterator[None]:
+    """Sets what keeps libtpu from searching the network for a TPU, and puts the rest back."""
     before, path = dict(os.environ), str(library())
     os.environ.update(TPU_LIBRARY_PATH=path, TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     try:
@@ -110,13 +123,13 @@ def _looking_nowhere() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silenced_stderr() -> Iterator[None]:
-    """Without the lines in which libtpu says that this machine has no TPU."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+def _silent_stderr() -> Iterator[None]:
+    """Drops the lines in which libtpu says that this machine has no TPU."""
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(null)

@@ -30,7 +30,7 @@ def test_without_a_data_sheet_rates_are_measured_and_the_slower_of_two_bounds_it
     held = sum(program.device_bytes.values())
     bounds = program.flops / found.rates.multiply, held / found.rates.move
     assert found.predicted == max(bounds) > 0
-    text = estimate_table.compared(found)
+    text = estimate_table.compare(found)
     assert text.startswith("measured ") and "rates (measured by microbenchmarks)" in text
 
 

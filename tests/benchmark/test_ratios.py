@@ -3,29 +3,29 @@
 import pytest
 
 from snapvideo_jax.benchmark import ratios
-from tests.benchmark.made_rows import row
+from tests.benchmark.example_rows import row
 
 FIT = row("fit_500m", 100.0, 80.0, 120.0)
 UNET = row("unet_284m", 300.0, 280.0, 480.0)
 
 
 def test_a_ratio_is_the_unets_time_over_fits_by_medians():
-    (found,) = ratios.ratios([UNET, FIT])
-    assert (found.fit, found.unet, found.batch) == ("fit_500m", "unet_284m", 8)
-    assert found.ratio == 3.0
+    (ratio,) = ratios.ratios([UNET, FIT])
+    assert (ratio.fit, ratio.unet, ratio.batch) == ("fit_500m", "unet_284m", 8)
+    assert ratio.ratio == 3.0
 
 
 def test_its_spread_is_that_of_rounds_if_they_were_taken_in_turns():
-    (found,) = ratios.ratios([FIT, UNET])
-    assert (found.ratio_min, found.ratio_max) == (3.0, 4.0)  # 300/100, 280/80, 480/120
-    assert found.interleaved
+    (ratio,) = ratios.ratios([FIT, UNET])
+    assert (ratio.ratio_min, ratio.ratio_max) == (3.0, 4.0)  # 300/100, 280/80, 480/120
+    assert ratio.interleaved
 
 
 def test_else_it_is_the_fastest_of_one_against_the_slowest_of_the_other():
     apart = row("fit_500m", 100.0, 80.0, 120.0, interleaved=False)
-    (found,) = ratios.ratios([apart, UNET])
-    assert (found.ratio_min, found.ratio_max) == (280 / 120, 480 / 80)
-    assert found.ratio == 3.0 and not found.interleaved
+    (ratio,) = ratios.ratios([apart, UNET])
+    assert (ratio.ratio_min, ratio.ratio_max) == (280 / 120, 480 / 80)
+    assert ratio.ratio == 3.0 and not ratio.interleaved
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_rows_that_differ_in_more_than_the_network_make_no_ratio(field, value):
     other = row("unet_284m", 300.0, **{field: value})
     assert ratios.ratios([FIT, other]) == []
     with pytest.raises(ValueError, match="fit_500m and unet_284m were not timed alike"):
-        ratios.compared(FIT, other)
+        ratios.ratio(FIT, other)
 
 
 def test_each_kind_has_ratios_of_its_own():
     predicted = [row("fit_500m", 50.0, kind="predicted"), row("unet_284m", 200.0, kind="predicted")]
-    found = ratios.ratios([FIT, predicted[0], UNET, predicted[1]])
-    assert [(one.kind, one.ratio) for one in found] == [("measured", 3.0), ("predicted", 4.0)]
+    both = ratios.ratios([FIT, predicted[0], UNET, predicted[1]])
+    assert [(one.kind, one.ratio) for one in both] == [("measured", 3.0), ("predicted", 4.0)]
 
 
 def test_what_ran_out_of_memory_is_compared_with_nothing():
@@ -61,10 +61,10 @@ def test_what_ran_out_of_memory_is_compared_with_nothing():
 @pytest.mark.parametrize("mode, times", [("train", 3.31), ("infer", 4.49)])
 def test_the_papers_ratio_stands_beside_that_of_its_models(mode, times):
     named = row("fit_500m:fsdp", 100.0, mode=mode), row("unet_284m", 300.0, mode=mode)
-    (found,) = ratios.ratios(named)
-    assert found.paper_ratio == pytest.approx(times, abs=0.005)
-    (found,) = ratios.ratios([row("fit_mine", 100.0, mode=mode), named[1]])
-    assert found.paper_ratio is None and found.ratio == 3.0
+    (ratio,) = ratios.ratios(named)
+    assert ratio.paper_ratio == pytest.approx(times, abs=0.005)
+    (ratio,) = ratios.ratios([row("fit_mine", 100.0, mode=mode), named[1]])
+    assert ratio.paper_ratio is None and ratio.ratio == 3.0
 
 
 def test_every_fit_meets_every_unet():

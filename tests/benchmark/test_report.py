@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from snapvideo_jax.benchmark import plots, report
-from tests.benchmark.made_rows import FACTS, row
+from tests.benchmark.example_rows import FACTS, row
 
 PREDICTED = {"kind": "predicted", "device": "TPU v5 lite", "interleaved": False}
 ROWS = [
@@ -23,12 +23,12 @@ ROWS = [
     row("fit_500m", 50.0, fast_ms=30.0, **PREDICTED),
     row("unet_284m", 90.0, fast_ms=60.0, **PREDICTED),
 ]
-MADE = report.tree(ROWS, FACTS)
+TREE = report.tree(ROWS, FACTS)
 RATIOS = "How many times faster FIT is"
 
 
 def test_no_table_holds_figures_of_two_kinds_and_each_says_which():
-    tables = report.tables(MADE)
+    tables = report.tables(TREE)
     assert [table.title for table in tables] == [
         "How many times faster FIT is, measured",
         "How many times faster FIT is, predicted",
@@ -39,14 +39,14 @@ def test_no_table_holds_figures_of_two_kinds_and_each_says_which():
     for table in tables:
         kind = table.title.split()[-1]
         device = {"measured": "NVIDIA A100-SXM4-80GB", "predicted": "TPU v5 lite"}[kind]
-        assert table.where == (
+        assert table.source == (
             f"{kind} on {device}; jax 0.10.2, flax 0.12.8; 2026-01-31; {FACTS['command']}"
         )
         assert all(device in " ".join(line) for line in table.lines)
 
 
 def test_what_is_predicted_is_a_band_and_so_is_its_ratio():
-    tables = {table.title: table for table in report.tables(MADE)}
+    tables = {table.title: table for table in report.tables(TREE)}
     steps, ratios = tables["Training step, predicted"], tables[f"{RATIOS}, predicted"]
     cells = dict(zip(steps.header, steps.lines[0], strict=True))
     assert (cells["ms per step"], cells["from, to"]) == ("50", "30 to 50")
@@ -56,7 +56,7 @@ def test_what_is_predicted_is_a_band_and_so_is_its_ratio():
 
 
 def test_the_paper_and_a_lack_of_memory_stand_in_their_columns():
-    tables = {table.title: table for table in report.tables(MADE)}
+    tables = {table.title: table for table in report.tables(TREE)}
     ratios, steps = (tables[f"{name}, measured"] for name in (RATIOS, "Training step"))
     cells = dict(zip(ratios.header, ratios.lines[0], strict=True))
     assert (cells["times faster"], cells["from, to"]) == ("3.00", "3.00 to 4.00")
@@ -71,7 +71,7 @@ def test_the_paper_and_a_lack_of_memory_stand_in_their_columns():
 
 
 def test_markdown_has_tables_that_are_tables():
-    text = report.markdown(MADE, {"ratios.png": b""})
+    text = report.markdown(TREE, {"ratios.png": b""})
     blocks = [b.splitlines() for b in text.split("\n\n") if b.startswith("|")]
     assert [len(block) for block in blocks] == [4, 3, 8, 4]
     for block in blocks:
@@ -82,43 +82,65 @@ def test_markdown_has_tables_that_are_tables():
 class Elements(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.found, self.text = [], ""
+        self.elements, self.text = [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         self.text += data
 
 
 def test_the_page_holds_its_pictures_and_asks_nothing_of_any_network():
-    pictures = plots.pngs(MADE)
-    text = report.page(MADE, pictures)
+    pictures = plots.pngs(TREE)
+    text = report.page(TREE, pictures)
     page = Elements(text)
-    images = [attrs["src"] for tag, attrs in page.found if tag == "img"]
+    images = [attrs["src"] for tag, attrs in page.elements if tag == "img"]
     assert len(images) == len(pictures) == 4
     assert all(src.startswith("data:image/png;base64,iVBOR") for src in images)
-    assert not {tag for tag, _ in page.found} & {"script", "link", "iframe", "object"}
-    assert not any("href" in attrs or "style" in attrs for _, attrs in page.found)
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object"}
+    assert not any("href" in attrs or "style" in attrs for _, attrs in page.elements)
     assert not re.search(r"url\(|@import|https?:", text)
     assert FACTS["command"] in page.text and "<DIR>" not in text  # shown, not taken for a tag
 
 
+def loaded(load, **fields):
+    """The tables of two measured rows, or of others, on a machine of two cores."""
+    rows = [row("fit_500m", 100.0, **fields), row("unet_284m", 300.0, **fields)]
+    return report.tree(rows, FACTS | {"host": {"cores": 2, "load": load}})
+
+
+def test_measured_tables_say_how_busy_the_machine_was():
+    assert {table.load for table in report.tables(loaded(2.4))} == {"load 2.4 on 2 cores"}
+    busy = loaded(3.06)
+    line = "the machine was busy (load 3.1 on 2 cores): ratios in turns hold, times do not"
+    assert {table.load for table in report.tables(busy)} == {line}
+    for text in (report.markdown(busy, {}), report.page(busy, {})):
+        assert text.count(line) == 2
+    assert all(report.screen(table).endswith(line) for table in report.tables(busy))
+
+
+def test_what_is_predicted_does_not_depend_on_the_load():
+    tables = report.tables(loaded(9.0, **PREDICTED))
+    assert {table.load for table in tables} == {""} and len(tables) == 2
+    assert report.screen(tables[0]).endswith("|")
+
+
 def test_json_is_json():
-    assert json.loads(json.dumps(MADE)) == MADE
-    assert list(MADE) == [*FACTS, "rows", "ratios"]
+    assert json.loads(json.dumps(TREE)) == TREE
+    assert list(TREE) == [*FACTS, "rows", "ratios"]
 
 
 @pytest.mark.parametrize("name", ["ratios.png", "memory.png", "batch.png", "scaling.png"])
 def test_pictures_open_and_show_something(name):
-    with Image.open(io.BytesIO(plots.pngs(MADE)[name])) as picture:
+    with Image.open(io.BytesIO(plots.pngs(TREE)[name])) as picture:
         assert picture.format == "PNG" and picture.width > 600
         assert np.asarray(picture.convert("L")).std() > 5
 
 
 def test_bars_are_the_ratios_beside_the_papers_one_panel_a_kind():
-    figure = plots.ratios(MADE)
+    figure = plots.ratios(TREE)
     assert [axes.get_title() for axes in figure.axes] == [
         "measured, NVIDIA A100-SXM4-80GB",
         "predicted, TPU v5 lite",
@@ -130,7 +152,7 @@ def test_bars_are_the_ratios_beside_the_papers_one_panel_a_kind():
 
 
 def test_lines_over_batches_mark_where_memory_ended():
-    figure = plots.batches(MADE)
+    figure = plots.batches(TREE)
     assert [axes.get_title() for axes in figure.axes] == [
         "training step, measured",
         "training step, predicted",
@@ -143,7 +165,7 @@ def test_lines_over_batches_mark_where_memory_ended():
 
 
 def test_lines_over_devices_keep_the_batch_of_a_device():
-    (axes, _) = plots.scaling(MADE).axes
+    (axes, _) = plots.scaling(TREE).axes
     line = next(line for line in axes.lines if line.get_label() == "fit_500m, 8 a device")
     assert list(line.get_xdata()) == [1, 2]
     assert list(line.get_ydata()) == pytest.approx([80.0, 16 / 0.11])

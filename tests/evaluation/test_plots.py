@@ -3,10 +3,8 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import plots
 
 FACTORS = ("color", "speed", "direction", "shape", "all")
@@ -66,12 +64,3 @@ def test_a_plot_is_a_png_that_can_be_read():
     with Image.open(io.BytesIO(plots.png(GUIDANCE))) as picture:
         assert picture.format == "PNG" and picture.width > 400
         assert np.asarray(picture.convert("L")).std() > 5
-
-
-def test_without_matplotlib_one_line_says_how_to_install_it(monkeypatch):
-    plots.require()
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ConfigError, match=r"^a plot needs matplotlib; install it: pip install \S+$"
-    ):
-        plots.require()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch import entry
-from snapvideo_jax.benchmark import measure, plots
+from snapvideo_jax.benchmark import measure
 from snapvideo_jax.errors import ConfigError
 from tests.in_process import launch
 
@@ -91,27 +91,26 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(tmp_path,
     assert not (tmp_path / "o").exists()
 
 
-def test_without_matplotlib_there_is_a_report_without_pictures_of_more_and_more_devices(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+def test_of_more_and_more_devices_there_is_a_row_each_and_a_picture(tmp_path, capsys):
     flags = "--configs=tests/tiny.py", "--modes=infer", "--repeats=1", "--devices=2,1"
     launch("benchmark", *flags, "--batch_sizes=2", "--dtype=bfloat16", f"--out={tmp_path}")
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".html"}
-    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert [(row["devices"], row["batch"], row["mesh"]["data"]) for row in rows] == [
+    assert (tmp_path / "scaling.png").exists()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(row["devices"], row["batch"], row["mesh"]["data"]) for row in report["rows"]] == [
         (1, 2, 1),
         (2, 4, 2),
     ]
-    assert {row["dtype"] for row in rows} == {"bfloat16"}
-    told = capsys.readouterr().out
-    assert plots.MISSING in told.splitlines()
-    assert "One evaluation of the network, measured" in told
+    assert {row["dtype"] for row in report["rows"]} == {"bfloat16"}
+    printed = capsys.readouterr().out
+    assert "One evaluation of the network, measured" in printed
+    assert f"load {report['host']['load']:.1f} on " in printed
 
 
 def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(measure, "run", lambda asked, say, progress: seen.append(asked) or [])
+    monkeypatch.setattr(
+        measure, "run", lambda request, devices, rows_of: seen.append(request) or []
+    )
     launch(
         "benchmark",
         "--configs=tests/tiny.py",

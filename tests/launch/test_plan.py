@@ -26,7 +26,7 @@ def cache(monkeypatch, tmp_path):
 
 def test_without_libtpu_there_is_one_line_with_the_command(monkeypatch, tmp_path):
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
-    monkeypatch.setattr(topology, "BESIDE", tmp_path)
+    monkeypatch.setattr(topology, "FOLDER", tmp_path)
     with pytest.raises(ConfigError) as error:
         plan("--topology=v5e-4")
     assert error.value.exit_code == 2 and "\n" not in str(error.value)
@@ -36,7 +36,7 @@ def test_without_libtpu_there_is_one_line_with_the_command(monkeypatch, tmp_path
 @pytest.mark.parametrize(
     ("says", "flags"),
     [
-        ("'v9-4' is not known; give a slice's name or shape, as v5e-16", ["--topology=v9-4"]),
+        ("'v9-4' is not known; there are v5e-N (or v5litepod-N)", ["--topology=v9-4"]),
         ("there is no slice v5e-3; there are v5e-1, v5e-4", ["--topology=v5e-3"]),
         (
             "training.batch_size=7 does not split over mesh.data x mesh.fsdp = 4 devices; the "
@@ -61,30 +61,33 @@ def test_what_cannot_be_planned_is_one_line_that_says_what_could(libtpu, says, f
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
-def test_json_has_what_is_printed_and_the_answer_is_kept(libtpu, cache, tmp_path, capsys):
+def test_json_has_what_is_printed_and_the_answer_is_cached(libtpu, cache, tmp_path, capsys):
     file = tmp_path / "plan.json"
     few = "--config.sampling.threshold=0.0", "--config.mesh.data=2", "--config.mesh.group=2"
     plan("--topology=v5e-4", "--program=sample", f"--json={file}", *few)
-    told, printed = json.loads(file.read_text()), capsys.readouterr().out
-    assert told["kind"] == "predicted" and told["fits"] is True
-    assert (told["chip"], told["chips"]) == ("TPU v5 lite", 4)
-    assert told["mesh"] == dict(data=2, fsdp=1, group=2, tensor=1)
-    assert told["parameters"] == 30_400
-    memory = told["hbm_bytes_per_chip"]
+    answer, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert answer["kind"] == "predicted" and answer["fits"] is True
+    assert (answer["chip"], answer["chips"]) == ("TPU v5 lite", 4)
+    assert answer["mesh"] == dict(data=2, fsdp=1, group=2, tensor=1)
+    assert answer["parameters"] == 30_400
+    memory = answer["hbm_bytes_per_chip"]
     assert memory["limit"] == int(15.75 * 2**30) and 0 < memory["total"] < memory["limit"]
     # All parameters that groups do not share; of 8 videos a quarter, three times, and latents.
     assert memory["state"] == 8 // 4 * 4 * (3 * 2 * 16 * 16 * 3 + 4 * 16)
     assert memory["batch"] == 8 // 2 * (4 + 8 + 4) and memory["text"] == 8 // 2 * (8 * 4 + 8)
-    assert told["model_flops_per_step"] == told["hardware_flops_per_step"] == 4_423_680
-    assert told["calls_per_video"] == 2 * 3 - 1
-    for sent in told["collectives"]:
+    assert answer["model_flops_per_step"] == answer["hardware_flops_per_step"] == 4_423_680
+    assert answer["calls_per_video"] == 2 * 3 - 1
+    for sent in answer["collectives"]:
         assert set(sent) == {"kind", "axes", "count", "bytes", "largest_operand_bytes"}
         assert set(sent["axes"]) <= {"data", "group"}
         assert 0 < sent["largest_operand_bytes"] <= sent["bytes"]
-    assert ["group"] in [sent["axes"] for sent in told["collectives"]]
-    fast, slow = told["predicted_step_seconds_range"]
-    assert 0 < fast <= slow == told["predicted_step_seconds"]
-    assert told["predicted_mfu"] == pytest.approx(4_423_680 / 4 / 197e12 / slow)
-    assert told["compile_seconds"] > 0 and told["versions"]["compiler"].startswith("libtpu")
+    assert ["group"] in [sent["axes"] for sent in answer["collectives"]]
+    fast, slow = answer["predicted_step_seconds_range"]
+    assert 0 < fast <= slow == answer["predicted_step_seconds"]
+    assert answer["predicted_mfu"] == pytest.approx(4_423_680 / 4 / 197e12 / slow)
+    assert answer["compile_seconds"] > 0 and answer["versions"]["compiler"].startswith("libtpu")
     assert "4 x TPU v5 lite, data 2 x group 2: fits" in printed and "nothing was run" in printed
+    assert " to sample 8 videos, in 5 evaluations" in printed
+    parts = answer["predicted_step_seconds_parts"]
+    assert list(parts) == ["compute", "kernels", "waiting", "overlapped", "fast", "slow"]
     assert len(list(cache.iterdir())) == 1

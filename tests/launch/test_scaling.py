@@ -11,13 +11,13 @@ from tests.in_process import launch
 
 
 def toy(config, family, size, steps):
-    made = tiny.get_config()
-    made.training.update(steps=steps, batch_size=study.BATCH)
-    return made
+    changed = tiny.get_config()
+    changed.training.update(steps=steps, batch_size=study.BATCH)
+    return changed
 
 
 def test_a_folder_holds_figures_and_pictures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "sized", toy)
+    monkeypatch.setattr(study, "resize", toy)
     monkeypatch.setattr(study, "FAMILIES", ("fit",))  # a U-Net compiles for half a minute
     monkeypatch.setattr(study, "HELD_OUT", 4)
     monkeypatch.setattr("launch.entry.load_config", lambda path: tiny.get_config())
@@ -26,15 +26,16 @@ def test_a_folder_holds_figures_and_pictures(tmp_path, monkeypatch, capsys):
         *("scaling.json", "scaling.md", "scaling_loss.png", "scaling_bins.png"),
         "vocabulary.model",
     }
-    found = json.loads((tmp_path / "made" / "scaling.json").read_text())
-    assert found["steps"] == 4 and len(found["bin_edges"]) == 5
-    (row,) = found["rows"]
+    report = json.loads((tmp_path / "made" / "scaling.json").read_text())
+    assert report["steps"] == 4 and len(report["bin_edges"]) == 5
+    (row,) = report["rows"]
     assert (row["family"], row["size"], row["kind"]) == ("fit", 1, "measured")
     assert row["parameters"] > 1e4 and row["gflop_per_video"] > 0
     assert 0 < row["ms_per_step_min"] <= row["ms_per_step"] <= row["ms_per_step_max"]
     assert len(row["held_out_loss_by_bin"]) == 6 and 0.1 < row["held_out_loss"] < 5
-    told = capsys.readouterr().out
-    assert "4/4 steps of each in" in told and "Held-out loss by ln sigma" in told
+    printed = capsys.readouterr().out
+    assert "4/4 steps of each in" in printed and "Held-out loss by ln sigma" in printed
+    assert f"load {report['host']['load']:.1f} on " in printed
 
 
 def test_an_unknown_size_is_refused_before_anything_is_written(tmp_path):

@@ -1,4 +1,4 @@
-"""What a compiler said is kept: in whose name, and what becomes of a damaged file."""
+"""Reports of a compiler in their cache: what names them, and what becomes of a damaged file."""
 
 import gzip
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.parallel import chips
 from snapvideo_jax.planner import compiler
 
-GB = 2**30
+G = 2**30  # as a TPU's compiler writes it
 
 
 class Lowered:
@@ -43,28 +43,28 @@ def mesh(*order):
     return Mesh(np.array([jax.devices()[i] for i in order]), ("data",))
 
 
-def outcome(lowered, kept, over=(0, 1), version="libtpu 1"):
-    return compiler.outcome(lowered, mesh(*over), version, kept)
+def report(lowered, cache, over=(0, 1), version="libtpu 1"):
+    return compiler.compile_or_load(lowered, mesh(*over), version, cache)
 
 
 def test_memory_is_all_that_the_program_holds_at_once():
-    made = outcome(Lowered(), None)
-    assert (made.text, made.fits) == ("HloModule step", True)
+    first = report(Lowered(), None)
+    assert (first.text, first.fits) == ("HloModule step", True)
     # Of the 90 bytes of results, 84 lie where arguments were.
-    assert (made.needed, made.arguments, made.temporaries) == (100 + 20 + 3 + 6, 100, 20)
+    assert (first.total, first.arguments, first.temporaries) == (100 + 20 + 3 + 6, 100, 20)
 
 
-def test_the_second_time_an_outcome_is_read(tmp_path):
-    lowered, kept = Lowered(), tmp_path / "not" / "there"
-    made = outcome(lowered, kept)
-    assert outcome(lowered, kept) == made and lowered.compiled
-    assert len(list(kept.iterdir())) == 1
+def test_the_second_time_a_report_is_loaded(tmp_path):
+    lowered, cache = Lowered(), tmp_path / "not" / "there"
+    first = report(lowered, cache)
+    assert report(lowered, cache) == first and lowered.compiled
+    assert len(list(cache.iterdir())) == 1
 
 
-def test_without_a_folder_nothing_is_kept():
-    outcome(Lowered(), None)
+def test_without_a_folder_nothing_is_cached():
+    report(Lowered(), None)
     second = Lowered()
-    outcome(second, None)
+    report(second, None)
     assert second.compiled
 
 
@@ -79,17 +79,17 @@ def test_without_a_folder_nothing_is_kept():
     ids=["program", "devices", "their order", "compiler"],
 )
 def test_another_program_place_or_compiler_is_compiled(tmp_path, changed):
-    outcome(Lowered(), tmp_path)
+    report(Lowered(), tmp_path)
     fresh = changed.pop("lowered", Lowered())
-    outcome(fresh, tmp_path, **changed)
+    report(fresh, tmp_path, **changed)
     assert fresh.compiled and len(list(tmp_path.iterdir())) == 2
 
 
 def test_another_option_of_the_compiler_is_compiled(tmp_path, monkeypatch):
-    outcome(Lowered(), tmp_path)
+    report(Lowered(), tmp_path)
     monkeypatch.setattr(chips, "options", lambda mesh: {"xla_tpu_scoped_vmem_limit_kib": "65536"})
     fresh = Lowered()
-    outcome(fresh, tmp_path)
+    report(fresh, tmp_path)
     assert fresh.compiled
 
 
@@ -106,47 +106,47 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_file_is_compiled_and_written_again(tmp_path, damage):
-    made = outcome(Lowered(), tmp_path)
+    first = report(Lowered(), tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(damage(file.read_bytes()))
     again = Lowered()
-    assert outcome(again, tmp_path)._replace(seconds=made.seconds) == made and again.compiled
-    outcome(again, tmp_path)  # read, since it cannot be compiled twice
+    assert report(again, tmp_path)._replace(seconds=first.seconds) == first and again.compiled
+    report(again, tmp_path)  # read, since it cannot be compiled twice
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path):
     (tmp_path / "plans").write_text("a file")
-    assert outcome(Lowered(), tmp_path / "plans").fits
+    assert report(Lowered(), tmp_path / "plans").fits
 
 
-def test_a_refusal_for_memory_is_an_outcome_and_is_kept(tmp_path):
+def test_a_refusal_for_memory_is_a_report_and_is_cached(tmp_path):
     refusal = "RESOURCE_EXHAUSTED: E1000: ... required (36.04G) exceeds available HBM (15.75G)."
-    made = outcome(Lowered(refusal=refusal), tmp_path)
-    assert (made.text, made.fits, made.needed) == ("", False, int(36.04 * GB))
-    assert outcome(Lowered(), tmp_path) == made
+    first = report(Lowered(refusal=refusal), tmp_path)
+    assert (first.text, first.fits, first.total) == ("", False, int(36.04 * G))
+    assert report(Lowered(), tmp_path) == first
 
 
-def test_another_refusal_is_raised_and_not_kept(tmp_path):
+def test_another_refusal_is_raised_and_not_cached(tmp_path):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: no such operation"):
-        outcome(Lowered(refusal="INTERNAL: no such operation"), tmp_path)
+        report(Lowered(refusal="INTERNAL: no such operation"), tmp_path)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("sizes", "needed", "there"),
+    ("sizes", "total", "limit"),
     [
-        ("(20.00G) exceeds available HBM (15.75G)", 20 * GB, 15.75 * GB),
-        ("(1.50T) exceeds available HBM (95.00G)", 1.5 * 1024 * GB, 95 * GB),
-        ("(16385.0M) exceeds available HBM (16384.0M)", 16385 * 2**20, 16 * GB),
+        ("(20.00G) exceeds available HBM (15.75G)", 20 * G, 15.75 * G),
+        ("(1.50T) exceeds available HBM (95.00G)", 1.5 * 1024 * G, 95 * G),
+        ("(16385.0M) exceeds available HBM (16384.0M)", 16385 * 2**20, 16 * G),
         ("(512.00K) exceeds available HBM (4.00K)", 512 * 1024, 4096),
-        ("in memory space hbm. Used 15.50G of 15.25G hbm. Exceeded", 15.5 * GB, 15.25 * GB),
+        ("in memory space hbm. Used 15.50G of 15.25G hbm. Exceeded", 15.5 * G, 15.25 * G),
     ],
 )
-def test_sizes_are_read_in_every_unit(sizes, needed, there):
+def test_sizes_are_read_in_every_unit(sizes, total, limit):
     line = f"RESOURCE_EXHAUSTED: Ran out of memory, the total memory required {sizes}. HLO module"
-    assert compiler.exceeded(line) == (needed, there)
+    assert compiler.read_refusal(line) == (total, limit)
 
 
 def test_a_refusal_for_other_memory_is_one_line_that_says_what_to_try():
     with pytest.raises(ConfigError, match="refuses the program: .*out of vmem; try another mesh"):
-        compiler.exceeded("RESOURCE_EXHAUSTED: ran out of vmem")
+        compiler.read_refusal("RESOURCE_EXHAUSTED: ran out of vmem")

@@ -215,8 +215,8 @@ def test_fit_has_the_size_and_the_operations_of_table_8(name):
         conditioning_channels=conditioning,
     )
     text, mask = of(1, 128, 1024), of(1, 128, dtype=jnp.bool_)
-    given = Conditions(of(1), of(1, 2, dtype=jnp.int32), text, mask)
-    args = of(1, *net.video, 3), of(1), given, of(1, *net.latent_shape)
+    conditions = Conditions(of(1), of(1, 2, dtype=jnp.int32), text, mask)
+    args = of(1, *net.video, 3), of(1), conditions, of(1, *net.latent_shape)
     params = jax.eval_shape(net.init, jax.random.key(0), *args)
     assert cost.parameters(params) == pytest.approx(size, rel=0.02)
     assert cost.flops(net.apply, params, *args) == pytest.approx(operations, rel=0.02)

@@ -89,8 +89,8 @@ def test_what_jax_compiles_is_read():
         return x + jax.lax.psum(x[:1], "group")
 
     text = jax.jit(swap_three_times_and_sum).lower(jnp.zeros((64, 64))).compile().as_text()
-    found = {c.kind: (c.count, c.bytes) for c in hlo.collectives(text)}
-    assert found == {"all-to-all": (3, 4 * 8 * 64), "all-reduce": (1, 4 * 64)}
+    by_kind = {c.kind: (c.count, c.bytes) for c in hlo.collectives(text)}
+    assert by_kind == {"all-to-all": (3, 4 * 8 * 64), "all-reduce": (1, 4 * 64)}
     assert "psum" in {c.kind: c.operation for c in hlo.collectives(text)}["all-reduce"]
 
 
@@ -154,9 +154,9 @@ ENTRY %main (x: f32[16,4]) -> f32[2,4] {
 """
 
 
-def test_what_is_started_counts_once_by_its_larger_side_and_runs_apart():
-    found = {c.kind: (c.count, c.bytes, c.apart) for c in hlo.collectives(STARTED)}
-    assert found == {
+def test_what_is_started_counts_once_by_its_larger_side_and_overlaps():
+    by_kind = {c.kind: (c.count, c.bytes, c.overlaps) for c in hlo.collectives(STARTED)}
+    assert by_kind == {
         "all-gather": (1, 4 * 256, True),
         "collective-permute": (1, 4 * 64, True),  # not what is sent and what comes, together
         "all-reduce": (1, 4 * 64, True),
@@ -200,8 +200,8 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 
 def test_cycles_count_with_the_trips_of_loops_and_never_inside_a_fusion():
-    found = sorted(hlo.works(CYCLES), key=lambda work: -work.cycles)
-    assert found == [
+    instructions = sorted(hlo.instructions(CYCLES), key=lambda instruction: -instruction.cycles)
+    assert instructions == [
         ("copy", 3, 300, ""),
         ("fusion", 6, 42, "jit(step)/inner"),
         ("convolution", 1, 20, ""),
@@ -211,4 +211,4 @@ def test_cycles_count_with_the_trips_of_loops_and_never_inside_a_fusion():
 
 
 def test_a_program_for_another_device_has_no_cycles():
-    assert hlo.works(TPU) == []
+    assert hlo.instructions(TPU) == []

@@ -1,9 +1,9 @@
-"""The scaling study on paper: the loss by size and cost, and by noise level."""
+"""Pictures of the scaling study: the loss by size and cost, and by noise level."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from snapvideo_jax.benchmark import plots
-from snapvideo_jax.benchmark.plots import Report
+from snapvideo_jax.benchmark.report import Report
 from snapvideo_jax.benchmark.scaling import report
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ COLORS = {"fit": plots.COLORS[0], "unet": plots.COLORS[1]}
 
 
 def pngs(study: Report) -> dict[str, bytes]:
-    """File name -> PNG, of the scaling study: the loss by size and cost, and by noise level."""
+    """Draws the loss by size and cost, and by noise level; returns file name -> PNG."""
     return {
         "scaling_loss.png": plots.png(loss(study)),
         "scaling_bins.png": plots.png(bins(study)),
@@ -22,7 +22,7 @@ def pngs(study: Report) -> dict[str, bytes]:
 
 
 def loss(study: Report) -> "Figure":
-    """The held-out loss against parameters, FLOPs and time: a curve a family."""
+    """Draws the held-out loss against parameters, FLOPs and time: a curve a family."""
     fields = {
         "parameters": "parameters of the network",
         "gflop_per_video": "GFLOP of one evaluation, a video",
@@ -31,9 +31,9 @@ def loss(study: Report) -> "Figure":
     figure, panels = plots.row_of_panels(study, list(fields), 12.0)
     for axes, (field, text) in zip(panels, fields.items(), strict=True):
         for family, rows in _families(study):
-            points = [(row[field], row["held_out_loss"]) for row in rows]
+            costs, losses = plots.columns([(row[field], row["held_out_loss"]) for row in rows])
             label, color = report.NAMES[family], COLORS[family]
-            axes.plot(*plots.columns(points), color=color, marker="o", label=label)
+            axes.plot(costs, losses, color=color, marker="o", label=label)
         axes.set(xscale="log", yscale="log", xlabel=text, ylabel="held-out loss")
         axes.tick_params(axis="x", which="minor", labelbottom=False)
         _plain(axes)
@@ -42,14 +42,19 @@ def loss(study: Report) -> "Figure":
 
 
 def bins(study: Report) -> "Figure":
-    """The held-out loss in each range of ln sigma: a curve a network, wider for larger ones."""
+    """Draws the held-out loss by range of ln sigma: a curve a network, wider for large ones."""
     figure, (axes,) = plots.row_of_panels(study, [""], 8.0)
     places = range(len(report.labels(study)))
     for family, rows in _families(study):
         for row in rows:
-            how: Any = dict(color=COLORS[family], linewidth=0.6 + 0.6 * row["size"])
-            label = f"{report.name(row)}, {row['parameters'] / 1e6:.2f} M"
-            axes.plot(places, row["held_out_loss_by_bin"], label=label, marker=".", **how)
+            axes.plot(
+                places,
+                row["held_out_loss_by_bin"],
+                label=f"{report.name(row)}, {row['parameters'] / 1e6:.2f} M",
+                color=COLORS[family],
+                linewidth=0.6 + 0.6 * row["size"],
+                marker=".",
+            )
     axes.set_xticks(places, report.labels(study), fontsize=8)
     axes.set(yscale="log", xlabel="ln sigma, ranges equally likely in training")
     axes.set_ylabel("held-out loss")
@@ -59,9 +64,9 @@ def bins(study: Report) -> "Figure":
 
 
 def _plain(axes: "Axes") -> None:
-    """Losses as 0.02 and not as powers of ten."""
-    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        which(lambda value, _: f"{value:g}")
+    """Writes losses as 0.02 and not as powers of ten."""
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     axes.tick_params(axis="y", which="both", labelsize=8)
     axes.grid(color="#dddddd", which="both")
 

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snapvideo_jax.benchmark.report import Table, aligned, where
+from snapvideo_jax.benchmark.report import Table, load_line, markdown_section, source_line
 
 TITLE = "Loss of FIT and U-Net by size"
 NAMES = {"fit": "FIT", "unet": "U-Net"}
 
 
 def tables(study: Mapping[str, Any]) -> list[Table]:
-    """Size, cost and loss of each network; its loss in each bin of ln sigma."""
-    source = where(study, "measured")
+    """Returns size, cost and loss of each network, then its loss in each bin of ln sigma."""
+    source, load = source_line(study, "measured"), load_line(study, "measured")
     header = ("network", "parameters", "with text encoder", "GFLOP a video")
     header += ("ms a step, median", "from, to", "held-out loss")
     lines = [_line(row) for row in study["rows"]]
@@ -20,8 +20,14 @@ def tables(study: Mapping[str, Any]) -> list[Table]:
         for row in study["rows"]
     ]
     return [
-        Table("Networks", source, header, lines),
-        Table("Held-out loss by ln sigma", source, ("network", *labels(study)), bins),
+        Table(title="Networks", source=source, load=load, header=header, lines=lines),
+        Table(
+            title="Held-out loss by ln sigma",
+            source=source,
+            load="",  # a loss does not depend on it
+            header=("network", *labels(study)),
+            lines=bins,
+        ),
     ]
 
 
@@ -38,30 +44,29 @@ def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def name(row: Mapping[str, Any]) -> str:
-    """As tables and pictures call a network."""
+    """Returns how tables and pictures call a network: "FIT 2"."""
     return f"{NAMES[row['family']]} {row['size']}"
 
 
 def labels(study: Mapping[str, Any]) -> list[str]:
-    """Of the bins: below 2.0, 2.0 to 2.5, ..., above 5.0."""
+    """Returns the names of the bins: below 2.0, 2.0 to 2.5, ..., above 5.0."""
     edges: Sequence[str] = [f"{edge:.1f}" for edge in study["bin_edges"]]
     inner = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
     return [f"below {edges[0]}", *inner, f"above {edges[-1]}"]
 
 
 def markdown(study: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """scaling.md: what was done, the tables, and the pictures beside it."""
+    """Returns scaling.md: what was done, the tables, and links to the pictures beside it."""
     seen = study["steps"] * study["batch"]
-    done = (
+    summary = (
         f"Each network took {study['steps']} steps of {study['batch']} videos, the same {seen:,} "
         "for all, in turns. The loss is training's (0 is best, 1 is that of F = 0 on white data), "
         f"of the EMA, on {study['held_out_videos']} videos of compositions that training never "
         "shows, with the same noise for all; a FIT starts from the latents of a first pass. GFLOP "
         "are of one evaluation of the network."
     )
-    parts = [f"# {TITLE}", done]
+    parts = [f"# {TITLE}", summary]
     for table in tables(study):
-        source = table.where.replace(study["command"], f"`{study['command']}`")
-        parts += [f"## {table.title}", aligned(table), source]
+        parts += markdown_section(table, study["command"])
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"

@@ -29,7 +29,10 @@ Batch = dict[str, np.ndarray]
 
 
 class Size(NamedTuple):
-    """fit: channels of the latents, half those of the patches. unet: multipliers of 32 channels."""
+    """A FIT and a U-Net with as many parameters.
+
+    fit: channels of the latents, half those of the patches. unet: multipliers of 32 channels.
+    """
 
     fit: int
     unet: tuple[int, ...]
@@ -47,33 +50,43 @@ CUT = dict(patch=4, group=(4, 2, 2), latents=32)  # 4 groups of 4 frames x 2 x 2
 FAMILIES = ("fit", "unet")
 LEARNING_RATES = {"fit": 3e-3, "unet": 1e-3}
 BATCH = 8
-WARMUP = 15  # its part of the steps, as configs/shapes.py has it
+WARMUP = 15  # it takes one step in so many, as in configs/shapes.py
 HELD_OUT = 128  # videos
 BINS = 6  # of ln sigma, equally likely in training
 
 
-def sized(config: Config, family: str, size: int, steps: int) -> Config:
-    """`config` with a network of `family` and `size`, for a run of `steps`."""
-    made = copy.deepcopy(config)
-    made.model.update(name=family, conditioning_channels=64)
+def resize(config: Config, family: str, size: int, steps: int) -> Config:
+    """Returns a copy of `config` with a network of `family` and `size`, for a run of `steps`."""
+    changed = copy.deepcopy(config)
+    changed.model.update(name=family, conditioning_channels=64)
     latent, multipliers = SIZES[size]
-    fit = dict(patch_channels=2 * latent, latent_channels=latent, **CUT)
-    made.model.fit.update(patch_head_channels=16, latent_head_channels=16, **fit)
-    unet = dict(channels=32, multipliers=multipliers, residual_blocks=1, head_channels=32)
-    made.model.unet.update(attention_levels=(2 ** (len(multipliers) - 1),), **unet)
+    changed.model.fit.update(
+        patch_channels=2 * latent,
+        latent_channels=latent,
+        patch_head_channels=16,
+        latent_head_channels=16,
+        **CUT,
+    )
+    changed.model.unet.update(
+        channels=32,
+        multipliers=multipliers,
+        residual_blocks=1,
+        head_channels=32,
+        attention_levels=(2 ** (len(multipliers) - 1),),
+    )
     if family == "unet":
-        made.diffusion.self_conditioning = 0.0
+        changed.diffusion.self_conditioning = 0.0
     rate, warmup = LEARNING_RATES[family], max(1, steps // WARMUP)
-    made.optimizer.update(learning_rate=rate, warmup_steps=warmup)
-    made.training.update(steps=steps, batch_size=BATCH)
-    return made
+    changed.optimizer.update(learning_rate=rate, warmup_steps=warmup)
+    changed.training.update(steps=steps, batch_size=BATCH)
+    return changed
 
 
 def check(sizes: Sequence[int], steps: int) -> None:
-    """ConfigError for a size that there is not, or one named twice, and for too few steps."""
+    """Raises ConfigError for an unknown size, one that is named twice, and too few steps."""
     if not set(sizes) <= set(SIZES) or len(set(sizes)) < len(sizes):
-        known = ",".join(map(str, SIZES))
-        raise ConfigError(f"--sizes={','.join(map(str, sizes))}: choose from {known}, each once")
+        choice = ",".join(map(str, SIZES))
+        raise ConfigError(f"--sizes={','.join(map(str, sizes))}: choose from {choice}, each once")
     if steps < 2:
         raise ConfigError(f"--steps={steps}: at least 2, for the first one warms up")
 
@@ -84,17 +97,17 @@ class Learner:
     def __init__(self, config: Config, vocabulary_size: int):
         self.config = config
         self.program = build.train_program(config, vocabulary_size, jax.devices()[:1])
-        given = self.program.abstract_state, self.program.abstract_batch
-        self._update = self.program.step.lower(*given).compile()
+        arguments = self.program.abstract_state, self.program.abstract_batch
+        self._update = self.program.step.lower(*arguments).compile()
         self.state = self.program.init()
         self.step_ms: list[float] = []
 
     def step(self, batch: Batch) -> None:
-        """One step, to its end."""
-        split = {name: part.sharding for name, part in self.program.abstract_batch.items()}
-        placed = jax.block_until_ready(jax.device_put(batch, split))
+        """Takes one step and waits for its end."""
+        shardings = {name: part.sharding for name, part in self.program.abstract_batch.items()}
+        batch_on_device = jax.block_until_ready(jax.device_put(batch, shardings))
         start = time.perf_counter()
-        self.state, _ = jax.block_until_ready(self._update(self.state, placed))
+        self.state, _ = jax.block_until_ready(self._update(self.state, batch_on_device))
         self.step_ms.append(1e3 * (time.perf_counter() - start))
 
 
@@ -106,7 +119,7 @@ def run(
     say: Callable[[str], None],
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> dict[str, Any]:
-    """Rows and what they have in common, as scaling.json has them.
+    """Trains all networks; returns rows and what they have in common, as scaling.json has them.
 
     progress: things -> (how many are done, of how many).
     """
@@ -114,29 +127,29 @@ def run(
     for family in FAMILIES:
         for size in sizes:
             say(f"{family} {size}: compiling")
-            made = sized(config, family, size, steps)
-            learners[family, size] = Learner(made, text.vocabulary_size)
-    tell = progress("steps of each")
+            sized_config = resize(config, family=family, size=size, steps=steps)
+            learners[family, size] = Learner(sized_config, text.vocabulary_size)
+    report = progress("steps of each")
     for done, batch in enumerate(training_batches(config, text, steps), start=1):
         for learner in learners.values():
             learner.step(batch)
-        tell(done, steps)
-    shown = held_out(config, text)
+        report(done, steps)
+    batch = held_out(config, text)
     rows = []
     for (family, size), learner in learners.items():
         say(f"{family} {size}: held-out loss")
-        rows.append(row(family, size, learner, shown))
+        rows.append(row(learner, batch, family=family, size=size))
     edges = [_quantile(config, i / BINS) for i in range(1, BINS)]
     common = {"steps": steps, "batch": BATCH, "held_out_videos": HELD_OUT, "bin_edges": edges}
     return {"rows": rows} | common
 
 
-def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any]:
-    """What is known of a network that has been trained."""
+def row(learner: Learner, batch: Batch, *, family: str, size: int) -> dict[str, Any]:
+    """Returns size, cost and losses of a trained network, as scaling.json has them."""
     denoiser, params = learner.program.denoiser, learner.state.ema
-    by_bin = losses(learner.config, denoiser, params, shown)
+    by_bin = losses(learner.config, denoiser, params, batch)
     cast = jax.eval_shape(denoiser.cast_kernels, params)
-    one = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(learner.config)), params)
+    inputs = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(learner.config)), params)
     times = learner.step_ms[1:]  # the first one warms up
     return {
         "family": family,
@@ -145,7 +158,7 @@ def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any
         "device": jax.devices()[0].device_kind,
         "parameters": cost.parameters(params["network"]),
         "text_encoder_parameters": cost.parameters(params["text_encoder"]),
-        "gflop_per_video": cost.flops(denoiser.F, cast, *one) / 1e9,
+        "gflop_per_video": cost.flops(denoiser.F, cast, *inputs) / 1e9,
         "ms_per_step": statistics.median(times),
         "ms_per_step_min": min(times),
         "ms_per_step_max": max(times),
@@ -155,75 +168,84 @@ def row(family: str, size: int, learner: Learner, shown: Batch) -> dict[str, Any
 
 
 def training_batches(config: Config, text: build.Text, steps: int) -> Iterator[Batch]:
-    """The batches that training on `config` with BATCH videos a step would see."""
+    """Yields the batches that training on `config` with BATCH videos a step would see."""
     source = build.source(config, lambda path, why: None)
-    config = build.with_batch_size(config, BATCH)
-    world = build.world(config)
+    config, world = build.with_batch_size(config, BATCH), build.world(config)
     box = slice(world.num_frames), slice(world.height), slice(world.width)
-    plan = build.feed_spec(config, source, text, rows=range(BATCH), box=box)
+    spec = build.feed_spec(config, source, text, rows=range(BATCH), box=box)
     for step in range(steps):
-        examples = [pipeline.load(plan, BATCH * step + i) for i in range(BATCH)]
-        videos, captions, intervals, lie = zip(*examples, strict=True)
-        yield _batch(text, videos, [c.decode() for c in captions], intervals, lie)
+        examples = [pipeline.load(spec, BATCH * step + i) for i in range(BATCH)]
+        videos, captions, intervals, sizes = zip(*examples, strict=True)
+        yield _batch(
+            text,
+            videos=videos,
+            captions=[caption.decode() for caption in captions],
+            intervals=intervals,
+            sizes=sizes,
+        )
 
 
 def held_out(config: Config, text: build.Text) -> Batch:
-    """HELD_OUT videos of compositions that training never shows, with their captions."""
+    """Returns HELD_OUT videos of compositions that training never shows, with their captions."""
     world = build.world(config)
     places = range(shapes.TEST_START, shapes.TEST_START + HELD_OUT)
     scenes = [shapes.draw_scene(world, config.seed, g, image=False, held_out=True) for g in places]
-    videos = [shapes.render(world, scene) for scene in scenes]
-    intervals = [1 / scene.frame_rate for scene in scenes]
-    sizes = [(world.height, world.width)] * HELD_OUT
-    return _batch(text, videos, [shapes.caption(scene) for scene in scenes], intervals, sizes)
+    return _batch(
+        text,
+        videos=[shapes.render(world, scene) for scene in scenes],
+        captions=[shapes.caption(scene) for scene in scenes],
+        intervals=[1 / scene.frame_rate for scene in scenes],
+        sizes=[(world.height, world.width)] * HELD_OUT,
+    )
 
 
-def losses(config: Config, denoiser: Denoiser, params: Params, shown: Batch) -> list[float]:
-    """The loss of training in each of BINS bins of ln sigma, equally likely there; their mean is
-    the loss over all.
+def losses(config: Config, denoiser: Denoiser, params: Params, batch: Batch) -> list[float]:
+    """Computes training's loss in each of BINS bins of ln sigma, equally likely there.
 
-    Each of N videos has the noise levels of N even places in the bin, and noise of its own.
+    Their mean is the loss over all. N videos have the noise levels of N even places in the bin, one
+    each, and noise of their own.
     """
-    N = len(shown["video"])
+    N = len(batch["video"])
     law = config.diffusion
-    args = law.P_mean, law.P_std, denoiser.sigma_data, denoiser.sigma_in
-    weight = sigmas.mean_loss_weight_F(*args)
-    one = jax.jit(functools.partial(_losses, denoiser=denoiser))
-    found = []
+    weight = sigmas.mean_loss_weight_F(
+        law.P_mean, law.P_std, denoiser.sigma_data, denoiser.sigma_in
+    )
+    video_losses = jax.jit(functools.partial(_losses, denoiser=denoiser))
+    bins = []
     for i in range(BINS):
         levels = [_quantile(config, (i + (place + 0.5) / N) / BINS) for place in range(N)]
         key = jax.random.fold_in(jax.random.key(config.seed), i)
-        of_each = one(params, shown, jnp.float32(levels), key)
-        found.append(float(np.asarray(of_each, np.float64).mean()) / weight)
-    return found
+        values = video_losses(params, batch, jnp.float32(levels), key)
+        bins.append(float(np.asarray(values, np.float64).mean()) / weight)
+    return bins
 
 
 def _losses(
     params: Params,
-    shown: dict[str, Array],
+    batch: dict[str, Array],
     log_sigma: Float[Array, " B"],
     key: Array,
     denoiser: Denoiser,
 ) -> Float[Array, " B"]:
-    """w |F - c_nrm v|^2 of each video; a network with latents starts from those of a first pass."""
-    x, given = denoiser.encode(shown["video"]), denoiser.conditions(params, shown)
+    """w |F - c_nrm v|^2 of each video, where latents, if any, start from those of a first pass."""
+    x, conditions = denoiser.encode(batch["video"]), denoiser.conditions(params, batch)
     sigma, eps = jnp.exp(log_sigma), jax.random.normal(key, x.shape)
     sd, si = denoiser.sigma_data, denoiser.sigma_in
     x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, si)
     latents = denoiser.no_latents(x.shape[0])
     if denoiser.network.latent_shape is not None:
-        _, latents = denoiser.F(params, x_sigma, log_sigma, given, latents)
-    F, _ = denoiser.F(params, x_sigma, log_sigma, given, latents)
+        _, latents = denoiser.F(params, x_sigma, log_sigma, conditions, latents)
+    F, _ = denoiser.F(params, x_sigma, log_sigma, conditions, latents)
     return edm.loss_F(F, x, eps, sigma, sd, si)
 
 
-def _quantile(config: Config, share: float) -> float:
-    """The ln sigma below which `share` of training's are."""
+def _quantile(config: Config, fraction: float) -> float:
+    """Returns the ln sigma below which a fraction of training's are."""
     law = config.diffusion
-    return statistics.NormalDist(law.P_mean, law.P_std).inv_cdf(share)
+    return statistics.NormalDist(law.P_mean, law.P_std).inv_cdf(fraction)
 
 
-def _batch(text: build.Text, videos: Any, captions: Any, intervals: Any, sizes: Any) -> Batch:
+def _batch(text: build.Text, *, videos: Any, captions: Any, intervals: Any, sizes: Any) -> Batch:
     return text.encode(captions) | {
         "video": np.stack(videos),
         "frame_interval": np.asarray(intervals, np.float32),

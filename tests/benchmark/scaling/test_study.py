@@ -33,9 +33,10 @@ def test_each_size_is_larger_than_the_one_before_and_the_same_in_both_families()
 
     fits, unets = (
         [
-            study.cost.parameters(shape(made)["network"])
+            study.cost.parameters(
+                shape(study.resize(studied.get_config(), family, size, 30))["network"]
+            )
             for size in study.SIZES
-            for made in [study.sized(studied.get_config(), family, size, 30)]
         ]
         for family in study.FAMILIES
     )
@@ -57,11 +58,11 @@ def test_what_scores_has_only_captions_that_training_never_shows(monkeypatch):
     monkeypatch.setattr(study, "HELD_OUT", 40)
     seen, world = [], build.world(CONFIG)
     text = TEXT._replace(encode=lambda captions: seen.extend(captions) or encode(captions))
-    shown = study.held_out(CONFIG, text)
+    batch = study.held_out(CONFIG, text)
     held_out = {shapes.caption(c) for c in shapes.compositions(world, held_out=True)}
     assert len(seen) == 40 and set(seen) <= held_out
     assert not set(seen) & set(shapes.all_captions(world))
-    assert min(shown["frame_interval"]) > 0 and shown["video"].shape[0] == 40
+    assert min(batch["frame_interval"]) > 0 and batch["video"].shape[0] == 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Wrong(Denoiser):
     def conditions(self, params, batch):
         return None
 
-    def F(self, params, x_sigma, log_sigma, given, latents, dropout_key=None):
+    def F(self, params, x_sigma, log_sigma, conditions, latents, dropout_key=None):
         x = self.encode(jnp.asarray(self.clean[0]))
         sigma = edm.expand(jnp.exp(log_sigma), x)
         eps = (x_sigma - x / self.sigma_in) / sigma
@@ -84,8 +85,8 @@ class Wrong(Denoiser):
 
 
 def wrong(by, shown):
-    made = build.denoiser(CONFIG, 64, build.counting_mesh())
-    fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    right = build.denoiser(CONFIG, 64, build.counting_mesh())
+    fields = {f.name: getattr(right, f.name) for f in dataclasses.fields(right)}
     return Wrong(**fields, clean=(shown["video"],), by=by)
 
 
@@ -124,7 +125,7 @@ def test_what_cannot_be_studied_is_refused(sizes, steps, says):
         study.check(sizes, steps)
 
 
-def made_row(family, size, loss):
+def example_row(family, size, loss):
     return {
         **{"family": family, "size": size, "kind": "measured", "device": "cpu"},
         **{"parameters": 10**5 * size, "text_encoder_parameters": 10, "gflop_per_video": size / 9},
@@ -134,7 +135,7 @@ def made_row(family, size, loss):
 
 
 STUDY = {
-    "rows": [made_row(f, s, 0.5 / s) for f in ("fit", "unet") for s in (1, 2)],
+    "rows": [example_row(f, s, 0.5 / s) for f in ("fit", "unet") for s in (1, 2)],
     **{"bin_edges": [1, 2, 3, 4, 5], "steps": 7, "batch": 8, "held_out_videos": 4},
     **{"versions": {"jax": "0"}, "date": "today", "command": "python -m launch.scaling"},
 }
@@ -142,14 +143,13 @@ STUDY = {
 
 def test_the_report_says_what_was_measured_and_how():
     text = report.markdown(STUDY, {"scaling_loss.png": b""})
-    for said in ("7 steps of 8 videos, the same 56", "| FIT 2   |", "0.2500", "below 1.0"):
-        assert said in text
+    for phrase in ("7 steps of 8 videos, the same 56", "| FIT 2   |", "0.2500", "below 1.0"):
+        assert phrase in text
     assert "measured on cpu; jax 0; today; `python -m launch.scaling`" in text
     assert "![scaling_loss](scaling_loss.png)" in text
 
 
 def test_pictures_have_a_curve_a_family_and_one_a_network():
-    pytest.importorskip("matplotlib")
     loss, bins = plots.loss(STUDY), plots.bins(STUDY)
     for axes in loss.axes:
         assert [line.get_label() for line in axes.lines] == ["FIT", "U-Net"]
