@@ -32,7 +32,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import machine, measure, plots, programs, report
 from snapvideo_jax.benchmark.rows import Row
@@ -71,23 +71,23 @@ def run() -> None:
     source = measure.run(wanted, devices, rows_of)
     folder = storage.make_folder(OUT.value)
     facts = machine.facts(devices) | {"date": today(), "command": command()}
-    rows, parts, tell = [], measure.parts(wanted), entry.progress("parts of the benchmark")
+    rows, parts, tell = [], measure.parts(wanted), screen.progress("parts of the benchmark")
     for number, found in enumerate(source, start=1):
         rows += found
         tell(number, len(parts))
         write(folder, report.tree(rows, facts), {})  # what is known, should the next one end it all
     made = report.tree(rows, facts)
     if not plots.available():
-        entry.say(plots.MISSING)
+        screen.say(plots.MISSING)
     write(folder, made, plots.pngs(made) if plots.available() else {})
     for table in report.tables(made):
-        entry.say(f"\n{table.title}\n{report.aligned(table)}")
-    entry.say(f"\n{folder / 'report.html'} has it all")
+        screen.say(f"\n{table.title}\n{report.aligned(table)}")
+    screen.say(f"\n{folder / 'report.html'} has it all")
 
 
 def measured(cases: list[programs.Case]) -> list[Row]:
     """The rows of one of the parts, timed here."""
-    return measure.measured(cases, REPEATS.value, entry.say, entry.progress)
+    return measure.measured(cases, REPEATS.value, screen.say, screen.progress)
 
 
 def predicted(cases: list[programs.Case]) -> list[Row]:
@@ -96,8 +96,8 @@ def predicted(cases: list[programs.Case]) -> list[Row]:
 
     rows = []
     for case in cases:
-        entry.say(f"{programs.described(case)}: compiling; minutes, if it is the first time")
-        rows.append(predicted.row(case, entry.cache() / "plans"))
+        screen.say(f"{programs.described(case)}: compiling; minutes, if it is the first time")
+        rows.append(predicted.row(case, entry.cache_folder() / "plans"))
     return rows
 
 
@@ -149,7 +149,7 @@ def sizes() -> list[int]:
 
 def write(folder: Path, made: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
     """The report as JSON, Markdown and a page, from the job's first process."""
-    if not entry.speaks():
+    if not screen.speaks():
         return
     files = {
         "report.json": json.dumps(made, indent=2) + "\n",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import plots, protocol
@@ -48,12 +48,12 @@ def run() -> None:
     """Flags in, figures out."""
     if PLOT.value:
         check_plot()
-    trained = generate.load(Path(CHECKPOINT.value), STEP.value, log=entry.say).lean()
+    trained = generate.load(Path(CHECKPOINT.value), STEP.value, log=screen.say).lean()
     if trained.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
     plans = plans_of(trained)
     scored = scores(trained, plans)
-    if entry.speaks():
+    if screen.speaks():
         write(trained, plans, scored)
 
 
@@ -67,7 +67,7 @@ def write(
     if len(rows) > 1:
         report["sweep"] = rows
     storage.write(OUT.value, json.dumps(report, indent=2).encode() + b"\n")
-    entry.say(summary(rows, report["chance"]))
+    screen.say(summary(rows, report["chance"]))
     if SHEET.value:
         sheet = video.contact_sheet(list(first.videos), first.prompts, marks=first.right)
         video.write_png(SHEET.value, sheet)
@@ -93,7 +93,7 @@ def plans_of(trained: generate.Trained) -> list[generate.Plan]:
 
 def scores(trained: generate.Trained, plans: Sequence[generate.Plan]) -> list[protocol.Scored]:
     """What the protocol says of each plan; on the screen, how much is done."""
-    progress, videos = entry.progress("denoising steps"), 2 * NUM.value
+    progress, videos = screen.progress("denoising steps"), 2 * NUM.value
     ends = list(itertools.accumulate(plan.steps * videos for plan in plans))
     tell = lambda plan, end: lambda made: progress(end - plan.steps * (videos - made), ends[-1])
     return [score(trained, plan, tell(plan, end)) for plan, end in zip(plans, ends, strict=True)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry
+from launch import entry, screen
 from snapvideo_jax import build
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.planner import cost
@@ -30,13 +30,13 @@ def run() -> None:
     """Flags in, a folder out."""
     export_folder.check_free(OUT.value)
     workdir = Path(CHECKPOINT.value)
-    trained = generate.load(workdir, STEP.value, log=entry.say)
+    trained = generate.load(workdir, STEP.value, log=screen.say)
     encoder = trained.denoiser.text_encoder
     vocabulary = build.vocabulary_path(trained.config, workdir) if encoder else None
     config = json.loads(trained.config.to_json())
     export_folder.write(OUT.value, config, trained.step, trained.params, vocabulary)
     count = cost.parameters(trained.params)
-    entry.say(f"{count:,} parameters (EMA) of step {trained.step} in {OUT.value}")
+    screen.say(f"{count:,} parameters (EMA) of step {trained.step} in {OUT.value}")
 
 
 if __name__ == "__main__":

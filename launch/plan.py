@@ -39,7 +39,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import entry
+from launch import entry, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import prediction
 from snapvideo_jax.build import Config
@@ -80,7 +80,7 @@ def run() -> None:
     config = plannable(flags.FLAGS.config)
     if COUNT.value:
         counted = estimate.count(config)._asdict()
-        entry.say(json.dumps(counted, indent=2))
+        screen.say(json.dumps(counted, indent=2))
         write(counted)
     if DOCTOR.value:
         report(diagnose(config, DEVICES.value or jax.device_count()))
@@ -96,9 +96,9 @@ def on_slice(config: Config, name: str) -> None:
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
     program = programs.program(config, PROGRAM.value, chips)
-    entry.say(f"compiling for {described(chips)}; minutes, if it is the first time")
-    verdict = estimate.compiled(program, chips, entry.cache() / "plans")
-    entry.say(estimate_table.text(verdict))
+    screen.say(f"compiling for {described(chips)}; minutes, if it is the first time")
+    verdict = estimate.compiled(program, chips, entry.cache_folder() / "plans")
+    screen.say(estimate_table.text(verdict))
     write(estimate_table.tree(verdict))
     if not verdict.fits:
         raise ConfigError(f"it does not fit {name}; {remedy(config, chips, verdict)}")
@@ -108,7 +108,7 @@ def remedy(config: Config, chips: Sequence[jax.Device], refused: estimate.Verdic
     """The change that should make it fit at the least cost."""
     if PROGRAM.value != "train":
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
-    entry.say("looking for what would fit")
+    screen.say("looking for what would fit")
     config.mesh.update(refused.mesh)  # as numbers, where it left one open
     room = 0.9 * refused.limit  # with something to spare
     found = search.roomier(search.candidates(config, chips), config, refused.total, room)
@@ -123,26 +123,26 @@ def fastest(config: Config, name: str) -> None:
     """Compiles the most promising ways to lay training out on a slice, and ranks them."""
     jax.config.update("jax_platforms", "cpu")
     chips = topology.devices(name)
-    entry.say(f"searching for the fastest layout on {described(chips)}")
+    screen.say(f"searching for the fastest layout on {described(chips)}")
     found = search.candidates(config, chips)
     chosen = search.shortlist(found, len(chips), CANDIDATES.value)
-    entry.say(f"{len(found)} layouts divide and should fit; compiling {len(chosen)} of them")
-    tell, rows = entry.progress("layouts compiled"), []
+    screen.say(f"{len(found)} layouts divide and should fit; compiling {len(chosen)} of them")
+    tell, rows = screen.progress("layouts compiled"), []
     for number, each in enumerate(chosen, start=1):
         program = programs.program(each.apply(config), "train", chips)
-        rows.append((each, estimate.compiled(program, chips, entry.cache() / "plans")))
-        entry.say(estimate_table.row(*rows[-1]))
+        rows.append((each, estimate.compiled(program, chips, entry.cache_folder() / "plans")))
+        screen.say(estimate_table.row(*rows[-1]))
         tell(number, len(chosen))
-    entry.say(estimate_table.ranking(rows))
+    screen.say(estimate_table.ranking(rows))
     write(estimate_table.ranking_tree(rows))
 
 
 def measure(config: Config) -> None:
     """Runs a program on the devices at hand, and prints its time beside the prediction."""
     program = programs.program(config, PROGRAM.value, jax.devices())
-    entry.say(f"compiling and running on {described(jax.devices())}")
+    screen.say(f"compiling and running on {described(jax.devices())}")
     found = prediction.compared(program, build.DTYPES[config.model.dtype])
-    entry.say(estimate_table.compared(found))
+    screen.say(estimate_table.compared(found))
     write(found._asdict() | {"rates": found.rates._asdict(), "error": found.error})
 
 
@@ -177,7 +177,7 @@ def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
 
 def report(found: doctor.Diagnosis) -> None:
     """Prints tables, writes --json; ConfigError if there are problems."""
-    entry.say(doctor_table.text(found))
+    screen.say(doctor_table.text(found))
     write(doctor_table.tree(found))
     if found.problems:
         raise ConfigError(f"{found.problems[0]} (problems in all: {len(found.problems)})")

@@ -51,7 +51,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.files import video
@@ -161,17 +161,17 @@ def run() -> None:
     out = storage.make_folder(OUT.value)
     results = output_folder.Results(out, settings(stages), work, process)
     if results.done:
-        entry.say(f"{len(results.done)} of {len(work)} videos are in {out} already")
+        screen.say(f"{len(results.done)} of {len(work)} videos are in {out} already")
     batch = min(BATCH.value, -(-len(work) // process.count))
 
     rounds = max(hosts.gather(-(-len(results.missing()) // batch)))
-    progress = entry.progress("videos")
+    progress = screen.progress("videos")
     output_folder.complete(results, lambda s: make(stages, s, batch), batch, rounds, progress)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all samples are written")
     if jax.process_index() == 0:
         results.finish()
-    entry.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
+    screen.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
 
 
 def process_of(stages: Sequence[Stage]) -> output_folder.Process:
@@ -241,7 +241,7 @@ def load() -> list[Stage]:
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
     """The checkpoint of `folder`, and its config's way to sample with those `changes`."""
     trained = generate.load(
-        Path(folder), step, Path(T5.value) if T5.value else None, entry.say
+        Path(folder), step, Path(T5.value) if T5.value else None, screen.say
     ).lean()
     height, width = HEIGHT.value, WIDTH.value
     size = (
@@ -292,7 +292,7 @@ def settings(stages: Sequence[Stage]) -> dict[str, Any]:
 
 def within(things: str) -> Callable[[int, int], None]:
     """Progress inside one batch: silent where it takes but seconds."""
-    report = entry.progress(things)
+    report = screen.progress(things)
     return lambda done, of: report(done, of) if done < of else None
 
 

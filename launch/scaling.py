@@ -22,7 +22,7 @@ import sys
 import jax
 from absl import flags
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import machine
 from snapvideo_jax.benchmark import plots as pictures
@@ -44,17 +44,17 @@ def run() -> None:
     vocabulary = folder / "vocabulary.model"
     train_vocabulary(build.source(config, lambda path, why: None).captions(), vocabulary)
     text = build.text(config, vocabulary)
-    found = study.run(config, sizes, STEPS.value, text, entry.say, entry.progress) | facts()
+    found = study.run(config, sizes, STEPS.value, text, screen.say, screen.progress) | facts()
     if not pictures.available():
-        entry.say(pictures.MISSING)
+        screen.say(pictures.MISSING)
     drawn = plots.pngs(found) if pictures.available() else {}
     storage.write(folder / "scaling.json", json.dumps(found, indent=2).encode() + b"\n")
     storage.write(folder / "scaling.md", report.markdown(found, drawn).encode())
     for name, content in drawn.items():
         storage.write(folder / name, content)
     for table in report.tables(found):
-        entry.say(f"\n{table.title}\n{aligned(table)}")
-    entry.say(f"\n{folder / 'scaling.md'} has it all")
+        screen.say(f"\n{table.title}\n{aligned(table)}")
+    screen.say(f"\n{folder / 'scaling.md'} has it all")
 
 
 def facts() -> dict:

@@ -161,9 +161,11 @@ def _holds(path: Path, line: str) -> bool:
 
 
 class Signals:
-    """Remembers the first SIGTERM or SIGINT; a second one ends the process at once.
+    """Lets a run save when SIGTERM or SIGINT ends it; a second signal ends the process at once.
 
-    Of many processes all stop at the same step, whichever got the signal: each step asks the
+    Handlers are set by the first call of `stop`, when a step is under way. Until then, as long as
+    the step compiles, a signal does what it did outside: there is nothing new to save.
+    All processes of a job stop at the same step, whichever got the signal: each step asks the
     devices whether one did, and hears the answer at the next, so that none waits for it.
     """
 
@@ -171,27 +173,33 @@ class Signals:
         everywhere = Mesh(np.asarray(jax.devices()), ("device",))
         self._split = NamedSharding(everywhere, PartitionSpec("device"))
         self._any = jax.jit(jnp.max, out_shardings=NamedSharding(everywhere, PartitionSpec()))
-        self._asked: jax.Array | None = None
-        self._received = False
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._answer: jax.Array | None = None
+        self._received = 0
+        self._handlers = {}  # those outside
         return self
 
-    def stop(self) -> bool:
-        """Whether to stop after this step; every process must ask once a step."""
+    def stop(self) -> int:
+        """Returns the signal that ends the run after this step, or 0; every step must call this.
+
+        Of several signals it is the largest: SIGTERM rather than SIGINT.
+        """
+        if not self._handlers:
+            both = signal.SIGTERM, signal.SIGINT
+            self._handlers = {number: signal.signal(number, self._receive) for number in both}
         if jax.process_count() == 1:
             return self._received
         here = np.full(jax.local_device_count(), self._received, np.int32)
-        before = self._asked
-        self._asked = self._any(jax.make_array_from_process_local_data(self._split, here))
-        return before is not None and bool(np.asarray(before))
+        answer = self._answer
+        self._answer = self._any(jax.make_array_from_process_local_data(self._split, here))
+        return 0 if answer is None else int(np.asarray(answer))
 
-    def _note(self, number: int, frame: object) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         if self._received:
-            os._exit(130)
-        self._received = True
+            os._exit(128 + number)
+        self._received = number
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():  # None: one that Python did not install
+        for number, handler in self._handlers.items():  # None: not set by Python
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 

@@ -117,7 +117,7 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
 
 LOWERED = """
 import jax
-from launch import main
+from launch import entry
 from snapvideo_jax import build
 from tests import tiny
 
