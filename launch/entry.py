@@ -133,7 +133,7 @@ def _guarded(main: Callable[[], None]) -> None:
         _exit(error)
     except (Exception, KeyboardInterrupt) as error:
         if number := signals.ending(error):
-            cluster.leave(signals.announce(number))
+            cluster.leave(signals.announce(number), at_once=True)
         if cluster.lost(error):
             _exit(UserError("another process of the job has ended; see what it said last"))
         if not jax.distributed.is_initialized():

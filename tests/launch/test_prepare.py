@@ -89,10 +89,10 @@ def prepared(tmp_path_factory):
     )
     write_captions(folder, CAPTIONS[:3])
     first = embed(folder)
-    assert first.returncode == 0, first.stderr
+    assert (first.returncode, first.stderr) == (0, "")
     write_captions(folder, [*CAPTIONS, "", CAPTIONS[0]])
     second = embed(folder)
-    assert second.returncode == 0, second.stderr
+    assert (second.returncode, second.stderr) == (0, "")
     return folder, first.stdout, second.stdout
 
 
