@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ CONFIG_ERRORS = (
     TypeError,
     ValueError,
 )
+ABSENT = re.compile(r"flag --(\w+)=None: Flag --\1 must have a value other than None\.")  # absl's
 SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")  # of a config
 
 
@@ -118,7 +120,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except SystemExit:  # absl's, after --help
         sys.exit(0)
     except CONFIG_ERRORS as error:
-        _exit(ConfigError(f"flags: {screen.one_line(error)}"))
+        line = ABSENT.sub(r"--\1 is required", screen.one_line(error))
+        _exit(ConfigError(f"flags: {line}"))
     if len(rest) > 1:
         _exit(ConfigError(f"unexpected argument {rest[1]!r}; flags start with -- (see --help)"))
     return rest

@@ -38,7 +38,7 @@ T5 = flags.DEFINE_string("t5", None, "Folder of the T5 encoder's weights.", requ
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "Its sentencepiece model; default: spiece.model in the folder --t5."
 )
-OUT = entry.define_folder("out", "Folder for the states; made where there is none.")
+OUT = entry.define_folder("out", "Folder for the states; created if absent.")
 BATCH = flags.DEFINE_integer("batch_size", 64, "Captions encoded at a time.", lower_bound=1)
 
 

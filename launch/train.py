@@ -30,7 +30,7 @@ from snapvideo_jax.train import train
 from snapvideo_jax.training import profiler
 
 entry.define_config()
-WORKDIR = entry.define_folder("workdir", "Folder of the run; made where there is none.")
+WORKDIR = entry.define_folder("workdir", "Folder of the run; created if absent.")
 PROFILE = flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace for xprof.")
 
 

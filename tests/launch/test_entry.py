@@ -211,5 +211,23 @@ def test_a_mistake_is_one_line_with_its_exit_code(tmp_path, code, says, command)
 
 def test_a_missing_required_flag_is_one_line():
     done = launch("train")
-    assert done.returncode == 2 and "--workdir" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert (done.returncode, done.stderr) == (2, "error: flags: --workdir is required\n")
+
+
+@pytest.mark.parametrize("script", ["launch/demo.sh", "tests/run.sh"])
+def test_scripts_help_and_install_nothing(tmp_path, script):
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "run.sh", tmp_path / "tests")
+    command = ["bash", tmp_path / script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    assert (done.returncode, done.stderr) == (0, "") and f"bash {script} " in done.stdout
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--fast"], ["one", "two"], [""]])
+def test_the_demo_refuses_what_it_does_not_know(arguments):
+    command = ["bash", ROOT / "launch" / "demo.sh", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
