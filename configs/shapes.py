@@ -60,7 +60,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.training.update(steps=3000, batch_size=32, ema_half_life=100.0)
     config.checkpoint.update(every_steps=500, keep_every=500)
     config.log.update(
-        samples_every=500,
+        samples_every=100,
         sample_prompts=(
             "a red circle moves left",
             "a green triangle moves right quickly",

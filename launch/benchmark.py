@@ -34,7 +34,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import machine, measure, plots, programs, report
 from snapvideo_jax.benchmark.rows import Row
@@ -75,7 +75,7 @@ def run() -> None:
     folder = storage.make_folder(OUT.value)
     facts = machine.facts(devices) | {"date": today(), "command": command()}  # the load before
     rows, parts = [], measure.parts(request)
-    progress = entry.progress("parts of the benchmark")
+    progress = screen.progress("parts of the benchmark")
     for number, some in enumerate(measure.run(request, devices, rows_of), start=1):
         rows += some
         progress(number, len(parts))
@@ -83,13 +83,13 @@ def run() -> None:
     tree = report.tree(rows, facts)
     write(folder, tree, plots.pngs(tree))
     for table in report.tables(tree):
-        entry.say(report.screen(table))
-    entry.say(f"\n{folder / 'report.html'} has it all")
+        screen.say(report.for_screen(table))
+    screen.say(f"\n{folder / 'report.html'} has it all")
 
 
 def measured_rows(cases: list[programs.Case]) -> list[Row]:
     """Times the cases of one of the parts here."""
-    return measure.measure(cases, REPEATS.value, entry.say, entry.progress)
+    return measure.measure(cases, REPEATS.value, screen.say, screen.progress)
 
 
 def predicted_rows(cases: list[programs.Case]) -> list[Row]:
@@ -98,8 +98,8 @@ def predicted_rows(cases: list[programs.Case]) -> list[Row]:
 
     rows = []
     for case in cases:
-        entry.say(f"{programs.describe(case)}: compiling; up to 40 minutes, the first time")
-        rows.append(predicted.row(case, entry.cache() / "plans"))
+        screen.say(f"{programs.describe(case)}: compiling; up to 40 minutes, the first time")
+        rows.append(predicted.row(case, entry.cache_folder() / "plans"))
     return rows
 
 
@@ -156,7 +156,7 @@ def batch_sizes() -> list[int]:
 
 def write(folder: Path, tree: report.Report, pictures: Mapping[str, bytes]) -> None:
     """Writes the report as JSON, Markdown and a page, from the job's first process."""
-    if not entry.speaks():
+    if not screen.speaks():
         return
     files = {
         "report.json": json.dumps(tree, indent=2) + "\n",

@@ -1,12 +1,21 @@
 #!/usr/bin/env bash
 # Text to video on this machine, from nothing: sets up .venv, trains configs/shapes.py, samples
-# captioned videos from the result and scores them.
+# captioned videos from the result and scores them. About ten minutes on two cores.
 #   bash launch/demo.sh           everything goes to demo/; run again, it goes on where it stopped
 #   bash launch/demo.sh FOLDER    another folder
 set -eu
+case "$#:${1:-}" in
+  1:-h | 1:--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
+  0: | 1:[!-]*) ;;
+  *) echo "error: demo.sh takes one folder or nothing, not '$*' (see --help)" >&2; exit 2 ;;
+esac
 out=$(realpath -m "${1:-demo}")
 source "$(dirname "$0")/environment.sh" requirements.txt
 
+echo "first pictures: after 100 steps in $out/run/samples, then every 100 steps"
+echo "more, from step 500 on, in another terminal:"
+echo "  cd $PWD && $python -m launch.sample --checkpoint=$out/run --out=$out/more \\"
+echo "    --prompt=\"a blue cross moves up slowly\""
 "$python" -m launch.train --config=configs/shapes.py --workdir="$out/run"
 
 "$python" -m launch.sample --checkpoint="$out/run" --out="$out/samples" --seed=0 \

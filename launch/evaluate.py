@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import plots, protocol
@@ -52,12 +52,12 @@ def run() -> None:
     """Samples what the protocol asks for, and writes its scores."""
     if PLOT.value:
         check_plot()
-    model = trained.load(Path(CHECKPOINT.value), STEP.value, log=entry.say).cast_kernels()
+    model = trained.load(Path(CHECKPOINT.value), STEP.value, log=screen.say).cast_kernels()
     if model.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
     sweep = sweep_of(model)
     scores = score_all(model, sweep)
-    if entry.speaks():
+    if screen.speaks():
         write(model, sweep, scores)
 
 
@@ -71,7 +71,7 @@ def write(
     if len(rows) > 1:
         report["sweep"] = rows
     storage.write(OUT.value, json.dumps(report, indent=2).encode() + b"\n")
-    entry.say(summary(rows, report["chance"]))
+    screen.say(summary(rows, report["chance"]))
     if SHEET.value:
         sheet = video.contact_sheet(list(first.videos), first.prompts, marks=first.right)
         video.write_png(SHEET.value, sheet)
@@ -96,7 +96,7 @@ def sweep_of(model: Trained) -> list[SamplerSettings]:
 
 def score_all(model: Trained, sweep: Sequence[SamplerSettings]) -> list[protocol.Result]:
     """Scores each of the settings; the screen shows how many denoising steps are done."""
-    progress, videos = entry.progress("denoising steps"), 2 * NUM.value
+    progress, videos = screen.progress("denoising steps"), 2 * NUM.value
     total, before = sum(settings.steps for settings in sweep) * videos, 0
     scores = []
     for settings in sweep:

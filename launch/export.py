@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry
+from launch import entry, screen
 from snapvideo_jax import build
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.planner import cost
@@ -30,13 +30,13 @@ def run() -> None:
     """Writes the folder that the flags ask for."""
     export_folder.check_free(OUT.value)
     workdir = Path(CHECKPOINT.value)
-    model = trained.load(workdir, STEP.value, log=entry.say)
+    model = trained.load(workdir, STEP.value, log=screen.say)
     encoder = model.denoiser.text_encoder
     vocabulary = build.vocabulary_path(model.config, workdir) if encoder else None
     config = json.loads(model.config.to_json())
     export_folder.write(OUT.value, config, model.step, model.params, vocabulary)
     count = cost.parameters(model.params)
-    entry.say(f"{count:,} parameters (EMA) of step {model.step} in {OUT.value}")
+    screen.say(f"{count:,} parameters (EMA) of step {model.step} in {OUT.value}")
 
 
 if __name__ == "__main__":

@@ -2,40 +2,40 @@
 
 from absl import flags
 
-flags.disclaim_key_flags()  # --help shows them as flags of the command that defines them
+flags.disclaim_key_flags()  # --help lists them under the command that defines them
 
 
 class Parser(flags.ArgumentParser):
-    """Numbers between commas; each is read by the parser of one."""
+    """Several numbers between commas, each in the syntax of `number`."""
 
-    def __init__(self, one: flags.IntegerParser | flags.FloatParser):
-        self._one = one
-        self.syntactic_help = f"comma-separated, each {one.syntactic_help}"
+    def __init__(self, number: flags.IntegerParser | flags.FloatParser):
+        self._number = number
+        self.syntactic_help = f"comma-separated, each {number.syntactic_help}"
 
     def parse(self, argument: str) -> list:
-        """ValueError if one is no such number."""
-        return [self._one.parse(number) for number in argument.split(",")]
+        """Returns the numbers; raises ValueError if one is none."""
+        return [self._number.parse(number) for number in argument.split(",")]
 
     def flag_type(self) -> str:
-        """As --help says it."""
-        return f"comma-separated list of {self._one.flag_type()}"
+        """Returns what --help calls such a flag."""
+        return f"comma-separated list of {self._number.flag_type()}"
 
 
 def define_integers(
     name: str, text: str, lower_bound: int | None = None, upper_bound: int | None = None
 ) -> flags.FlagHolder[list[int] | None]:
-    """A flag of whole numbers, None where it is not given; `text` is its help."""
+    """Defines a flag of whole numbers; `text` is its help. It is None where the user names none."""
     return _define(flags.IntegerParser(lower_bound, upper_bound), name, text)
 
 
 def define_floats(
     name: str, text: str, lower_bound: float | None = None
 ) -> flags.FlagHolder[list[float] | None]:
-    """A flag of numbers, None where it is not given; `text` is its help."""
+    """Defines a flag of numbers; `text` is its help. It is None where the user names none."""
     return _define(flags.FloatParser(lower_bound), name, text)
 
 
 def _define(
-    one: flags.IntegerParser | flags.FloatParser, name: str, text: str
+    number: flags.IntegerParser | flags.FloatParser, name: str, text: str
 ) -> flags.FlagHolder[list | None]:
-    return flags.DEFINE(Parser(one), name, None, text, serializer=flags.ListSerializer(","))
+    return flags.DEFINE(Parser(number), name, None, text, serializer=flags.ListSerializer(","))

@@ -43,7 +43,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import entry
+from launch import entry, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import prediction
 from snapvideo_jax.build import Config
@@ -87,7 +87,7 @@ def run() -> None:
     config = plannable(flags.FLAGS.config)
     if COUNT.value:
         count = estimate.count(config)._asdict()
-        entry.say(json.dumps(count, indent=2))
+        screen.say(json.dumps(count, indent=2))
         write(count)
     if DOCTOR.value:
         report(diagnose(config, DEVICES.value or jax.device_count()))
@@ -106,12 +106,12 @@ def one_program(config: Config, name: str) -> None:
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to be looked for
     chips = topology.devices(name)
     program = programs.planned(config, PROGRAM.value, chips)
-    entry.say(
+    screen.say(
         f"compiling for {describe(chips)}; the first time that takes half a minute for a toy, "
         "10 to 40 minutes for the paper's models"
     )
-    answer = estimate.estimate(program, chips, entry.cache() / "plans")
-    entry.say(estimate_table.text(answer))
+    answer = estimate.estimate(program, chips, entry.cache_folder() / "plans")
+    screen.say(estimate_table.text(answer))
     write(estimate_table.tree(answer))
     if not answer.fits:
         raise ConfigError(f"it does not fit {name}; {remedy(config, chips, answer)}")
@@ -121,7 +121,7 @@ def remedy(config: Config, chips: Sequence[jax.Device], refusal: estimate.Estima
     """Says which change should make it fit at the least cost."""
     if PROGRAM.value != "train":
         return "lower training.batch_size, split the parameters (mesh.fsdp), or take a larger slice"
-    entry.say("looking for what would fit")
+    screen.say("looking for what would fit")
     config.mesh.update(refusal.mesh)  # as numbers, where it left one open
     layouts = search.below_limit(
         search.candidates(config, chips),
@@ -140,27 +140,27 @@ def fastest_layout(config: Config, name: str) -> None:
     """Compiles the most promising ways to lay training out on a slice, and ranks them."""
     jax.config.update("jax_platforms", "cpu")
     chips = topology.devices(name)
-    entry.say(f"searching for the fastest layout on {describe(chips)}")
+    screen.say(f"searching for the fastest layout on {describe(chips)}")
     layouts = search.candidates(config, chips)
     shortlist = search.shortlist(layouts, len(chips), CANDIDATES.value)
-    entry.say(f"{len(layouts)} layouts divide and should fit; compiling {len(shortlist)} of them")
-    progress, rows = entry.progress("layouts compiled"), []
+    screen.say(f"{len(layouts)} layouts divide and should fit; compiling {len(shortlist)} of them")
+    progress, rows = screen.progress("layouts compiled"), []
     for number, layout in enumerate(shortlist, start=1):
         program = programs.planned(layout.apply(config), "train", chips)
-        answer = estimate.estimate(program, chips, entry.cache() / "plans")
+        answer = estimate.estimate(program, chips, entry.cache_folder() / "plans")
         rows.append((layout, answer))
-        entry.say(search_table.row(layout, answer))
+        screen.say(search_table.row(layout, answer))
         progress(number, len(shortlist))
-    entry.say(search_table.ranking(rows))
+    screen.say(search_table.ranking(rows))
     write(search_table.ranking_tree(rows))
 
 
 def measure(config: Config) -> None:
     """Runs a program on the devices at hand, and prints its time beside the prediction."""
     program = programs.planned(config, PROGRAM.value, jax.devices())
-    entry.say(f"compiling and running on {describe(jax.devices())}")
+    screen.say(f"compiling and running on {describe(jax.devices())}")
     comparison = prediction.compare(program)
-    entry.say(estimate_table.compare(comparison))
+    screen.say(estimate_table.compare(comparison))
     rates = comparison.rates._asdict()
     write(comparison._asdict() | {"rates": rates, "error": comparison.error})
 
@@ -203,7 +203,7 @@ def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
 
 def report(diagnosis: doctor.Diagnosis) -> None:
     """Prints the tables of a diagnosis and writes --json; raises ConfigError for a problem."""
-    entry.say(doctor_table.text(diagnosis))
+    screen.say(doctor_table.text(diagnosis))
     write(doctor_table.tree(diagnosis))
     problems = diagnosis.problems
     if problems:

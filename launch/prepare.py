@@ -26,9 +26,9 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from launch import entry
+from launch import entry, screen
 from snapvideo_jax import build, storage
-from snapvideo_jax.data import embeddings_writer
+from snapvideo_jax.data.embeddings_writer import Writer
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.files import t5_weights
 from snapvideo_jax.sampling import prompt_encoder
@@ -38,54 +38,53 @@ T5 = flags.DEFINE_string("t5", None, "Folder of the T5 encoder's weights.", requ
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "Its sentencepiece model; default: spiece.model in the folder --t5."
 )
-OUT = entry.define_folder("out", "Folder for the states; made where there is none.")
+OUT = entry.define_folder("out", "Folder for the states; created if absent.")
 BATCH = flags.DEFINE_integer("batch_size", 64, "Captions encoded at a time.", lower_bound=1)
 
 
 def run() -> None:
-    """Flags in, states out."""
+    """Stores the states of the captions that --config names."""
     config = flags.FLAGS.config
-    config.data.text_states = OUT.value  # what the config would read is what is made here
+    config.data.text_states = OUT.value  # training reads what this writes
     build.check(config)
-    captions = build.source(config, lambda path, why: entry.say(f"{path}: {why}")).captions()
-    t5_weights.open_weights(T5.value)  # both are checked before the weights are loaded, which
-    storage.make_folder(OUT.value)  # takes long
-    entry.say(f"loading {T5.value} onto {jax.device_count()} {jax.devices()[0].platform} device(s)")
+    captions = build.source(config, lambda path, why: screen.say(f"{path}: {why}")).captions()
+    t5_weights.open_weights(T5.value)  # checks the files, and loading takes long
+    storage.make_folder(OUT.value)
+    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+    screen.say(f"loading {T5.value} onto {devices}")
     length = config.data.text_length
     encoder = prompt_encoder.load(T5.value, TOKENIZER.value, length, config.model.dtype)
-    writer = embeddings_writer.Writer(
-        OUT.value, encoder=encoder.fingerprint, channels=encoder.channels, text_length=length
-    )
+    writer = Writer(OUT.value, encoder.fingerprint, encoder.channels, length)
     with contextlib.closing(writer):
         store(writer, captions, encoder, BATCH.value)
 
 
 def store(
-    writer: embeddings_writer.Writer,
+    writer: Writer,
     captions: Sequence[str],
     encode: prompt_encoder.Encoder,
     batch_size: int,
 ) -> None:
     """Encodes and commits, a batch at a time, the captions that are not stored yet."""
-    todo, report = writer.embeddings.missing(captions), entry.progress("captions")
-    entry.say(f"{len(todo)} captions to encode, {writer.embeddings.count} are stored")
-    for start in range(0, len(todo), batch_size):
-        batch = todo[start : start + batch_size]
+    missing, report = writer.stored.missing(captions), screen.progress("captions")
+    screen.say(f"{len(missing)} captions to encode, {writer.stored.count} are stored")
+    for start in range(0, len(missing), batch_size):
+        batch = missing[start : start + batch_size]
         # The last batch is filled up, so that one program encodes them all.
         states, mask = encode([*batch, *[""] * (batch_size - len(batch))])
         writer.add(batch, states[: len(batch)], mask[: len(batch)])
         writer.commit()
-        report(start + len(batch), len(todo))
-    entry.say(f"done: {writer.embeddings.count + len(todo)} captions in {writer.folder}")
+        report(start + len(batch), len(missing))
+    screen.say(f"done: {writer.stored.count + len(missing)} captions in {writer.folder}")
 
 
 def no_command() -> None:
-    """What a call without a command ends with."""
+    """Refuses a call without a command."""
     raise ConfigError("say what to prepare: python -m launch.prepare embed (see its --help)")
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:2] == ["embed"]
-    if given:
+    is_embed = sys.argv[1:2] == ["embed"]
+    if is_embed:
         del sys.argv[1]  # the rest are flags
-    entry.run(run if given else no_command)
+    entry.run(run if is_embed else no_command)

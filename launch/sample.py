@@ -49,7 +49,7 @@ import jax
 from absl import flags
 from jax.experimental import multihost_utils
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
@@ -113,12 +113,12 @@ def run() -> None:
     out = storage.make_folder(OUT.value)
     folder = output_folder.OutputFolder(out, settings(stages), work, process)
     if folder.done:
-        entry.say(f"{len(folder.done)} of {len(work)} videos are in {out} already")
+        screen.say(f"{len(folder.done)} of {len(work)} videos are in {out} already")
     batch_size = min(BATCH.value, -(-len(work) // process.count))
 
     missing = len(folder.missing())
     rounds = max(hosts.gather(-(-missing // batch_size)))
-    progress, done = entry.progress("videos"), 0
+    progress, done = screen.progress("videos"), 0
     for batch in folder.batches(batch_size, rounds):
         samples, videos = batch or work[:1], None  # computes along with the other processes
         for stage in stages:
@@ -135,7 +135,7 @@ def run() -> None:
         multihost_utils.sync_global_devices("all samples are written")
     if jax.process_index() == 0:
         folder.finish()
-    entry.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
+    screen.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
 
 
 def part_of_job(stages: Sequence[Stage]) -> output_folder.Process:
@@ -196,7 +196,7 @@ def load() -> list[Stage]:
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
     """Loads the checkpoint of `folder`; its config's sampler settings take those `changes`."""
     t5 = Path(T5.value) if T5.value else None
-    model = trained.load(Path(folder), step, t5, entry.say).cast_kernels()
+    model = trained.load(Path(folder), step, t5, screen.say).cast_kernels()
     _, height, width = model.denoiser.video_shape
     return Stage(
         folder=folder,
@@ -251,7 +251,7 @@ def settings(stages: Sequence[Stage]) -> dict[str, Any]:
 
 def within(things: str) -> Progress:
     """Reports progress inside one batch; silent where it takes but seconds."""
-    report = entry.progress(things)
+    report = screen.progress(things)
     return lambda done, of: report(done, of) if done < of else None
 
 

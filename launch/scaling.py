@@ -22,10 +22,10 @@ import sys
 import jax
 from absl import flags
 
-from launch import entry, number_lists
+from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import machine
-from snapvideo_jax.benchmark.report import screen
+from snapvideo_jax.benchmark.report import for_screen
 from snapvideo_jax.benchmark.scaling import plots, report, study
 from snapvideo_jax.data.text import train_vocabulary
 
@@ -49,8 +49,8 @@ def run() -> None:
         sizes=sizes,
         steps=STEPS.value,
         text=text,
-        say=entry.say,
-        progress=entry.progress,
+        say=screen.say,
+        progress=screen.progress,
     )
     tree = result | before
     pictures = plots.pngs(tree)
@@ -59,8 +59,8 @@ def run() -> None:
     for name, content in pictures.items():
         storage.write(folder / name, content)
     for table in report.tables(tree):
-        entry.say(screen(table))
-    entry.say(f"\n{folder / 'scaling.md'} has it all")
+        screen.say(for_screen(table))
+    screen.say(f"\n{folder / 'scaling.md'} has it all")
 
 
 def facts() -> dict:

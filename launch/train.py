@@ -12,30 +12,32 @@ Any field of the config is a flag; configs/base.py explains them all:
   --config.training.steps=2000 --config.training.batch_size=64 --config.mesh.fsdp=4
 
 The run shows a line every few seconds and writes metrics.jsonl, TensorBoard curves and checkpoints
-into --workdir. Ctrl-C or SIGTERM saves and ends it; the same command goes on where it stopped.
+into --workdir. Ctrl-C or SIGTERM saves and ends it (a second one ends it at once); the same command
+goes on where it stopped.
 --profile=10:13 writes an xprof trace of steps 10 to 13 into --workdir/profile
 (docs/performance.md).
 On many hosts, one process on each: docs/pods.md.
-Exit codes: 0 done, 2 bad flags or config, 3 bad data, 4 diverged, 5 storage, 143 preempted.
+Exit codes: 0 done, 2 bad flags or config, 3 bad data, 4 diverged, 5 storage, 130 stopped by Ctrl-C,
+143 preempted.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from launch import entry
+from launch import entry, screen
 from snapvideo_jax.train import train
 from snapvideo_jax.training import profiler
 
 entry.define_config()
-WORKDIR = entry.define_folder("workdir", "Folder of the run; made where there is none.")
+WORKDIR = entry.define_folder("workdir", "Folder of the run; created if absent.")
 PROFILE = flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace for xprof.")
 
 
 def run() -> None:
-    """Flags in, one call."""
+    """Trains the config in --workdir."""
     profile = profiler.parse(PROFILE.value) if PROFILE.value is not None else range(0)
-    train(flags.FLAGS.config, Path(WORKDIR.value), entry.say, profile)
+    train(flags.FLAGS.config, Path(WORKDIR.value), screen.say, profile)
 
 
 if __name__ == "__main__":

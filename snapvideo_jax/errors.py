@@ -39,3 +39,9 @@ class Preempted(UserError):
     """A signal ended the run after its state was saved: exit code 143."""
 
     exit_code = 143
+
+
+class Stopped(UserError):
+    """Ctrl-C ended the run after its state was saved: exit code 130."""
+
+    exit_code = 130

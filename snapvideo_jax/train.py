@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from snapvideo_jax import build, storage
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.text import train_vocabulary
-from snapvideo_jax.errors import ConfigError, DataError, Preempted
+from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped
 from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, hosts
 from snapvideo_jax.parallel import mesh as meshes
@@ -140,17 +141,18 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
             if pending:
                 report.step(*pending)
             pending = step, metrics
-            stopping = signals.stop()
-            if step % every == 0 or step == steps or stopping:
+            ending = signals.stop()
+            if step % every == 0 or step == steps or ending:
                 checkpoints.save(step, state, run.meta)
-            if stopping:
+            if ending:
                 break
             if samples_every and step % samples_every == 0:
                 with _explaining_memory(lambda: SAMPLES):
                     report.samples(step, _write_sheet(run, state))
         report.step(*pending)
-    if stopping and int(state.step) < steps:
-        raise Preempted(f"preempted: saved step {step}, resume with the same command")
+    if ending and int(state.step) < steps:
+        error, word = (Stopped, "stopped") if ending == signal.SIGINT else (Preempted, "preempted")
+        raise error(f"{word}: saved step {step}, resume with the same command")
     log(f"done: step {steps}, checkpoint in {run.workdir / 'checkpoints' / str(steps)}")
     return state
 
@@ -194,7 +196,10 @@ def _first_state(run: Run) -> TrainState:
         return program.abstract_state
 
     restored = checkpoint.restore_newest(run.workdir / "checkpoints", abstract, log)
-    log(telemetry.parameter_table(program.abstract_state.params))
+    log(telemetry.parameter_summary(program.abstract_state.params))
+    if hosts.is_first():
+        table = telemetry.parameter_table(program.abstract_state.params) + "\n"
+        storage.write(run.workdir / "parameters.txt", table.encode())
     axes = " ".join(f"{axis}={size}" for axis, size in program.mesh.shape.items() if size > 1)
     devices = f"{program.mesh.size} {jax.devices()[0].platform} device(s) {axes}".rstrip()
     if restored is not None:

@@ -47,7 +47,7 @@ def noise(mesh):
 
 
 def twice(records, train=train.train):
-    """loop.train that goes on after it was preempted, as the same command would."""
+    """train.train that goes on after it was preempted, as the same command would."""
     lines = []
     following = record(lines)
 
@@ -64,8 +64,8 @@ def twice(records, train=train.train):
         except Preempted as error:
             stopped = error
         train(config, workdir, log, *more)
-        made = noise(build.mesh(config))
-        shards = {str(shard.index[0].start): shard.data for shard in made.addressable_shards}
+        shards = noise(build.mesh(config)).addressable_shards
+        shards = {str(shard.index[0].start): shard.data for shard in shards}
         np.savez(records / f"noise.{jax.process_index()}.npz", **shards)
         (records / f"rows.{jax.process_index()}.json").write_text(json.dumps(lines))
         raise stopped or RuntimeError("the signal stopped nothing")
@@ -75,12 +75,12 @@ def twice(records, train=train.train):
 
 def once(make):
     """`make` that is called once for each first argument: both runs share what is compiled."""
-    made = {}
+    results = {}
 
     def remembered(first, *more):
-        if str(first) not in made:
-            made[str(first)] = make(first, *more)
-        return made[str(first)]
+        if str(first) not in results:
+            results[str(first)] = make(first, *more)
+        return results[str(first)]
 
     return remembered
 

@@ -182,7 +182,7 @@ def markdown_section(table: Table, command: str) -> list[str]:
     ]
 
 
-def screen(table: Table) -> str:
+def for_screen(table: Table) -> str:
     """Returns a table for the screen, whose line of load tells how far to trust it."""
     return "\n".join(["", table.title, markdown_table(table), *([table.load] * bool(table.load))])
 

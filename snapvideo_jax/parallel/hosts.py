@@ -170,37 +170,45 @@ def _contains(path: Path, line: str) -> bool:
 
 
 class Signals:
-    """A handler that remembers the first SIGTERM or SIGINT; a second one ends the process at once.
+    """Lets a run save when SIGTERM or SIGINT ends it; a second signal ends the process at once.
 
-    All processes of a job stop at the same step, whichever got the signal: every step asks the
-    devices whether one did and reads the answer a step later, so that none waits for it.
+    Handlers are set by the first call of `stop`, when a step is under way. Until then, as long as
+    the step compiles, a signal does what it did outside: there is nothing new to save.
+    All processes of a job stop at the same step, whichever got the signal: each step asks the
+    devices whether one did, and hears the answer at the next, so that none waits for it.
     """
 
     def __enter__(self) -> "Signals":
         everywhere = Mesh(np.asarray(jax.devices()), ("device",))
         self._split = NamedSharding(everywhere, PartitionSpec("device"))
         self._any = jax.jit(jnp.max, out_shardings=NamedSharding(everywhere, PartitionSpec()))
-        self._pending: jax.Array | None = None
-        self._received = False
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._answer: jax.Array | None = None
+        self._received = 0
+        self._handlers = {}  # those outside
         return self
 
-    def stop(self) -> bool:
-        """Returns whether to stop after this step; every process must call this in each step."""
+    def stop(self) -> int:
+        """Returns the signal that ends the run after this step, or 0; every step must call this.
+
+        Of several signals it is the largest: SIGTERM rather than SIGINT.
+        """
+        if not self._handlers:
+            both = signal.SIGTERM, signal.SIGINT
+            self._handlers = {number: signal.signal(number, self._receive) for number in both}
         if jax.process_count() == 1:
             return self._received
         here = np.full(jax.local_device_count(), self._received, np.int32)
-        before = self._pending
-        self._pending = self._any(jax.make_array_from_process_local_data(self._split, here))
-        return before is not None and bool(np.asarray(before))
+        answer = self._answer
+        self._answer = self._any(jax.make_array_from_process_local_data(self._split, here))
+        return 0 if answer is None else int(np.asarray(answer))
 
-    def _note(self, number: int, frame: object) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         if self._received:
-            os._exit(130)
-        self._received = True
+            os._exit(128 + number)
+        self._received = number
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():  # None: one that Python did not install
+        for number, handler in self._handlers.items():  # None: not set by Python
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 

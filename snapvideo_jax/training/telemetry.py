@@ -5,7 +5,10 @@ run writes the very bytes that the unbroken one would have; times go to screen a
 """
 
 import json
+import math
+import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from snapvideo_jax import trees
 from snapvideo_jax.errors import DivergedError
 from snapvideo_jax.parallel import hosts
 
@@ -51,6 +55,54 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60}h{minutes % 60:02d}m"
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+SUMMARY_LINES = 8  # beside the total
+
+
+def parameter_summary(params: Any) -> str:
+    """Returns how many parameters there are in all, and in each of the largest parts.
+
+    A part is a path of at most three names; parts that differ in a number alone are one
+    ("network/blocks/global*"). What holds more than a third of the parameters is shown as its
+    parts. `params` may be abstract.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    sizes: Counter[tuple[str, ...]] = Counter()
+    for path, leaf in leaves:
+        sizes[tuple(re.sub(r"\d.*", "*", name) for name in trees.names(path))] += leaf.size
+    total, size = sizes.total(), sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
+    parts = _children(sizes, ())
+    while parts[largest := max(parts, key=parts.__getitem__)] > total / 3:
+        if len(largest) == 3 or largest in sizes:
+            break
+        del parts[largest]
+        parts.update(_children(sizes, largest))
+    rows = [("/".join(path), count) for path, count in parts.most_common()]
+    if len(rows) > SUMMARY_LINES:
+        rest = rows[SUMMARY_LINES - 1 :]
+        rows[SUMMARY_LINES - 1 :] = [(f"{len(rest)} smaller parts", sum(n for _, n in rest))]
+    name_width, width = max(len(name) for name, _ in rows), len(f"{total:,}")
+    return "\n".join(
+        [f"{total:,} parameters, {_bytes_text(size)}"]
+        + [f"  {name:{name_width}}  {n:{width},}  {100 * n / total:3.0f} %" for name, n in rows]
+    )
+
+
+def _children(sizes: Counter[tuple[str, ...]], parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
+    """Returns the sizes of the parts one name below `parent`."""
+    depth = len(parent)
+    children: Counter[tuple[str, ...]] = Counter()
+    for path, size in sizes.items():
+        if path[:depth] == parent:
+            children[path[: depth + 1]] += size
+    return children
+
+
+def _bytes_text(size: int) -> str:
+    """1_234_567 -> "1.2 MB"."""
+    power = min(int(math.log10(max(size, 1))) // 3, 4)
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 class Progress:

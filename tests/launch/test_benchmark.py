@@ -124,7 +124,7 @@ def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("libtpu")
 def test_a_topology_is_predicted_and_nothing_is_run(tmp_path, plans, monkeypatch):
-    monkeypatch.setattr(entry, "cache", lambda: plans.parent)
+    monkeypatch.setattr(entry, "cache_folder", lambda: plans.parent)
     monkeypatch.setattr(measure, "measured", None)
     flags = "--topology=v5e-4", "--modes=infer", "--batch_sizes=2", "--dtype=bfloat16"
     launch("benchmark", CONFIGS, *flags, f"--out={tmp_path}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import entry
+from launch import signals
 from snapvideo_jax.files import video
 from tests.conftest import CACHE
 
@@ -51,9 +51,11 @@ def run(tmp_path_factory):
                 break
         rest, stderr = process.communicate()
     assert process.returncode == 143, stderr
-    assert re.search(r"^preempted: saved step \d+, resume with the same command$", stderr, re.M)
+    first, *_, last = stderr.splitlines()
+    assert first == signals.SAVING[signal.SIGTERM]
+    assert re.search(r"^preempted: saved step \d+, resume with the same command$", last)
     done = subprocess.run(command, stdout=subprocess.PIPE, **options)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert "resuming at step" in done.stdout and "done: step 400" in done.stdout
     return folder
 
@@ -68,7 +70,7 @@ def test_sample_writes_playable_videos_and_how_to_remake_them(run, tmp_path):
     out = tmp_path / "o"
     prompt = "../../a red circle moves left"
     done = launch("sample", f"--checkpoint={run}", f"--prompt={prompt}", f"--out={out}", "--num=2")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert {p.name for p in out.iterdir()} == {
         "00000.mp4",
         "00001.mp4",
@@ -85,7 +87,7 @@ def test_evaluate_writes_the_figures_of_the_oracle(run, tmp_path):
     out, sheet = tmp_path / "f.json", tmp_path / "s.png"
     flags = f"--checkpoint={run}", "--protocol=shapes", "--num_samples=4", f"--out={out}"
     done = launch("evaluate", *flags, f"--sheet={sheet}")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(out.read_text())
     factors = {"n", "present", "shape", "color", "direction", "speed", "all"}
     assert factors <= report["oracle"].keys() and factors <= report["oracle"]["held_out"].keys()
@@ -109,7 +111,7 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
         f"--config.data.path={tmp_path / 'clips'}",
         "--config.training.steps=4",
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
     bad = [json.loads(line) for line in (run / "bad_records.jsonl").read_text().splitlines()]
     assert bad and all("broken.mp4" in row["path"] for row in bad)
@@ -117,7 +119,7 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
 
 LOWERED = """
 import jax
-from launch import main
+from launch import entry
 from snapvideo_jax import build
 from tests import tiny
 
@@ -139,24 +141,27 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
         options = dict(cwd=ROOT, env=environment, text=True, capture_output=True)
         done = subprocess.run(command, **options)
         assert done.returncode == 0, done.stderr
-        kept = {path.name for path in (tmp_path / "snapvideo_jax").glob("*-cache")}
-        started.append((done.stdout, kept))
+        programs = {path.name for path in (tmp_path / "snapvideo_jax").glob("*-cache")}
+        started.append((done.stdout, programs))
     assert started[0] == started[1]
-    text, kept = started[0]
-    assert "func.func public @main" in text and any(name.startswith("jit") for name in kept)
+    text, programs = started[0]
+    assert "func.func public @main" in text and any(name.startswith("jit") for name in programs)
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "sample", "evaluate", "export", "plan", "benchmark", "prepare embed"]
+    "name",
+    ["train", "sample", "evaluate", "export", "plan", "benchmark", "scaling", "prepare embed"],
 )
 def test_help_teaches(name):
     done = launch(*name.split(), "--help")
-    assert done.returncode == 0 and f"python -m launch.{name} --" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python -m launch.{name} --" in done.stdout
     assert ("--config:" in done.stdout) == (name in ("train", "plan", "prepare embed"))
 
 
 def test_plan_counts_parameters_and_flops():
     done = launch("plan", "--config=configs/fit_500m.py", "--count")
+    assert done.stderr == ""
     counted = json.loads(done.stdout)
     assert counted["parameters"] == 495_828_016
     # Forward FLOPs of a video: 713 G by the compiler's count, which has element-wise work too.
@@ -204,17 +209,25 @@ def test_a_mistake_is_one_line_with_its_exit_code(tmp_path, code, says, command)
     assert not workdir.exists()
 
 
-def test_ctrl_c_is_one_word(capsys, monkeypatch):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(entry, "join", lambda: None)
-    with pytest.raises(SystemExit) as ended:
-        entry._guarded(interrupted)
-    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
-
-
 def test_a_missing_required_flag_is_one_line():
     done = launch("train")
-    assert done.returncode == 2 and "--workdir" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert (done.returncode, done.stderr) == (2, "error: flags: --workdir is required\n")
+
+
+@pytest.mark.parametrize("script", ["launch/demo.sh", "tests/run.sh"])
+def test_scripts_help_and_install_nothing(tmp_path, script):
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "run.sh", tmp_path / "tests")
+    command = ["bash", tmp_path / script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    assert (done.returncode, done.stderr) == (0, "") and f"bash {script} " in done.stdout
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--fast"], ["one", "two"], [""]])
+def test_the_demo_refuses_what_it_does_not_know(arguments):
+    command = ["bash", ROOT / "launch" / "demo.sh", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import entry
+from launch import cluster
 from snapvideo_jax import build, train
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
@@ -54,7 +54,7 @@ def start(command, *flags):
     )
 
 
-def job(*commands):
+def run_job(*commands):
     """(exit code, stdout, stderr) of each process of a job; what hangs is ended, and says where."""
     flags = f"--coordinator=localhost:{free_port()}", f"--num_processes={len(commands)}"
     processes = [start(c, *flags, f"--process_id={i}") for i, c in enumerate(commands)]
@@ -76,7 +76,7 @@ def pair(tmp_path_factory):
     """(folder of the run, folder of records, what the processes said)."""
     run, records = tmp_path_factory.mktemp("pair") / "run", tmp_path_factory.mktemp("records")
     command = "tests/hosts_worker.py", records, TINY, f"--workdir={run}"
-    return run, records, job(command, command)
+    return run, records, run_job(command, command)
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +85,18 @@ def alone(tmp_path_factory):
     folder, rows, config = tmp_path_factory.mktemp("alone"), [], tiny.get_config()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.Feed, "__next__", hosts_worker.record(rows))
-        program = build.train_program
-        made = []
+        program = build.program
+        programs = []
         patch.setattr(
-            build, "train_program", lambda *sizes: made.append(program(*sizes)) or made[0]
+            build, "program", lambda *sizes: programs.append(program(*sizes)) or programs[0]
         )
         state = train.train(config, folder, lambda line: None)
-    return folder, made[0], state, rows
+    return folder, programs[0], state, rows
 
 
 def test_a_signal_to_one_process_stops_both_at_the_same_step(pair):
-    run, _, told = pair
-    for code, _, stderr in told:
+    run, _, outputs = pair
+    for code, _, stderr in outputs:
         assert code == 143, stderr
         # Process 1 got it as it drew step 3; what it says is heard one step later.
         assert stderr.splitlines()[-1] == "preempted: saved step 4, resume with the same command"
@@ -161,9 +161,9 @@ def test_one_process_restores_what_two_saved_and_finds_the_parameters_of_its_own
 
 def test_two_processes_restore_what_one_saved(alone):
     command = *TRAIN, f"--workdir={alone[0]}"
-    told = job(command, command)
-    assert [code for code, _, _ in told] == [0, 0], told
-    assert f"already at step 8 of 8: {alone[0]}" in told[0][1]
+    outputs = run_job(command, command)
+    assert [code for code, _, _ in outputs] == [0, 0], outputs
+    assert f"already at step 8 of 8: {alone[0]}" in outputs[0][1]
 
 
 @pytest.mark.parametrize(
@@ -175,17 +175,17 @@ def test_two_processes_restore_what_one_saved(alone):
 )
 def test_processes_that_differ_end_with_one_line_each_and_train_nothing(tmp_path, code, flag, says):
     command = *TRAIN, f"--workdir={tmp_path / 'run'}"
-    told = job(command, (*command, *flag.split()))
-    for exit_code, _, stderr in told:
+    outputs = run_job(command, (*command, *flag.split()))
+    for exit_code, _, stderr in outputs:
         assert exit_code == code, stderr
         assert re.search(f"^error: .*{says}", stderr) and len(stderr.splitlines()) == 1
-    assert told[0][2] == told[1][2] and not (tmp_path / "run").exists()
+    assert outputs[0][2] == outputs[1][2] and not (tmp_path / "run").exists()
 
 
 LONE = """
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from launch import main
+from launch import cluster, entry
 from snapvideo_jax.errors import DataError
 def body():
     step = lambda: multihost_utils.process_allgather(np.zeros(1))
@@ -193,14 +193,14 @@ def body():
     if jax.process_index() == 1:
         raise DataError("clip.mp4 is gone")
     step()
-entry.LEAVE = 1
+cluster.LEAVE = 1
 entry.run(body)
 """
 
 
 def test_a_process_that_fails_alone_ends_the_others_too(tmp_path):
     (tmp_path / "lone.py").write_text(LONE)
-    (code, _, stderr), (failed, _, why) = job([tmp_path / "lone.py"], [tmp_path / "lone.py"])
+    (code, _, stderr), (failed, _, why) = run_job([tmp_path / "lone.py"], [tmp_path / "lone.py"])
     assert (failed, why) == (3, "error: clip.mp4 is gone\n")
     assert code == 1
     assert stderr == "error: another process of the job has ended; see what it said last\n"
@@ -221,13 +221,19 @@ def test_a_fact_that_one_process_lacks_is_a_difference(monkeypatch):
 
 
 def test_a_folder_that_is_not_the_first_process_s_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(hosts, "STORAGE_WAIT", 0)
-    with hosts.claim_folder(tmp_path):
-        with pytest.raises(StorageError, match="storage that all hosts share"):
-            hosts._check_seen(tmp_path, "process 1 on another host")
+    monkeypatch.setattr(hosts, "SHARED", 0)
+    with (
+        hosts.claim_folder(tmp_path),
+        pytest.raises(StorageError, match="storage that all hosts share"),
+    ):
+        hosts._check_seen(tmp_path, "process 1 on another host")
 
 
-MISSING = "import sys; from launch import main; entry.JOIN = 1; entry.run(lambda: print('met'))"
+MISSING = """
+from launch import cluster, entry
+cluster.JOIN = 1
+entry.run(lambda: print("met"))
+"""
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -243,15 +249,15 @@ def test_a_process_that_finds_no_other_gives_up_with_one_line(index):
 
 
 @pytest.fixture
-def given(monkeypatch):
-    """What main understands of a job's flags."""
+def job_from_flags(monkeypatch):
+    """cluster.job_from_flags with the values of its three flags."""
 
-    def parsed(*values, clustered=False):
+    def job_from_flags(*values, in_cluster=False):
         for flag, value in zip(("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID"), values, strict=True):
-            monkeypatch.setattr(entry, flag, type("Flag", (), {"value": value}))
-        return entry._given(clustered)
+            monkeypatch.setattr(cluster, flag, type("Flag", (), {"value": value}))
+        return cluster.job_from_flags(in_cluster)
 
-    return parsed
+    return job_from_flags
 
 
 @pytest.mark.parametrize(
@@ -261,27 +267,27 @@ def given(monkeypatch):
         ("h", 2, 0), ("h:port", 2, 0), ("h:65536", 2, 0), ("h:0", 2, 0),
     ],
 )  # fmt: skip
-def test_flags_of_a_job_that_do_not_fit_are_refused(given, values):
+def test_flags_of_a_job_that_do_not_fit_are_refused(job_from_flags, values):
     with pytest.raises(ConfigError):
-        given(*values)
+        job_from_flags(*values)
 
 
-def test_a_job_is_what_flags_or_the_environment_say(given, monkeypatch):
-    assert given(None, None, None) is None
-    asked = given("h:1", 2, 1)
-    assert [*asked.values()][:3] == ["h:1", 2, 1]
+def test_a_job_is_what_flags_or_the_environment_say(job_from_flags, monkeypatch):
+    assert job_from_flags(None, None, None) is None
+    job = job_from_flags("h:1", 2, 1)
+    assert [*job.values()][:3] == ["h:1", 2, 1]
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "h:1")
-    assert given(None, 2, 1) == asked
-    assert given(None, None, None, clustered=True) is None  # the cluster says the rest
+    assert job_from_flags(None, 2, 1) == job
+    assert job_from_flags(None, None, None, in_cluster=True) is None  # the cluster says the rest
     with pytest.raises(ConfigError, match="needs all of"):
-        given(None, None, None)
+        job_from_flags(None, None, None)
 
 
-SLURM = {f"SLURM_{name}": "2" for name in entry.SLURM}
+SLURM = {f"SLURM_{name}": "2" for name in cluster.SLURM}
 
 
 @pytest.mark.parametrize(
-    ("clustered", "environment", "platforms"),
+    ("in_cluster", "environment", "platforms"),
     [
         (False, {}, ""),
         (False, {"KUBERNETES_SERVICE_HOST": "h"}, ""),
@@ -296,5 +302,5 @@ SLURM = {f"SLURM_{name}": "2" for name in entry.SLURM}
         (False, {"TPU_WORKER_HOSTNAMES": "a,b"}, "cpu"),
     ],
 )
-def test_a_job_is_joined_unasked_only_where_a_cluster_started_it(clustered, environment, platforms):
-    assert entry._clustered(environment, platforms) is clustered
+def test_a_job_needs_no_flags_where_a_cluster_started_it(in_cluster, environment, platforms):
+    assert cluster.started_by_cluster(environment, platforms) is in_cluster

@@ -79,7 +79,7 @@ def write_t5(folder):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def prepared(tmp_path_factory):
     """(folder, output) of a run on three captions and one on a data set that has grown since."""
     folder = tmp_path_factory.mktemp("prepare")
     write_t5(folder / "t5")
@@ -89,27 +89,27 @@ def made(tmp_path_factory):
     )
     write_captions(folder, CAPTIONS[:3])
     first = embed(folder)
-    assert first.returncode == 0, first.stderr
+    assert (first.returncode, first.stderr) == (0, "")
     write_captions(folder, [*CAPTIONS, "", CAPTIONS[0]])
     second = embed(folder)
-    assert second.returncode == 0, second.stderr
+    assert (second.returncode, second.stderr) == (0, "")
     return folder, first.stdout, second.stdout
 
 
-def test_stored_states_are_the_encoder_s(made):
-    folder = made[0]
+def test_stored_states_are_those_of_the_encoder(prepared):
+    folder = prepared[0]
     weights = t5_weights.open_weights(folder / "t5")
     ids, mask = Tokenizer(folder / "t5" / "spiece.model")(CAPTIONS, LENGTH)
     module = prompt_encoder.module(weights.config, jnp.float32)
     expected = jax.jit(module.apply)({"params": weights.load()}, ids, mask)
-    states, found_mask = Embeddings(folder / "states")(CAPTIONS)
-    np.testing.assert_array_equal(found_mask, mask)
-    found = states[mask].astype(np.float32)
-    np.testing.assert_allclose(found, np.asarray(expected)[mask], rtol=2**-7, atol=1e-3)
+    states, stored_mask = Embeddings(folder / "states")(CAPTIONS)
+    np.testing.assert_array_equal(stored_mask, mask)
+    stored = states[mask].astype(np.float32)
+    np.testing.assert_allclose(stored, np.asarray(expected)[mask], rtol=2**-7, atol=1e-3)
 
 
-def test_only_new_captions_are_encoded(made):
-    _, first, second = made
+def test_only_new_captions_are_encoded(prepared):
+    _, first, second = prepared
     assert "3 captions to encode, 0 are stored" in first and "3/3 captions in" in first
     assert "2 captions to encode, 3 are stored" in second and "done: 5 captions" in second
 
@@ -123,8 +123,8 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("flag", REFUSALS)
-def test_refusals_are_one_line_with_an_exit_code(made, flag):
-    folder = made[0]
+def test_refusals_are_one_line_with_an_exit_code(prepared, flag):
+    folder = prepared[0]
     if flag == "no command":
         done = prepare("--t5=x", "--out=y")
     else:

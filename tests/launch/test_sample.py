@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from absl import flags
 
-from launch import entry
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.files import video
@@ -306,7 +305,7 @@ def test_a_batch_that_takes_long_says_how_much_is_done(
     trained_folder, tmp_path, monkeypatch, capsys
 ):
     clock = types.SimpleNamespace(monotonic=itertools.count(0, 4).__next__)
-    monkeypatch.setattr(entry, "time", clock)
+    monkeypatch.setattr(screen, "time", clock)
     made(trained_folder, tmp_path / "short")
     made(trained_folder, tmp_path / "long", "--duration=1", "--frame_rates=2,4")
     lines = re.findall(r"^(\d+/\d+ .*) in \d+s, \d+s left$", capsys.readouterr().out, re.M)

@@ -1,0 +1,57 @@
+"""What a command shows: lines on the screen, progress, and an error as one line."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+
+from snapvideo_jax.errors import Preempted, Stopped, UserError
+from snapvideo_jax.parallel import hosts
+from snapvideo_jax.training.telemetry import duration
+
+
+def speaks() -> bool:
+    """Returns whether this process speaks for the job: it is the only one, or the first."""
+    return not jax.distributed.is_initialized() or hosts.is_first()
+
+
+def say(text: str) -> None:
+    """Prints a line at once; in a job of many processes, only the first prints."""
+    if speaks():
+        print(text, flush=True)
+
+
+def progress(things: str) -> Callable[[int, int], None]:
+    """Returns report(done, total), which prints the time left every few seconds and at the end."""
+    start = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < 3:
+            return
+        last = now
+        left = (now - start) * (total - done) / done
+        say(f"{done}/{total} {things} in {duration(now - start)}, {duration(left)} left")
+
+    return report
+
+
+def print_error(error: UserError) -> None:
+    """Prints one line to stderr, after all that stdout still holds."""
+    sys.stdout.flush()
+    label = "" if isinstance(error, Preempted | Stopped) else "error: "
+    print(f"{label}{one_line(error)}", file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what the error says, without line breaks and without a config file's traceback."""
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, KeyError):  # a field of a config that is not there
+        return one_line(cause)
+    text = str(cause if isinstance(error, KeyError) else error)
+    head, traceback, rest = text.partition("Traceback (most recent call last):")
+    if traceback:  # as ml_collections passes it on
+        text = head + rest.strip().splitlines()[-1]
+    return " ".join(text.split())

@@ -1,0 +1,118 @@
+"""Ctrl-C and SIGTERM: a line within a second and an exit code, whatever the main thread does."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from launch import signals
+from snapvideo_jax.parallel import hosts
+from tests.launch.test_entry import ENVIRONMENT, ROOT
+
+SOON = 1.0  # second
+SLOW = 5.0  # seconds, for the end of a process on a machine with other work
+
+AWAY = """
+import ctypes
+from launch import entry
+
+def main():
+    c, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    c.pthread_mutex_lock(mutex)
+    print("ready", flush=True)
+    c.pthread_mutex_lock(mutex)  # waits for ever, and no signal wakes it up
+
+entry.run(main)
+"""
+
+RUNNING = """
+import time
+from launch import entry
+from snapvideo_jax.errors import Stopped
+from snapvideo_jax.parallel import hosts
+
+def main():
+    with hosts.Signals() as signals:
+        signals.stop()
+        print("ready", flush=True)
+        while not signals.stop():
+            time.sleep(0.01)
+    time.sleep(3)
+    raise Stopped("stopped: saved step 3")
+
+entry.run(main)
+"""
+
+
+def send(number, command, line, seconds=0.0):
+    """(exit code, stderr, seconds to its first line and to the end) after a signal.
+
+    The signal is sent so many `seconds` after a line of stdout that matches `line`.
+    """
+    pipe = subprocess.PIPE
+    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe)
+    with subprocess.Popen([sys.executable, *command], **options) as process:
+        limit = threading.Timer(300, process.kill)
+        limit.start()
+        if not any(re.search(line, said) for said in process.stdout):
+            limit.cancel()
+            pytest.fail(process.stderr.read())
+        time.sleep(seconds)
+        process.send_signal(number)
+        start = time.monotonic()
+        first = process.stderr.readline()
+        heard = time.monotonic() - start
+        rest = process.stderr.read()
+        code = process.wait()
+        limit.cancel()
+        return code, first + rest, heard, time.monotonic() - start
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "exit_code"),
+    [(signal.SIGINT, "stopped\n", 130), (signal.SIGTERM, "terminated\n", 143)],
+)
+def test_a_thread_that_is_away_in_c_hears_no_signal_but_the_command_ends(number, word, exit_code):
+    code, stderr, heard, ended = send(number, ["-c", AWAY], "ready")
+    assert (code, stderr) == (exit_code, word)
+    assert heard < SOON and ended < signals.GRACE + SLOW
+
+
+def test_training_that_compiles_ends_at_once(tmp_path):
+    deep = "--config.model.fit.blocks=12", "--config.model.fit.unroll=12"
+    command = ["-m", "launch.train", "--config=tests/tiny.py", f"--workdir={tmp_path}", *deep]
+    code, stderr, heard, ended = send(signal.SIGINT, command, "compiling", seconds=2)
+    assert (code, stderr) == (130, "stopped\n")
+    assert heard < SOON and ended < signals.GRACE + SLOW
+
+
+def test_a_run_whose_steps_are_under_way_says_at_once_that_it_will_stop():
+    code, stderr, heard, _ = send(signal.SIGINT, ["-c", RUNNING], "ready")
+    assert heard < SOON
+    assert (code, stderr) == (130, f"{signals.SAVING[signal.SIGINT]}\nstopped: saved step 3\n")
+
+
+def test_imports_end_with_the_same_word(tmp_path):
+    (tmp_path / "slow.py").write_text("import launch; print('ready', flush=True); input()")
+    command = ["-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import slow"]
+    pipe = subprocess.PIPE
+    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+    with subprocess.Popen([sys.executable, *command], **options) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130 and process.stderr.read() == "stopped\n"
+
+
+def test_a_run_takes_signals_over_when_its_first_step_is_under_way():
+    outside = signal.getsignal(signal.SIGINT)
+    with hosts.Signals() as received:
+        assert signal.getsignal(signal.SIGINT) is outside
+        assert received.stop() == 0
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received.stop() == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is outside
