@@ -112,6 +112,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_explaining_memory(lambda: _step_refusal(program)))
         report = stack.enter_context(_report(run, state))
+        signals = stack.enter_context(hosts.Signals())  # outlasts the last save
         checkpoints = checkpoint.Checkpoints(
             run.workdir / "checkpoints",
             keep_last=config.checkpoint.keep_last,
@@ -120,7 +121,6 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
         stack.callback(checkpoints.close)
         if start:
             checkpoints.set_aside(start)
-        signals = stack.enter_context(hosts.Signals())
         part = batches.part(program.abstract_batch["video"])
         frames, height, width, _ = part.box
         box = frames, height, width
@@ -252,6 +252,7 @@ def _write_sheet(run: Run, state: TrainState) -> np.ndarray:
     if hosts.is_first():
         folder = storage.make_folder(run.workdir / "samples")
         video.write_png(folder / f"{step:06d}.png", sheet)
+        run.log(f"samples of step {step}: {folder / f'{step:06d}.png'}")
     return np.asarray(sheet)
 
 

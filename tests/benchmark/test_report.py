@@ -118,13 +118,13 @@ def test_measured_tables_say_how_busy_the_machine_was():
     assert {table.load for table in report.tables(busy)} == {line}
     for text in (report.markdown(busy, {}), report.page(busy, {})):
         assert text.count(line) == 2
-    assert all(report.screen(table).endswith(line) for table in report.tables(busy))
+    assert all(report.for_screen(table).endswith(line) for table in report.tables(busy))
 
 
 def test_what_is_predicted_does_not_depend_on_the_load():
     tables = report.tables(loaded(9.0, **PREDICTED))
     assert {table.load for table in tables} == {""} and len(tables) == 2
-    assert report.screen(tables[0]).endswith("|")
+    assert report.for_screen(tables[0]).endswith("|")
 
 
 def test_json_is_json():
