@@ -110,7 +110,7 @@ def walk(denoiser: Denoiser, plan: Plan) -> Walk:
         x = plan.sigma_max * streams.normal("x", shape)
         if "known" in request:
             known = _known(denoiser, request, streams.normal("known", shape))
-            x = known.placed(x, jnp.float32(plan.sigma_max), denoiser.sigma_in)
+            x = known.insert(x, jnp.float32(plan.sigma_max), denoiser.sigma_in)
         return sampler.State(x, x, jnp.zeros_like(x), denoiser.no_latents(len(seeds)))
 
     def go(
@@ -127,7 +127,7 @@ def walk(denoiser: Denoiser, plan: Plan) -> Walk:
         known = None
         if "known" in request:
             known = _known(denoiser, request, streams.normal("known", shape))
-            denoise = reconstruction.guided(model, given, against, known, si)
+            denoise = reconstruction.guide(model, given, against, known, si)
             known_weights = jnp.asarray(known_weight(plan, grid, si))
             weights = reconstruction.Weights(weights, known_weights)
         elif against is None:
@@ -137,7 +137,7 @@ def walk(denoiser: Denoiser, plan: Plan) -> Walk:
         if plan.threshold:
             denoise = threshold.dynamic(denoise, plan.threshold)
         if known is not None:
-            denoise = reconstruction.keep(denoise, known)
+            denoise = reconstruction.hold_known(denoise, known)
         churn = None
         if plan.S_churn:
             eps = lambda i: streams.normal("churn", shape, i)

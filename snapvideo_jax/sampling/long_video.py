@@ -44,12 +44,12 @@ def make(
     given: frames that are known from the start, of all S. low_res: what an upsampler enlarges, in
     windows of neighboring frames, each led by the last frame of the one before. told: what
     `generate.generate` is told beside. Window i of a sample draws its noise from stream i of the
-    sample's seed, so neither batches nor hosts change it. ConfigError where `hierarchy.plan`
+    sample's seed, so neither batches nor hosts change it. ConfigError where `hierarchy.windows`
     refuses the span.
     """
     data = trained.config.data
     rates = span.frame_rates if low_res is None else span.frame_rates[-1:]
-    windows = hierarchy.plan(span.duration, rates, data.num_frames)
+    windows = hierarchy.windows(span.duration, rates, data.num_frames)
     videos = np.zeros((len(prompts), span.frames, data.height, data.width, 3), np.uint8)
     made = np.zeros(span.frames, bool)
     if given is not None:

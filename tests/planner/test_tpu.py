@@ -16,7 +16,7 @@ from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FITBlock
 from snapvideo_jax.models.layers import dense
-from snapvideo_jax.models.remat import rematerialized
+from snapvideo_jax.models.remat import remat_module
 from snapvideo_jax.parallel import attention, chips, rules
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import (
@@ -76,7 +76,7 @@ def block_gradient(config, **sizes):
         net.patch_channels,
         config.model.conditioning_channels,
     )
-    block = rematerialized(FITBlock, "block", static_argnums=3)(
+    block = remat_module(FITBlock, "block", static_argnums=3)(
         groups=G,
         heads=(C // net.patch_head_channels, D // net.latent_head_channels),
         head_channels=(net.patch_head_channels, net.latent_head_channels),
