@@ -54,7 +54,9 @@ def run() -> None:
     screen.say(f"loading {T5.value} onto {devices}")
     length = config.data.text_length
     encoder = prompt_encoder.load(T5.value, TOKENIZER.value, length, config.model.dtype)
-    writer = Writer(OUT.value, encoder.fingerprint, encoder.channels, length)
+    writer = Writer(
+        OUT.value, encoder=encoder.fingerprint, channels=encoder.channels, text_length=length
+    )
     with contextlib.closing(writer):
         store(writer, captions, encoder, BATCH.value)
 
@@ -66,8 +68,8 @@ def store(
     batch_size: int,
 ) -> None:
     """Encodes and commits, a batch at a time, the captions that are not stored yet."""
-    missing, report = writer.stored.missing(captions), screen.progress("captions")
-    screen.say(f"{len(missing)} captions to encode, {writer.stored.count} are stored")
+    missing, report = writer.embeddings.missing(captions), screen.progress("captions")
+    screen.say(f"{len(missing)} captions to encode, {writer.embeddings.count} are stored")
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         # The last batch is filled up, so that one program encodes them all.
@@ -75,7 +77,7 @@ def store(
         writer.add(batch, states[: len(batch)], mask[: len(batch)])
         writer.commit()
         report(start + len(batch), len(missing))
-    screen.say(f"done: {writer.stored.count + len(missing)} captions in {writer.folder}")
+    screen.say(f"done: {writer.embeddings.count + len(missing)} captions in {writer.folder}")
 
 
 def no_command() -> None:

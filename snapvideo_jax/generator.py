@@ -112,7 +112,7 @@ def start(
     x = settings.sigma_max * streams.normal("x", denoiser.x_shape)
     if "known" in request:
         known = _known(denoiser, request, streams)
-        x = known.placed(x, jnp.float32(settings.sigma_max), denoiser.sigma_in)
+        x = known.insert(x, jnp.float32(settings.sigma_max), denoiser.sigma_in)
     latents = denoiser.no_latents(len(seeds))
     return sampler.SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=latents)
 
@@ -133,7 +133,7 @@ def evaluations(
     known = _known(denoiser, request, streams) if "known" in request else None
     weights: Any = guidance_weights(settings)
     if known is not None:
-        guided = reconstruction.guided(model, conditions, against, known, denoiser.sigma_in)
+        guided = reconstruction.guide(model, conditions, against, known, denoiser.sigma_in)
         known_weights = reconstruction_weights(settings, denoiser.sigma_in)
         weights = reconstruction.Weights(weights, jnp.asarray(known_weights))
     elif against is None:

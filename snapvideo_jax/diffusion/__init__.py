@@ -1,1 +1,1 @@
-"""What the noise law is: the mathematics, free of networks, configs and data."""
+"""The noise law: the mathematics, free of networks, configs and data."""

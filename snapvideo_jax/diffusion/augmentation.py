@@ -1,8 +1,8 @@
 """Conditioning augmentation: noise on the low resolution that an upsampler starts from.
 
-A model that was trained on clean low resolutions copies every flaw of the stage before; one that
-was trained on noised ones, and told how much, repairs them (Ho et al. 2021; paper 3.5). The noise
-goes on before the enlargement: noise added after it would be averaged away by eye and network.
+A model trained on clean low resolutions copies every flaw of the stage before. One trained on
+noised ones, with the level as an input, repairs them (Ho et al. 2021; paper 3.5). The noise goes on
+before the enlargement: noise added after it would be averaged away by eye and network.
 """
 
 import jax
@@ -24,6 +24,6 @@ def corrupt(
 
 
 def resize(x: Float[Array, "B T H W C"], size: tuple[int, int]) -> Float[Array, "B T h w C"]:
-    """Each frame at (h, w): bilinear, antialiased where it shrinks."""
+    """Resizes each frame to (h, w): bilinear, antialiased where it shrinks."""
     shape = (*x.shape[:2], *size, x.shape[-1])
     return jax.image.resize(x, shape, "bilinear", antialias=True)

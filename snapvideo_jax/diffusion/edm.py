@@ -9,16 +9,18 @@ At sigma_in = 1 all of it is EDM (Karras et al. 2022) up to the sign of F and c_
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
-def expand(per_example: Float[Array, " B"], x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """Appends axes of size 1 so that one number an example broadcasts over `x`."""
-    return per_example.reshape(per_example.shape + (1,) * (x.ndim - 1))
+def expand(
+    per_example: Shaped[Array, ""] | Shaped[Array, " B"], x: Shaped[Array, "B ..."]
+) -> Shaped[Array, "..."]:
+    """Appends axes of size 1 so that one number, or one an example, broadcasts over `x`."""
+    return per_example.reshape(per_example.shape + (1,) * (x.ndim - per_example.ndim))
 
 
 def add_noise(x: Array, sigma: Array, eps: Array, sigma_in: Array | float) -> Array:
-    """Forward process: x_sigma = x / sigma_in + sigma * eps (paper eq. 3)."""
+    """The forward process: x_sigma = x / sigma_in + sigma * eps (paper eq. 3)."""
     return x / sigma_in + sigma * eps
 
 
@@ -38,18 +40,18 @@ def c_in(sigma: Array, sigma_data: float, sigma_in: Array | float) -> Array:
 
 
 def c_skip(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
-    """Weight of x_sigma in D (App. E, eq. 34)."""
+    """c_skip = sigma_in sigma_data^2 / (sigma_in sigma^2 + sigma_data^2) (App. E, eq. 34)."""
     return sigma_in * sigma_data**2 / (sigma_in * sigma**2 + sigma_data**2)
 
 
 def c_out(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
-    """Weight of F in D (App. E, eq. 35); negative, because F estimates +v."""
+    """The weight of F in D (App. E, eq. 35); negative, because F estimates +v."""
     numerator = sigma_in * sigma * sigma_data * jnp.sqrt(sigma**2 + sigma_data**2)
     return -numerator / (sigma_data**2 + sigma_in * sigma**2)
 
 
 def c_noise(log_sigma: Array) -> Array:
-    """What the network is told of the noise level: ln(sigma) / 4 (Table 1)."""
+    """The network's input for the noise level: c_noise = ln(sigma) / 4 (Table 1)."""
     return log_sigma / 4
 
 
@@ -75,7 +77,7 @@ def loss_F(
     eps: Float[Array, "B ..."],
     sigma: Float[Array, " B"],
     sigma_data: float,
-    sigma_in: Float[Array, " B"] | float,
+    sigma_in: Float[Array, " B"] | Float[Array, ""] | float,
 ) -> Float[Array, " B"]:
     """w |F - c_nrm v|^2, the mean over one example's pixels (App. E, signs of eqs. 28-35).
 
@@ -95,10 +97,10 @@ def ode_slope(x_sigma: Array, D: Array, sigma: Array | float, sigma_in: float) -
 
 
 def to_pixels(x: Float[Array, "..."]) -> jax.Array:
-    """The model's [-1, 1] -> uint8; values outside are clipped."""
+    """Maps the model's [-1, 1] to uint8; values outside are clipped."""
     return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
 def from_pixels(video: jax.Array) -> Float[Array, "..."]:
-    """uint8 -> the model's range [-1, 1], float32."""
+    """Maps uint8 to the model's range [-1, 1], float32."""
     return video.astype(jnp.float32) / 127.5 - 1

@@ -20,7 +20,7 @@ def extrapolate(D_cond: Array, D_uncond: Array, weight: Array | float) -> Array:
 def oscillation(
     num_steps: int, high: float, low: float, fraction: float = 0.1
 ) -> Float[np.ndarray, " N"]:
-    """The weight of each step: high for the first `fraction`, then low at even steps, high at odd.
+    """Returns each step's weight: high for the first `fraction`, then low if even, high if odd.
 
     Oscillating guidance (Imagen Video 2.6.2) keeps the text's hold and loses the saturation of a
     weight that is always high. low = high is constant guidance.
@@ -31,9 +31,10 @@ def oscillation(
 
 
 def interleave(cond, uncond):
-    """Two trees of [B, ...] -> one of [2B, ...] in the order c, u, c, u.
+    """Joins two trees of [B, ...] to one of [2B, ...] in the order c, u, c, u.
 
-    Neighbours stay together, so a batch sharded over devices stays balanced without moving data.
+    The two of an example are neighbors, so a batch sharded over devices stays balanced without
+    moving data.
     """
 
     def pair(c, u):
@@ -43,15 +44,15 @@ def interleave(cond, uncond):
 
 
 def conditional(denoise: Callable, cond) -> Callable:
-    """(x, sigma, control, carry) -> (D, carry), without guidance and at half its cost."""
+    """Returns the sampler's denoiser without guidance, at half its cost."""
     return lambda x, sigma, control, carry: denoise(x, sigma, cond, carry)
 
 
 def classifier_free(denoise: Callable, cond, uncond) -> Callable:
-    """(x, sigma, weight, carry) -> (guided D, carry); `cond` and `uncond` are trees of [B, ...].
+    """Returns (x, sigma, weight, carry) -> (guided D, carry) from trees of [B, ...].
 
     Both halves run as one doubled batch, and both receive the carry of the conditional half, which
-    alone is kept (as RIN and FIT sample). The weight is traced: it may change by step.
+    alone is returned (as RIN and FIT sample). The weight is traced: it may change by step.
     """
     both = interleave(cond, uncond)
 

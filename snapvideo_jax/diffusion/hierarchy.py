@@ -1,7 +1,7 @@
-"""Long video from a model of T frames: which frames each call knows and makes (paper App. C.5).
+"""Long video from a model of T frames: which frames each call knows, which it adds (App. C.5).
 
-The whole length is made at the lowest frame rate, each window led by the last frame of the one
-before; each higher rate then fills the frames between, led by all that the lower ones made.
+The lowest frame rate covers the whole length, each window led by the last frame of the one before;
+each higher rate then fills the frames between, led by all frames of the lower ones.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ class Window:
     """One call of the model, for T frames.
 
     level: index of its frame rate, 0 the lowest. frames: their indices at the highest frame rate.
-    known: of each frame, whether an earlier window made it.
+    known: of each frame, whether it comes from an earlier window.
     """
 
     level: int
@@ -25,13 +25,13 @@ class Window:
     known: tuple[bool, ...]
 
     @property
-    def made(self) -> tuple[int, ...]:
+    def new_frames(self) -> tuple[int, ...]:
         """The frames that this window adds to the video."""
         return tuple(f for f, known in zip(self.frames, self.known, strict=True) if not known)
 
 
-def plan(duration: float, frame_rates: Sequence[float], num_frames: int) -> list[Window]:
-    """The windows in their order; together they make each frame of the highest rate once.
+def windows(duration: float, frame_rates: Sequence[float], num_frames: int) -> list[Window]:
+    """Returns the windows in order; each frame of the highest rate is new in exactly one.
 
     duration: seconds, rounded to whole frames of the highest rate. frame_rates: rising, per second.
     num_frames: T. ConfigError if a rate is no multiple of the one before, or if the lowest rate has
@@ -39,21 +39,21 @@ def plan(duration: float, frame_rates: Sequence[float], num_frames: int) -> list
     """
     _check(duration, frame_rates, num_frames)
     total = round(duration * frame_rates[-1])
-    made: set[int] = set()
-    windows = []
+    known: set[int] = set()
+    calls = []
     for level, rate in enumerate(frame_rates):
         at_level = range(0, total, round(frame_rates[-1] / rate))
         for start in _starts(len(at_level), num_frames):
             frames = tuple(at_level[start : start + num_frames])
-            window = Window(level, rate, frames, tuple(f in made for f in frames))
-            if window.made:
-                windows.append(window)
-                made.update(frames)
-    return windows
+            window = Window(level, rate, frames, tuple(f in known for f in frames))
+            if window.new_frames:
+                calls.append(window)
+                known.update(frames)
+    return calls
 
 
 def _starts(total: int, num_frames: int) -> list[int]:
-    """Windows that share one frame with the one before; the last moves back so that it fits."""
+    """Returns starts of windows that share one frame each; the last moves back so that it fits."""
     starts = range(0, total - num_frames, num_frames - 1)
     return [*starts, total - num_frames]
 

@@ -22,7 +22,7 @@ from snapvideo_jax.diffusion.guidance import extrapolate
 
 
 class Known(NamedTuple):
-    """Frames that are given. What x and eps hold at the other frames is never read.
+    """The known frames. What x and eps hold at the other frames is never read.
 
     eps: unit noise, the same at every evaluation; a function of the sample's seed.
     """
@@ -32,23 +32,23 @@ class Known(NamedTuple):
     eps: Float[Array, "B T ..."]
 
     def where(self, known: Array, unknown: Array) -> Array:
-        """The frames of `known` at the known frames, else of `unknown`."""
-        mask = self.mask.reshape(self.mask.shape + (1,) * (self.x.ndim - 2))
+        """Returns the frames of `known` where this knows them, else those of `unknown`."""
+        mask = jnp.atleast_2d(self.mask).reshape((-1, self.x.shape[1]) + (1,) * (self.x.ndim - 2))
         return jnp.where(mask, known, unknown)
 
-    def placed(self, x: Array, sigma: Array, sigma_in: float) -> Array:
-        """x_sigma with the known frames in their places, noised to its level."""
+    def insert(self, x: Array, sigma: Array, sigma_in: float) -> Array:
+        """Puts the known frames, noised to level sigma, in their places in x_sigma."""
         return self.where(add_noise(self.x, sigma, self.eps, sigma_in), x)
 
 
-def keep(denoise: Callable, known: Known) -> Callable:
-    """The denoiser with x_a at the known frames, whatever was done to its estimates before."""
+def hold_known(denoise: Callable, known: Known) -> Callable:
+    """Returns the denoiser with x_a at the known frames, whatever changed its estimates before."""
 
-    def kept(x, sigma, control, carry):
+    def held(x, sigma, control, carry):
         D, carry = denoise(x, sigma, control, carry)
         return known.where(known.x, D), carry
 
-    return kept
+    return held
 
 
 class Weights(NamedTuple):
@@ -58,19 +58,19 @@ class Weights(NamedTuple):
     known: Float[Array, ""]
 
 
-def guided(denoise: Callable, cond: Any, uncond: Any, known: Known, sigma_in: float) -> Callable:
-    """(x, sigma, `Weights`, carry) -> (guided D, carry), from a model's denoiser.
+def guide(denoise: Callable, cond: Any, uncond: Any, known: Known, sigma_in: float) -> Callable:
+    """Returns (x, sigma, `Weights`, carry) -> (guided D, carry), from a model's denoiser.
 
     `uncond` None: no guidance by the text, whose weight is then not read. The gradient runs through
     the conditional estimate alone, in a batch of its own: half the backward work of a doubled one.
     Latents that come in are constants. The memory is one backward pass of the network, so let the
     network compute its blocks again; to checkpoint the denoiser as a whole would save nothing, as
     its backward pass follows at once.
-    At the known frames D is x_a: a sampler that starts from `known.placed` walks them along eps_a.
+    At the known frames D is x_a: a sampler that starts from `known.insert` moves them along eps_a.
     """
 
-    def reconstructing(x: Float[Array, "B T ..."], sigma: Array, weights: Weights, carry):
-        z = known.placed(x, sigma, sigma_in)
+    def guided(x: Float[Array, "B T ..."], sigma: Array, weights: Weights, carry):
+        z = known.insert(x, sigma, sigma_in)
         estimate = lambda z: denoise(z, sigma, cond, carry)
         D, pull, new_carry = jax.vjp(estimate, z, has_aux=True)
         # grad |D_a - x_a|^2 = 2 pull(D_a - x_a)
@@ -80,4 +80,4 @@ def guided(denoise: Callable, cond: Any, uncond: Any, known: Known, sigma_in: fl
         D = D - weights.known / sigma_in * half_gradient
         return known.where(known.x, D), new_carry
 
-    return reconstructing
+    return guided

@@ -1,4 +1,4 @@
-"""Noise levels: the density that training draws from, and the grid that the sampler walks down."""
+"""Noise levels: the density that training draws from, and the grid of the sampler."""
 
 import functools
 import math
@@ -30,7 +30,7 @@ def mean_loss_weight_F(P_mean: float, P_std: float, sigma_data: float, sigma_in:
 
 def sampling_grid(
     num_steps: int, sigma_min: float, sigma_max: float, rho: float
-) -> Float[np.ndarray, " N+1"]:
+) -> Float[np.ndarray, " {num_steps}+1"]:
     """t_0 = sigma_max > ... > t_{N-1} = sigma_min > t_N = 0, in float32 (EDM eq. 5).
 
     One step means one evaluation at sigma_max.

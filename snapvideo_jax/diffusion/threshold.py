@@ -1,7 +1,7 @@
 """Dynamic thresholding: estimates that guidance drove out of range come back into [-1, 1].
 
-Per video, as Imagen does it (Saharia et al. 2022, 2.3; paper 3.6 names it). The percentile is found
-by counting, not by sorting: 31 passes that each halve the interval of bit patterns that may hold
+Per video, as Imagen does it (Saharia et al. 2022, 2.3; paper 3.6 names it). The percentile comes
+from counting, not by sorting: 31 passes that each halve the interval of bit patterns that may hold
 it. Counts are integers, so the result is exact and bit for bit the same however the batch, the
 rows and the columns are sharded, and no device ever gathers a video.
 """
@@ -17,7 +17,7 @@ from snapvideo_jax.diffusion.edm import expand
 
 
 def dynamic(denoise: Callable, percentile: float = 0.995) -> Callable:
-    """The denoiser with `rescale` on its estimates; it goes around all guidance."""
+    """Returns the denoiser with `rescale` on its estimates; apply it after all guidance."""
 
     def thresholded(x, sigma, control, carry):
         D, carry = denoise(x, sigma, control, carry)
@@ -33,7 +33,7 @@ def rescale(D: Float[Array, "B ..."], percentile: float) -> Float[Array, "B ..."
 
 
 def quantile(a: Float[Array, "B ..."], q: float) -> Float[Array, " B"]:
-    """NumPy's quantile (linear) of each example; float32, a >= 0, at most 2^31 - 1 numbers each.
+    """Returns each example's quantile (NumPy's linear); float32 a >= 0, below 2^31 numbers each.
 
     Both neighbors are exact; the line between them is rounded to float32.
     """
@@ -52,14 +52,14 @@ def quantile(a: Float[Array, "B ..."], q: float) -> Float[Array, " B"]:
 
 
 def _order_statistic(bits: Int[Array, "B ..."], rank: int) -> Int[Array, " B"]:
-    """The bits of the number with `rank` numbers before it: the most that has no more below it.
+    """Returns the bits of the number with `rank` numbers before it: the most with no more below.
 
     Numbers that are not negative are ordered as their bits are.
     """
 
-    def settle(k: Array, found: Array) -> Array:
-        candidate = found | (1 << (30 - k))
-        return jnp.where(_count(bits < expand(candidate, bits)) <= rank, candidate, found)
+    def settle(k: Array, prefix: Array) -> Array:
+        candidate = prefix | (1 << (30 - k))
+        return jnp.where(_count(bits < expand(candidate, bits)) <= rank, candidate, prefix)
 
     return jax.lax.fori_loop(0, 31, settle, jnp.zeros(bits.shape[0], jnp.int32))
 

@@ -1,1 +1,1 @@
-"""What the network is: flax modules that know no noise law, no data and no mesh."""
+"""The networks: flax modules that know no noise law, no data and no mesh."""

@@ -5,13 +5,14 @@ inside: patches [B, N, C] and latents [B, M, D], each in a row, group by group (
 Only attention within groups takes the rows apart: products over rows have better layouts.
 
 The activations that a mesh may split carry logical names (flax's): batch, groups and tokens. Which
-mesh axes they lie on is said in parallel/rules.py; without a mesh the names do nothing.
+mesh axes they lie on stands in parallel/rules.py; without a mesh the names do nothing.
 """
 
-from functools import partial
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.errors import ConfigError
@@ -20,22 +21,21 @@ from snapvideo_jax.models.layers import (
     Attend,
     AttentionBlock,
     FeedForward,
+    constrain,
     dense,
-    dot_product_attention,
-    gathered,
+    gather_kernel,
     layer_norm,
-    named,
     row_major,
 )
 from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
-from snapvideo_jax.models.remat import rematerialized
+from snapvideo_jax.models.remat import remat_module
 
 TOKENS = ("batch", "tokens", None)
 GROUPED = ("batch", "groups", None, None)
 
 
 class FITBlock(nn.Module):
-    """One block in the paper's order; written to be scanned: carry in, (carry, None) out.
+    """One block in the paper's order, in the form that a scan needs.
 
     heads and head channels are (patch attention, latent attention). Attention between two widths
     takes the fewer heads of the two and the narrower width (FIT's rule).
@@ -46,7 +46,7 @@ class FITBlock(nn.Module):
     head_channels: tuple[int, int]
     global_layers: int
     dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     attend: Attend
 
     @nn.compact
@@ -56,23 +56,24 @@ class FITBlock(nn.Module):
         conditioning: tuple[Float[Array, "B K E"], Bool[Array, "B K"]],
         train: bool,
     ):
-        """(patches, latents), (conditioning tokens, mask), train -> (patches, latents), None."""
-        patches, latents = (named(t, TOKENS) for t in tokens)
-        between, how = self.between_widths(patches, latents), (self.dtype, self.attend)
-        block = partial(AttentionBlock, *between, 0.0, *how)
-        latents = block(name="attend_conditioning")(latents, *conditioning)
-        latents = block(self.groups, name="read")(latents, patches)
-        latents = named(latents, TOKENS)
-        sizes = self.heads[1], self.head_channels[1], self.dropout
-        for i in range(self.global_layers):
-            latents = AttentionBlock(*sizes, *how, name=f"global{i}")(latents, train=train)
-        patches = block(self.groups, name="write")(patches, named(latents, TOKENS))
-        return (row_major(patches, TOKENS), latents), None
-
-    def between_widths(self, patches, latents) -> tuple[int, int]:
-        """(heads, head channels) of the cross-attentions."""
+        """Returns ((patches, latents), None); `conditioning` is (tokens, mask)."""
+        patches, latents = (constrain(t, TOKENS) for t in tokens)
+        layer = functools.partial(AttentionBlock, attend=self.attend, dtype=self.dtype)
         heads = min(self.heads)
-        return heads, min(patches.shape[-1], latents.shape[-1]) // heads
+        width = min(patches.shape[-1], latents.shape[-1])
+        cross = functools.partial(layer, heads=heads, head_channels=width // heads)
+        latents = cross(name="attend_conditioning")(latents, *conditioning)
+        latents = cross(groups=self.groups, name="read")(latents, patches)
+        latents = constrain(latents, TOKENS)
+        for i in range(self.global_layers):
+            latents = layer(
+                heads=self.heads[1],
+                head_channels=self.head_channels[1],
+                dropout=self.dropout,
+                name=f"global{i}",
+            )(latents, train=train)
+        patches = cross(groups=self.groups, name="write")(patches, constrain(latents, TOKENS))
+        return (row_major(patches, TOKENS), latents), None
 
 
 class FIT(nn.Module):
@@ -88,12 +89,12 @@ class FIT(nn.Module):
     patch_head_channels: int
     latent_head_channels: int
     conditioning_channels: int
+    attend: Attend
     dropout: float = 0.0
     table_std: float = 0.02  # of the initial position and latent tables
     remat: str = "none"  # what the backward pass computes again: remat.REMAT
     unroll: int = 1  # blocks in one turn of the loop over them, in training
-    dtype: jnp.dtype = jnp.float32
-    attend: Attend = dot_product_attention
+    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
         super().__post_init__()
@@ -120,23 +121,24 @@ class FIT(nn.Module):
         self,
         x: Float[Array, "B T H W C"],
         c_noise: Float[Array, " B"],
-        given: Conditions,
+        conditions: Conditions,
         previous: Float[Array, "B G m D"],
         train: bool = False,
     ) -> tuple[Float[Array, "B T H W C"], Float[Array, "B G m D"]]:
-        """`previous` is zero where there is no previous evaluation (paper 3.4, RIN).
+        """Returns F and the latents; `previous` is zero in the first evaluation (3.4, RIN).
 
-        An upsampler reads `given.low_res` as further channels of x.
+        An upsampler reads `conditions.low_res` as further channels of x.
         """
         conditioning = ConditioningTokens(self.conditioning_channels, self.dtype, name="tokens")(
-            c_noise, given
+            c_noise, conditions
         )
-        seen = x if given.low_res is None else jnp.concatenate([x, given.low_res], axis=-1)
-        tokens = ungroup(self.stem(seen)), ungroup(self.initial_latents(previous))
+        low_res = conditions.low_res
+        frames = x if low_res is None else jnp.concatenate([x, low_res], axis=-1)
+        tokens = ungroup(self.stem(frames)), ungroup(self.initial_latents(previous))
         # Without a gradient nothing is stacked, and a loop is as fast.
         unroll = min(self.unroll, self.blocks) if train else 1
         Blocks = nn.scan(
-            rematerialized(FITBlock, self.remat, static_argnums=3, looped=unroll < self.blocks),
+            remat_module(FITBlock, self.remat, static_argnums=3, looped=unroll < self.blocks),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
@@ -156,18 +158,18 @@ class FIT(nn.Module):
             attend=self.attend,
             name="blocks",
         )(tokens, conditioning, train)
-        pixels = self.cut.patch**2 * x.shape[-1]
-        out = dense(pixels, self.dtype, "head")(layer_norm(self.dtype, "head_norm")(patches))
-        out, latents = (named(group(t, self.latent_shape[0]), GROUPED) for t in (out, latents))
-        return unpatchify(out, self.cut, self.video), latents
+        patch_size = self.cut.patch**2 * x.shape[-1]
+        F = dense(patch_size, self.dtype, "head")(layer_norm(self.dtype, "head_norm")(patches))
+        F, latents = (constrain(group(t, self.latent_shape[0]), GROUPED) for t in (F, latents))
+        return unpatchify(F, self.cut, self.video), latents
 
-    def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n C"]:
-        """Patches -> Dense -> LN, plus one learned position table that all groups share."""
+    def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n D"]:
+        """LN(Dense(patches)) + table, one learned position table that all groups share."""
         init = nn.initializers.truncated_normal(self.table_std)
         table = self.param("positions", init, (self.cut.tokens, self.patch_channels))
         patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))
         patches = layer_norm(jnp.float32, "stem_norm")(patches)
-        return named(patches + gathered(table, (None, None)), GROUPED)
+        return constrain(patches + gather_kernel(table, (None, None))[None, None], GROUPED)
 
     def initial_latents(self, previous: Float[Array, "B G m D"]) -> Float[Array, "B G m D"]:
         """table + LN(h + FF(LN(h))) with h the previous latents; LN's scale starts at 0 (RIN).
@@ -179,4 +181,4 @@ class FIT(nn.Module):
         h = FeedForward(dtype=self.dtype, name="self_conditioning")(previous)
         zero = nn.initializers.zeros
         h = layer_norm(jnp.float32, "self_conditioning_norm", scale_init=zero)(h)
-        return named(gathered(table, ("groups", None, None)) + h, GROUPED)
+        return constrain(gather_kernel(table, ("groups", None, None))[None] + h, GROUPED)

@@ -6,6 +6,7 @@ group (t // gt, y // p // gh, x // p // gw), row-major, at the position of its p
 group, row-major, in channel ((y % p) * p + x % p) * C + c.
 """
 
+import math
 from typing import NamedTuple
 
 from einops import rearrange
@@ -15,13 +16,13 @@ from snapvideo_jax.errors import ConfigError
 
 
 class Grouping(NamedTuple):
-    """How a video is cut: a patch's side in pixels, a group's (T, rows, columns) in patches."""
+    """The cut of a video: a patch's side in pixels, a group's (T, rows, columns) in patches."""
 
     patch: int
     group: tuple[int, int, int]
 
     def grid(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Groups along (T, rows, columns) of a (T, H, W) video; ConfigError if they do not fit."""
+        """Returns the groups along (T, rows, columns) of a (T, H, W) video; ConfigError: no fit."""
         unit = (self.group[0], self.group[1] * self.patch, self.group[2] * self.patch)
         if any(size % step for size, step in zip(video, unit, strict=True)):
             nearest = tuple(max(1, round(s / u)) * u for s, u in zip(video, unit, strict=True))
@@ -33,14 +34,13 @@ class Grouping(NamedTuple):
         return video[0] // unit[0], video[1] // unit[1], video[2] // unit[2]
 
     def num_groups(self, video: tuple[int, int, int]) -> int:
-        """G for a video of (T, H, W)."""
-        rows = self.grid(video)
-        return rows[0] * rows[1] * rows[2]
+        """Returns G for a video of (T, H, W)."""
+        return math.prod(self.grid(video))
 
     @property
     def tokens(self) -> int:
         """n: patch tokens in a group."""
-        return self.group[0] * self.group[1] * self.group[2]
+        return math.prod(self.group)
 
 
 def patchify(x: Float[Array, "B T H W C"], cut: Grouping) -> Float[Array, "B G n P"]:
@@ -60,7 +60,7 @@ def patchify(x: Float[Array, "B T H W C"], cut: Grouping) -> Float[Array, "B G n
 def unpatchify(
     tokens: Float[Array, "B G n P"], cut: Grouping, video: tuple[int, int, int]
 ) -> Float[Array, "B T H W C"]:
-    """The inverse of `patchify` for a video of (T, H, W)."""
+    """Inverts `patchify` for a video of (T, H, W)."""
     (gt, gh, gw), (T, H, W) = cut.group, cut.grid(video)
     return rearrange(
         tokens,
@@ -77,10 +77,10 @@ def unpatchify(
 
 
 def group(tokens: Float[Array, "B N *D"], num_groups: int) -> Float[Array, "B G n *D"]:
-    """Tokens of all groups in a row -> by group."""
+    """Splits a row of all groups' tokens by group."""
     return rearrange(tokens, "B (G n) ... -> B G n ...", G=num_groups)
 
 
 def ungroup(tokens: Float[Array, "B G n *D"]) -> Float[Array, "B N *D"]:
-    """The inverse of `group`."""
+    """Inverts `group`."""
     return rearrange(tokens, "B G n ... -> B (G n) ...")

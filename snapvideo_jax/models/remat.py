@@ -1,4 +1,4 @@
-"""What the forward pass keeps for the backward pass, and what that computes again."""
+"""What the forward pass saves for the backward pass, and what that computes again."""
 
 import math
 from collections.abc import Callable
@@ -11,32 +11,33 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 from jaxtyping import Array, Float
 
-# (primitive, its inputs, its parameters) -> whether jax.checkpoint keeps what it makes.
+# (primitive, its inputs, its parameters) -> whether jax.checkpoint saves its outputs.
 Policy = Callable[..., Any]
 
 
-def and_statistics(policy: Policy) -> Policy:
-    """`policy`, which also keeps sums of 64 numbers or more, as norms make them: they are small,
-    and to make them again is another pass over all of their terms.
+def with_statistics(policy: Policy) -> Policy:
+    """Extends `policy` to save sums of 64 numbers or more too, such as the statistics of norms.
+
+    They are small, and to compute them again is another pass over all of their terms.
     """
 
-    def saves(primitive: Primitive, *of: Any, **how: Any) -> Any:
-        sums = primitive.name == "reduce_sum"
-        if sums and math.prod(of[0].shape[axis] for axis in how["axes"]) >= 64:
+    def saves(primitive: Primitive, *inputs: Any, **params: Any) -> Any:
+        is_sum = primitive.name == "reduce_sum"
+        if is_sum and math.prod(inputs[0].shape[axis] for axis in params["axes"]) >= 64:
             return True
-        return policy(primitive, *of, **how)
+        return policy(primitive, *inputs, **params)
 
     return saves
 
 
-# What the backward pass computes again instead of keeping, by name: nothing; everything but the
+# What the backward pass computes again instead of reading, by name: nothing; everything but the
 # products with kernels, attention, the words of dropout and statistics; the same, but products and
 # attention wait in the memory of the host meanwhile; or all of a block but its statistics.
 POLICIES = jax.checkpoint_policies
 REMAT = {
     "none": None,
-    "dots": and_statistics(POLICIES.save_only_these_names("product", "attention", "dropout")),
-    "offload": and_statistics(
+    "dots": with_statistics(POLICIES.save_only_these_names("product", "attention", "dropout")),
+    "offload": with_statistics(
         POLICIES.save_and_offload_only_these_names(
             names_which_can_be_saved=["dropout"],
             names_which_can_be_offloaded=["product", "attention"],
@@ -44,17 +45,17 @@ REMAT = {
             offload_dst="pinned_host",
         )
     ),
-    "block": and_statistics(POLICIES.nothing_saveable),
+    "block": with_statistics(POLICIES.nothing_saveable),
 }
 
 
-def rematerialized(
+def remat_module(
     block: type[nn.Module], policy: str, static_argnums: int, looped: bool = False
 ) -> type[nn.Module]:
-    """`block` under the policy of REMAT; `static_argnums` is its `train`, self counted as 0.
+    """Returns `block` under a policy of REMAT; `static_argnums` is its `train`, self being 0.
 
-    In a loop over blocks (`looped`) the compiler cannot undo it. Elsewhere it is kept from that,
-    but where little is computed again: there it may keep what it takes to be worth it.
+    In a loop over blocks (`looped`) the compiler cannot undo it. Elsewhere it is prevented from
+    that, unless little is computed again: then it may save what it judges worth the memory.
     """
     if REMAT[policy] is None:
         return block
@@ -66,20 +67,20 @@ def rematerialized(
     )
 
 
-def kept(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
-    """x under a name that policies of REMAT know, kept as the bits that it is.
+def save_bits(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
+    """Returns x, under a name that the policies of REMAT know, saved as its bits.
 
-    Numbers that are kept JAX rounds to their own dtype again, in fear of a compiler that computes
-    in a wider one; behind a kernel that is a pass over memory of its own.
+    JAX rounds the numbers it saves to their own dtype again, in case a compiler computes in a
+    wider one. Behind a kernel that is another pass over memory; bits are not rounded.
     """
-    return cast(Array, _kept(x, name))
+    return cast(Array, _save_bits(x, name))
 
 
-def _keep(x: Array, name: str) -> tuple[Array, None]:
+def _save_bits_forward(x: Array, name: str) -> tuple[Array, None]:
     bits = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    held = checkpoint_name(jax.lax.bitcast_convert_type(x, bits), name)
-    return jax.lax.bitcast_convert_type(held, x.dtype), None
+    saved = checkpoint_name(jax.lax.bitcast_convert_type(x, bits), name)
+    return jax.lax.bitcast_convert_type(saved, x.dtype), None
 
 
-_kept = jax.custom_vjp(lambda x, name: x, nondiff_argnums=(1,))
-_kept.defvjp(_keep, lambda name, _, slope: (slope,))
+_save_bits = jax.custom_vjp(lambda x, name: x, nondiff_argnums=(1,))
+_save_bits.defvjp(_save_bits_forward, lambda name, _, slope: (slope,))

@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from snapvideo_jax.models.layers import NORM_EPSILON, dense, gathered, named
+from snapvideo_jax.models.layers import NORM_EPSILON, constrain, dense, gather_kernel
 
 
 def relative_position_bucket(
     distance: Int[Array, "n k"], num_buckets: int = 32, max_distance: int = 128
 ) -> Int[Array, "n k"]:
-    """Key minus query position -> bucket: half for each sign, exact near, log-spaced far.
+    """Sorts key minus query positions into buckets: half a sign, exact near, log-spaced far.
 
     Far distances are compared with whole numbers, so no device's logarithm decides a bucket.
     """
@@ -26,7 +27,7 @@ def relative_position_bucket(
     growth = (max_distance / exact) ** (np.arange(1, half - exact) / (half - exact))
     first = np.ceil(exact * growth - 1e-9).astype(np.int32)  # shortest distance of each far bucket
     magnitude = jnp.abs(distance)
-    far = exact + jnp.sum(magnitude[..., None] >= first, axis=-1)
+    far = exact + jnp.sum(magnitude[..., None] >= first[None, None], axis=-1)
     return jnp.where(distance > 0, half, 0) + jnp.where(magnitude < exact, magnitude, far)
 
 
@@ -35,7 +36,7 @@ class T5Attention(nn.Module):
 
     heads: int
     head_channels: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -44,13 +45,13 @@ class T5Attention(nn.Module):
         bias: Float[Array, "A K K"],
         mask: Bool[Array, "B K"],
     ) -> Float[Array, "B K E"]:
-        """`mask` is True at real tokens; padded positions come out as finite rubbish."""
+        """Attends to the tokens where `mask` is True; padded positions come out finite, unused."""
         width = self.heads * self.head_channels
         h = nn.RMSNorm(NORM_EPSILON, dtype=self.dtype, name="norm")(x)
         split = lambda t: rearrange(t, "B K (A d) -> B K A d", A=self.heads)
         q, k, v = (split(dense(width, self.dtype, name, use_bias=False)(h)) for name in "qkv")
         logits = jnp.einsum("BqAd,BkAd->BAqk", q, k, preferred_element_type=jnp.float32)
-        logits = jnp.where(mask[:, None, None, :], logits + bias, -1e9)
+        logits = jnp.where(mask[:, None, None, :], logits + bias[None], -1e9)
         weights = jax.nn.softmax(logits).astype(self.dtype)
         out = rearrange(jnp.einsum("BAqk,BkAd->BqAd", weights, v), "B K A d -> B K (A d)")
         return x + dense(x.shape[-1], self.dtype, "o", use_bias=False)(out)
@@ -61,11 +62,11 @@ class T5FeedForward(nn.Module):
 
     hidden: int
     gated: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B K E"]) -> Float[Array, "B K E"]:
-        """Same shape out."""
+        """Returns x and what the layer adds to it, in the shape of x."""
         project = lambda features, name: dense(features, self.dtype, name, use_bias=False)
         h = nn.RMSNorm(NORM_EPSILON, dtype=self.dtype, name="norm")(x)
         if self.gated:
@@ -85,30 +86,35 @@ class T5Encoder(nn.Module):
     hidden: int
     layers: int
     gated: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, ids: Int[Array, "B K"], mask: Bool[Array, "B K"]) -> Float[Array, "B K E"]:
-        """States [B, K, channels]; those of padded positions mean nothing."""
+        """Returns states [B, K, channels]; those of padded positions mean nothing."""
         embed = nn.Embed(
-            self.vocabulary_size,
-            self.channels,
+            num_embeddings=self.vocabulary_size,
+            features=self.channels,
             name="token_table",
             embedding_init=nn.initializers.normal(1.0),
             dtype=self.dtype,
         )
-        x = jnp.take(gathered(embed.embedding, (None, None)), ids, axis=0).astype(self.dtype)
+        x = jnp.take(gather_kernel(embed.embedding, (None, None)), ids, axis=0).astype(self.dtype)
         bias = self.position_bias(ids.shape[1])
         for i in range(self.layers):
-            x = T5Attention(self.heads, self.head_channels, self.dtype, name=f"attention{i}")(
-                x, bias, mask
-            )
-            x = T5FeedForward(self.hidden, self.gated, self.dtype, name=f"feed_forward{i}")(x)
+            x = T5Attention(
+                heads=self.heads,
+                head_channels=self.head_channels,
+                dtype=self.dtype,
+                name=f"attention{i}",
+            )(x, bias, mask)
+            x = T5FeedForward(
+                hidden=self.hidden, gated=self.gated, dtype=self.dtype, name=f"feed_forward{i}"
+            )(x)
         states = nn.RMSNorm(NORM_EPSILON, dtype=self.dtype, name="final_norm")(x)
-        return named(states, ("batch", None, None))
+        return constrain(states, ("batch", None, None))
 
     def position_bias(self, length: int) -> Float[Array, "A K K"]:
-        """One learned number for each head and bucket, in float32."""
+        """Looks up the learned number of each head and bucket, in float32."""
         table = self.param("position_bias", nn.initializers.normal(0.1), (32, self.heads))
         positions = jnp.arange(length)
         buckets = relative_position_bucket(positions[None, :] - positions[:, None])

@@ -12,16 +12,17 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
-from snapvideo_jax.models.layers import Attend, dot_product_attention
-from snapvideo_jax.models.remat import rematerialized
+from snapvideo_jax.models.layers import Attend
+from snapvideo_jax.models.remat import remat_module
 from snapvideo_jax.models.unet_layers import (
     NORM_GROUPS,
     ZERO,
-    Frames,
+    Maps,
     Resample,
     SigmaEmbedding,
     UNetBlock,
@@ -29,7 +30,7 @@ from snapvideo_jax.models.unet_layers import (
     double,
     group_norm,
     halve,
-    keep,
+    identity,
 )
 
 
@@ -46,10 +47,10 @@ class UNet(nn.Module):
     attention_levels: tuple[int, ...]  # downsampling factors, such as (2, 4, 8)
     head_channels: int
     conditioning_channels: int
+    attend: Attend
     dropout: float = 0.0  # in the residual blocks
     remat: str = "none"  # what the backward pass computes again: remat.REMAT
-    dtype: jnp.dtype = jnp.float32
-    attend: Attend = dot_product_attention
+    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,8 +69,8 @@ class UNet(nn.Module):
                 f"model.unet.channels={self.channels} must be a multiple of {NORM_GROUPS}: "
                 f"try {nearest}"
             )
-        attended = [w for i, w in enumerate(self.widths) if self.attends(i)] + [self.widths[-1]]
-        common = math.gcd(*attended)
+        with_attention = [w for i, w in enumerate(self.widths) if self.attends(i)]
+        common = math.gcd(*with_attention, self.widths[-1])
         if self.head_channels < 1 or common % self.head_channels:
             raise ConfigError(
                 f"model.unet.head_channels={self.head_channels} must divide {common}, which "
@@ -105,7 +106,7 @@ class UNet(nn.Module):
         return None
 
     def attends(self, level: int) -> bool:
-        """Whether blocks of this level have attention."""
+        """Returns whether blocks of this level have attention."""
         return 2**level in self.attention_levels
 
     @nn.compact
@@ -113,39 +114,48 @@ class UNet(nn.Module):
         self,
         x: Float[Array, "B T H W C"],
         c_noise: Float[Array, " B"],
-        given: Conditions,
+        conditions: Conditions,
         previous: Any,
         train: bool = False,
     ) -> tuple[Float[Array, "B T H W C"], Any]:
-        """F, which is 0 at initialization, and `previous` as it came.
+        """Returns F, which is 0 at initialization, and `previous` as it came.
 
-        An upsampler reads `given.low_res` as further channels of x.
+        An upsampler reads `conditions.low_res` as further channels of x.
         """
         conditioning = ConditioningTokens(self.conditioning_channels, self.dtype, name="tokens")(
-            c_noise, given
+            c_noise, conditions
         )
         embedding = SigmaEmbedding(self.channels, self.dtype, name="sigma")(c_noise)
-        Block = rematerialized(UNetBlock, self.remat, static_argnums=4)
+        Block = remat_module(UNetBlock, self.remat, static_argnums=4)
 
         def block(
-            name: str, h: Frames, level: int, attention: bool, resample: Resample = keep
-        ) -> Frames:
-            sizes = x.shape[1], self.widths[level], attention, self.head_channels
-            how = resample, self.dropout, self.dtype, self.attend
-            layer = Block(*sizes, *how, name=name)
+            name: str, h: Maps, level: int, attention: bool, resample: Resample = identity
+        ) -> Maps:
+            layer = Block(
+                num_frames=x.shape[1],
+                channels=self.widths[level],
+                attention=attention,
+                head_channels=self.head_channels,
+                attend=self.attend,
+                resample=resample,
+                dropout=self.dropout,
+                dtype=self.dtype,
+                name=name,
+            )
             return layer(h, embedding, conditioning, train)
 
         last = len(self.widths) - 1
-        seen = x if given.low_res is None else jnp.concatenate([x, given.low_res], axis=-1)
-        h, skips = self.encode(rearrange(seen, "B T H W C -> (B T) H W C"), block)
+        low_res = conditions.low_res
+        frames = x if low_res is None else jnp.concatenate([x, low_res], axis=-1)
+        h, skips = self.encode(rearrange(frames, "B T H W C -> (B T) H W C"), block)
         h = block("middle0", h, last, attention=True)
         h = block("middle1", h, last, attention=False)
         h = nn.silu(group_norm(self.dtype, "head_norm")(self.decode(h, skips, block)))
         out = conv(x.shape[-1], 3, self.dtype, "head", ZERO)(h)
         return out.reshape(x.shape), previous
 
-    def encode(self, x: Float[Array, "N H W C"], block: Callable) -> tuple[Frames, list[Frames]]:
-        """Down the levels: the smallest map, and every map on the way for the decoder."""
+    def encode(self, x: Maps, block: Callable) -> tuple[Maps, list[Maps]]:
+        """Goes down the levels; returns the smallest map, and all maps for the decoder."""
         x = conv(self.widths[0], 3, self.dtype, "stem")(x)
         skips = [x]
         for level in range(len(self.widths)):
@@ -158,8 +168,8 @@ class UNet(nn.Module):
                 skips.append(x)
         return x, skips
 
-    def decode(self, x: Frames, skips: list[Frames], block: Callable) -> Frames:
-        """Up the levels, each block reading the encoder's map of its size, last one first."""
+    def decode(self, x: Maps, skips: list[Maps], block: Callable) -> Maps:
+        """Goes up the levels; each block reads the encoder's map of its size, last one first."""
         for level in reversed(range(len(self.widths))):
             for i in range(self.residual_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)

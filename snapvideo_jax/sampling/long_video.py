@@ -57,11 +57,11 @@ def generate_long(
         conditions: further arguments of `generate`.
 
     Raises:
-        ConfigError: where `hierarchy.plan` refuses the span.
+        ConfigError: where `hierarchy.windows` refuses the span.
     """
     num_frames, height, width = trained.denoiser.video_shape
     rates = span.frame_rates if low_res is None else span.frame_rates[-1:]
-    windows = hierarchy.plan(span.duration, rates, num_frames)
+    windows = hierarchy.windows(span.duration, rates, num_frames)
     videos = np.zeros((len(prompts), span.frames, height, width, 3), np.uint8)
     done = np.zeros(span.frames, bool)
     if known is not None:

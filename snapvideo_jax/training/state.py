@@ -6,7 +6,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from snapvideo_jax import keys
 from snapvideo_jax.denoiser import Denoiser
@@ -16,7 +15,7 @@ from snapvideo_jax.denoiser import Denoiser
 class TrainState:
     """step: completed steps, which is also the position in the data. ema, params: equal trees."""
 
-    step: Int[Array, ""]
+    step: Any  # int32 []; in trees of shapes or shardings, one of those
     params: Any
     ema: Any
     opt_state: optax.OptState

@@ -26,7 +26,7 @@ def linear(x, sigma, A, carry):
 
 def run(cond=COND, uncond=None, mask=MASK, given=GIVEN, eps=EPS, w=0.0, w_r=1.0):
     known = Known(jnp.asarray(mask), given, eps)
-    guided = reconstruction.guided(linear, cond, uncond, known, SI)
+    guided = reconstruction.guide(linear, cond, uncond, known, SI)
     return guided(X, SIGMA, Weights(jnp.float32(w), jnp.float32(w_r)), CARRY)
 
 
@@ -85,14 +85,14 @@ def test_what_is_given_for_unknown_frames_is_never_read():
 
 def test_the_sampler_walks_known_frames_along_their_own_noise_and_ends_on_them():
     known = Known(jnp.asarray(MASK), GIVEN, EPS)
-    guided, seen = reconstruction.guided(linear, COND, UNCOND, known, SI), []
+    guided, seen = reconstruction.guide(linear, COND, UNCOND, known, SI), []
 
     def noting(x, sigma, weights, carry):
         jax.debug.callback(lambda *a: seen.append(a), x, sigma, weights.known)
         return guided(x, sigma, weights, carry)
 
     grid = np.float32([10, 3, 1, 0.1, 0])
-    start = known.placed(10 * X, grid[0], SI)
+    start = known.insert(10 * X, grid[0], SI)
     weights = Weights(jnp.ones(4), 1 + jnp.arange(4.0))
     got = sampler.sample(noting, start, grid, SI, CARRY, weights)
     jax.effects_barrier()
@@ -119,7 +119,7 @@ def errors(sigma, si, weights):
     A = np.float32(PAIR / si @ np.linalg.inv(PAIR / si**2 + noise))
     denoise = lambda x, sigma, given, carry: (x @ A.T, carry)
     known = Known(jnp.array([True, False]), np.float32(x), np.float32(eps))
-    guided = reconstruction.guided(denoise, None, None, known, si)
+    guided = reconstruction.guide(denoise, None, None, known, si)
     run = jax.jit(lambda z, w: guided(z, sigma, Weights(jnp.float32(0), w), ())[0][:, 1])
     return [np.sqrt(np.mean((run(np.float32(z), np.float32(w)) - best) ** 2)) for w in weights]
 

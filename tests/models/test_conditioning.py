@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
-from snapvideo_jax.models.layers import AttentionBlock
+from snapvideo_jax.models.layers import AttentionBlock, dot_product_attention
 
 RNG = np.random.default_rng(0)
 C_NOISE = np.float32([-0.3, 0.4, 1.0])
-GIVEN = Conditions(
+CONDITIONS = Conditions(
     frame_interval=np.float32([0.125, 0.0, 1 / 24]),
     source_size=np.int32([[36, 64], [720, 1280], [0, 0]]),
     text=RNG.standard_normal((3, 4, 6)).astype(np.float32),
@@ -20,24 +20,24 @@ GIVEN = Conditions(
 @pytest.fixture(scope="module")
 def tokens_of(random_params):
     module = ConditioningTokens(8)
-    variables = {"params": random_params(module, C_NOISE, GIVEN)}
-    return jax.jit(lambda c_noise, given: module.apply(variables, c_noise, given))
+    variables = {"params": random_params(module, C_NOISE, CONDITIONS)}
+    return jax.jit(lambda c_noise, conditions: module.apply(variables, c_noise, conditions))
 
 
 @pytest.fixture(scope="module")
-def seen(tokens_of, random_params):
-    """What one attention block makes of the tokens."""
-    reader = AttentionBlock(2, 4)
+def read(tokens_of, random_params):
+    """Conditions -> the output of one attention block that reads their tokens."""
+    reader = AttentionBlock(heads=2, head_channels=4, attend=dot_product_attention)
     x = RNG.standard_normal((3, 2, 8)).astype(np.float32)
-    variables = {"params": random_params(reader, x, *tokens_of(C_NOISE, GIVEN))}
-    return jax.jit(lambda given: reader.apply(variables, x, *tokens_of(C_NOISE, given)))
+    variables = {"params": random_params(reader, x, *tokens_of(C_NOISE, CONDITIONS))}
+    return jax.jit(lambda conditions: reader.apply(variables, x, *tokens_of(C_NOISE, conditions)))
 
 
 def test_four_visible_scalars_come_before_the_text(tokens_of):
-    tokens, mask = tokens_of(C_NOISE, GIVEN)
+    tokens, mask = tokens_of(C_NOISE, CONDITIONS)
     assert tokens.shape == (3, 4 + 4, 8)
     np.testing.assert_array_equal(mask[:, :4], True)
-    np.testing.assert_array_equal(mask[:, 4:], GIVEN.text_mask)
+    np.testing.assert_array_equal(mask[:, 4:], CONDITIONS.text_mask)
 
 
 @pytest.mark.parametrize(
@@ -51,49 +51,49 @@ def test_four_visible_scalars_come_before_the_text(tokens_of):
     ],
 )
 def test_each_condition_has_its_own_token(tokens_of, token, change):
-    before, _ = tokens_of(C_NOISE, GIVEN)
-    after, _ = tokens_of(*change(GIVEN))
+    before, _ = tokens_of(C_NOISE, CONDITIONS)
+    after, _ = tokens_of(*change(CONDITIONS))
     changed = (np.asarray(before) != after).any(axis=(0, 2))
     np.testing.assert_array_equal(changed[:4], np.arange(4) == token)
     assert changed[4:].all() == changed[4:].any() == (token == 4)
 
 
 def test_equal_scalars_of_different_kind_have_different_tokens(tokens_of):
-    same = GIVEN.replace(source_size=np.full((3, 2), 64, np.int32))
+    same = CONDITIONS.replace(source_size=np.full((3, 2), 64, np.int32))
     tokens, _ = tokens_of(C_NOISE, same)
     assert (np.asarray(tokens[:, 2]) != tokens[:, 3]).any()
 
 
-def test_padded_text_cannot_be_seen(seen):
-    padded = ~GIVEN.text_mask[..., None]
-    other = GIVEN.replace(text=np.where(padded, np.float32(1e4), GIVEN.text))
-    np.testing.assert_array_equal(seen(GIVEN), seen(other))
+def test_padded_text_cannot_be_seen(read):
+    padded = ~CONDITIONS.text_mask[..., None]
+    other = CONDITIONS.replace(text=np.where(padded, np.float32(1e4), CONDITIONS.text))
+    np.testing.assert_array_equal(read(CONDITIONS), read(other))
 
 
-def test_real_text_can_be_seen(seen):
-    other = GIVEN.replace(text=-GIVEN.text)
-    changed = (np.asarray(seen(GIVEN)) != seen(other)).any(axis=(1, 2))
-    np.testing.assert_array_equal(changed, GIVEN.text_mask.any(axis=1))
+def test_real_text_can_be_seen(read):
+    other = CONDITIONS.replace(text=-CONDITIONS.text)
+    changed = (np.asarray(read(CONDITIONS)) != read(other)).any(axis=(1, 2))
+    np.testing.assert_array_equal(changed, CONDITIONS.text_mask.any(axis=1))
 
 
-def test_dropped_text_cannot_be_seen(seen):
+def test_dropped_text_cannot_be_seen(read):
     keep = np.array([False, True, True])
-    other = GIVEN.replace(text=GIVEN.text + np.float32([7, 0, 0])[:, None, None])
-    np.testing.assert_array_equal(seen(GIVEN.drop_text(keep)), seen(other.drop_text(keep)))
-    changed = (np.asarray(seen(GIVEN)) != seen(GIVEN.drop_text(keep))).any(axis=(1, 2))
+    other = CONDITIONS.replace(text=CONDITIONS.text + np.float32([7, 0, 0])[:, None, None])
+    np.testing.assert_array_equal(read(CONDITIONS.drop_text(keep)), read(other.drop_text(keep)))
+    changed = (np.asarray(read(CONDITIONS)) != read(CONDITIONS.drop_text(keep))).any(axis=(1, 2))
     np.testing.assert_array_equal(changed, [True, False, False])
 
 
 def test_dropping_text_leaves_zeros_and_the_other_conditions():
-    dropped = GIVEN.drop_text(np.array([False, True, False]))
+    dropped = CONDITIONS.drop_text(np.array([False, True, False]))
     np.testing.assert_array_equal(dropped.text[::2], 0)
-    np.testing.assert_array_equal(dropped.text[1], GIVEN.text[1])
+    np.testing.assert_array_equal(dropped.text[1], CONDITIONS.text[1])
     np.testing.assert_array_equal(dropped.text_mask.any(axis=1), [False, True, False])
-    np.testing.assert_array_equal(dropped.frame_interval, GIVEN.frame_interval)
-    np.testing.assert_array_equal(dropped.source_size, GIVEN.source_size)
+    np.testing.assert_array_equal(dropped.frame_interval, CONDITIONS.frame_interval)
+    np.testing.assert_array_equal(dropped.source_size, CONDITIONS.source_size)
 
 
 def test_one_answer_drops_the_text_of_all():
-    everything = GIVEN.drop_text(False)
+    everything = CONDITIONS.drop_text(False)
     assert not np.asarray(everything.text).any() and not np.asarray(everything.text_mask).any()
-    np.testing.assert_array_equal(GIVEN.drop_text(True).text, GIVEN.text)
+    np.testing.assert_array_equal(CONDITIONS.drop_text(True).text, CONDITIONS.text)

@@ -13,7 +13,7 @@ from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
 from snapvideo_jax.models.fit import FIT
-from snapvideo_jax.models.layers import AttentionBlock, FeedForward
+from snapvideo_jax.models.layers import AttentionBlock, FeedForward, dot_product_attention
 from snapvideo_jax.models.patches import Grouping, patchify, unpatchify
 from snapvideo_jax.models.remat import REMAT
 
@@ -28,6 +28,7 @@ TOY = dict(
     patch_head_channels=4,
     latent_head_channels=4,
     conditioning_channels=8,
+    attend=dot_product_attention,
     dropout=0.5,
 )
 PAPER_3B9 = dict(
@@ -41,6 +42,7 @@ PAPER_3B9 = dict(
     patch_head_channels=64,
     latent_head_channels=128,
     conditioning_channels=1024,
+    attend=dot_product_attention,
 )
 QUICKLY = {"xla_backend_optimization_level": 0}  # a third of the time to compile
 
@@ -50,8 +52,13 @@ def inputs(model, width=6, seed=0):
     rng = np.random.default_rng(seed)
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
-    given = Conditions(normal(2) ** 2, np.int32([[36, 64], [0, 0]]), normal(2, 3, width), mask)
-    return normal(2, *model.video, 3), normal(2), given, normal(2, *model.latent_shape)
+    conditions = Conditions(
+        frame_interval=normal(2) ** 2,
+        source_size=np.int32([[36, 64], [0, 0]]),
+        text=normal(2, 3, width),
+        text_mask=mask,
+    )
+    return normal(2, *model.video, 3), normal(2), conditions, normal(2, *model.latent_shape)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +73,9 @@ def norm(p, x):
     return nn.LayerNorm(epsilon=1e-6).apply({"params": p}, x)
 
 
-def by_hand(params, x, c_noise, given, previous):
+def by_hand(params, x, c_noise, conditions, previous):
     """The forward pass of the paper's 3.4, block by block and group by group."""
-    tokens = ConditioningTokens(8).apply({"params": params["tokens"]}, c_noise, given)
+    tokens = ConditioningTokens(8).apply({"params": params["tokens"]}, c_noise, conditions)
     linear = lambda name, t: t @ params[name]["kernel"] + params[name]["bias"]
     patches = norm(params["stem_norm"], linear("stem", patchify(x, TOY["cut"])))
     patches = patches + params["positions"]
@@ -78,7 +85,8 @@ def by_hand(params, x, c_noise, given, previous):
     for i in range(2):
         slices = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
         layer = lambda heads, name, w=slices: functools.partial(
-            AttentionBlock(heads, 4).apply, {"params": w[name]}
+            AttentionBlock(heads=heads, head_channels=4, attend=dot_product_attention).apply,
+            {"params": w[name]},
         )
         latents = groups(layer(2, "attend_conditioning")(row(latents), *tokens))
         read = [layer(2, "read")(latents[:, g], patches[:, g]) for g in range(2)]
@@ -90,17 +98,17 @@ def by_hand(params, x, c_noise, given, previous):
 
 
 def test_it_is_the_papers_order_of_reads_global_layers_and_writes(toy):
-    run, params, given = toy
+    run, params, args = toy
     plain = jax.jit(by_hand, compiler_options=QUICKLY)
-    got, expected = run(params, *given), plain(params, *given)
+    got, expected = run(params, *args), plain(params, *args)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got[1], expected[1], rtol=1e-4, atol=1e-4)
 
 
 def test_F_has_the_shape_of_the_video_and_latents_that_of_the_state(toy):
-    run, params, given = toy
-    F, latents = run(params, *given)
-    assert F.shape == given[0].shape
+    run, params, args = toy
+    F, latents = run(params, *args)
+    assert F.shape == args[0].shape
     assert latents.shape == (2, *FIT(**TOY).latent_shape) == (2, 2, 2, 12)
 
 
@@ -124,11 +132,11 @@ def test_without_global_layers_no_group_sees_another(random_params):
 
 
 def test_previous_latents_change_nothing_at_initialization(toy):
-    run, _, (x, c_noise, given, previous) = toy
+    run, _, (x, c_noise, conditions, previous) = toy
     init = jax.jit(FIT(**TOY).init, compiler_options=QUICKLY)
-    initial = init(jax.random.key(0), x, c_noise, given, previous)["params"]
-    F, latents = run(initial, x, c_noise, given, previous)
-    F0, latents0 = run(initial, x, c_noise, given, 0 * previous)
+    initial = init(jax.random.key(0), x, c_noise, conditions, previous)["params"]
+    F, latents = run(initial, x, c_noise, conditions, previous)
+    F0, latents0 = run(initial, x, c_noise, conditions, 0 * previous)
     np.testing.assert_array_equal(F, F0)
     np.testing.assert_array_equal(latents, latents0)
     assert np.asarray(F).any()
@@ -137,20 +145,20 @@ def test_previous_latents_change_nothing_at_initialization(toy):
 
 
 def test_previous_latents_matter_once_trained(toy):
-    run, params, (x, c_noise, given, previous) = toy
-    F, F0 = (run(params, x, c_noise, given, h)[0] for h in (previous, 0 * previous))
+    run, params, (x, c_noise, conditions, previous) = toy
+    F, F0 = (run(params, x, c_noise, conditions, h)[0] for h in (previous, 0 * previous))
     assert (np.asarray(F) != F0).any()
 
 
 def test_hidden_text_changes_no_bit_of_F(toy):
-    run, params, (x, c_noise, given, previous) = toy
-    padded = ~given.text_mask[..., None]
-    other = given.replace(text=np.where(padded, np.float32(1e3), given.text))
-    before = run(params, x, c_noise, given, previous)[0]
+    run, params, (x, c_noise, conditions, previous) = toy
+    padded = ~conditions.text_mask[..., None]
+    other = conditions.replace(text=np.where(padded, np.float32(1e3), conditions.text))
+    before = run(params, x, c_noise, conditions, previous)[0]
     np.testing.assert_array_equal(before, run(params, x, c_noise, other, previous)[0])
-    real = given.replace(text=given.text + np.float32([1, 0, 0])[:, None])
+    real = conditions.replace(text=conditions.text + np.float32([1, 0, 0])[:, None])
     changed = np.asarray(before) != run(params, x, c_noise, real, previous)[0]
-    np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), given.text_mask.any(axis=1))
+    np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), conditions.text_mask.any(axis=1))
 
 
 def test_dropout_is_in_the_global_layers_alone():
@@ -204,12 +212,12 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(field, va
 
 @pytest.mark.parametrize("remat", ["none", "dots", "block"])
 def test_blocks_that_are_written_out_are_those_of_the_loop(toy, remat):
-    _, params, given = toy
+    _, params, args = toy
 
     def program(unroll, train=True):
         model = FIT(**TOY | {"blocks": 2, "remat": remat, "unroll": unroll})
         rngs = {"dropout": jax.random.key(2)}
-        out = lambda p: model.apply({"params": p}, *given, train=train, rngs=rngs)[0]
+        out = lambda p: model.apply({"params": p}, *args, train=train, rngs=rngs)[0]
         return jax.jit(jax.value_and_grad(lambda p: jnp.sum(out(p) ** 2)), compiler_options=QUICKLY)
 
     written, looped = program(2).lower(params), program(1).lower(params)
@@ -218,18 +226,18 @@ def test_blocks_that_are_written_out_are_those_of_the_loop(toy, remat):
     sampler = program(2, train=False).lower(params)
     assert loops(sampler) == loops(program(1, train=False).lower(params)) == 2
     pairs = zip(
-        *(jax.tree.leaves(made.compile()(params)) for made in (written, looped)), strict=True
+        *(jax.tree.leaves(program.compile()(params)) for program in (written, looped)), strict=True
     )
     for a, b in pairs:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_computed_again_in_the_backward_pass_changes_no_value(toy):
-    _, params, given = toy
+    _, params, args = toy
 
     def program(remat):
         model = FIT(**TOY, remat=remat)
-        return jax.value_and_grad(lambda p: jnp.sum(model.apply({"params": p}, *given)[0] ** 2))
+        return jax.value_and_grad(lambda p: jnp.sum(model.apply({"params": p}, *args)[0] ** 2))
 
     expected, always = None, None
     for remat in REMAT:
@@ -238,7 +246,7 @@ def test_what_is_computed_again_in_the_backward_pass_changes_no_value(toy):
         again = traced.count("remat")
         always = again if always is None else always  # activation functions are in any case
         assert (again > always) == (remat != "none")
-        found = jax.jit(program(remat), compiler_options=QUICKLY)(params)
-        expected = found if expected is None else expected
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        result = jax.jit(program(remat), compiler_options=QUICKLY)(params)
+        expected = result if expected is None else expected
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -10,6 +10,8 @@ from scipy.special import erf
 
 from snapvideo_jax.models import layers
 
+ATTEND = layers.dot_product_attention
+
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -45,7 +47,7 @@ def block(request, random_params):
     if request.param == "cross":
         context = normal(1, 2, 5, 10)
         mask = np.array([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0]], bool)
-    module = layers.AttentionBlock(2, 4)
+    module = layers.AttentionBlock(heads=2, head_channels=4, attend=ATTEND)
     params = random_params(module, x, context, mask)
     return jax.jit(functools.partial(module.apply, {"params": params})), params, (x, context, mask)
 
@@ -128,7 +130,7 @@ def test_the_gradient_of_a_bias_is_summed_in_float32():
     np.testing.assert_array_equal(slopes["params"]["bias"], [1001, 1001])
 
 
-def test_hidden_units_are_made_once_and_their_gradient_is_left_alone(random_params):
+def test_hidden_units_are_materialized_and_their_gradient_is_left_alone(random_params):
     x = jnp.asarray(normal(0, 1, 4, 6))
     module = layers.FeedForward()
     params = random_params(module, x)
@@ -139,7 +141,7 @@ def test_hidden_units_are_made_once_and_their_gradient_is_left_alone(random_para
 
 def test_bfloat16_keeps_parameters_and_the_residual_stream_in_float32():
     x = normal(0, 1, 3, 8)
-    module = layers.AttentionBlock(2, 4, dtype=jnp.bfloat16)
+    module = layers.AttentionBlock(heads=2, head_channels=4, attend=ATTEND, dtype=jnp.bfloat16)
     out, variables = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x))
     assert out.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

@@ -1,18 +1,21 @@
-"""What a policy keeps: the bits that were made, and the statistics of norms."""
+"""What a policy saves: bits without another rounding, and the statistics of norms."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax.models.layers import AttentionBlock
-from snapvideo_jax.models.remat import REMAT, kept
+from snapvideo_jax.build import checks
+from snapvideo_jax.models.layers import AttentionBlock, dot_product_attention
+from snapvideo_jax.models.remat import REMAT, save_bits
 
 
-def test_what_is_kept_for_the_backward_pass_is_not_rounded_again(random_params):
-    """JAX rounds the numbers that a policy keeps to their dtype, in a pass over memory."""
+def test_what_is_saved_for_the_backward_pass_is_not_rounded_again(random_params):
+    """JAX rounds the numbers that a policy saves to their dtype, in a pass over memory."""
     x = jnp.ones((1, 4, 8))
-    module = AttentionBlock(2, 4, dtype=jnp.bfloat16)
+    module = AttentionBlock(
+        heads=2, head_channels=4, attend=dot_product_attention, dtype=jnp.bfloat16
+    )
     params = random_params(module, x)
 
     def gradient(x):
@@ -28,12 +31,12 @@ def test_what_is_kept_for_the_backward_pass_is_not_rounded_again(random_params):
 
 @pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
 @pytest.mark.parametrize(("channels", "again"), [(64, 0), (32, 4)])
-def test_statistics_of_norms_are_kept_where_they_are_sums_of_many(
+def test_statistics_of_norms_are_saved_where_they_are_sums_of_many(
     random_params, remat, channels, again
 ):
     """A block has two norms of two sums each, whose own gradients are four sums of that kind."""
     x = jnp.ones((1, 4, channels))
-    module = AttentionBlock(2, 4)
+    module = AttentionBlock(heads=2, head_channels=4, attend=dot_product_attention)
     params = random_params(module, x)
     run = lambda x: module.apply({"params": params}, x).sum()
     gradient = jax.grad(jax.checkpoint(run, policy=REMAT[remat]))
@@ -42,9 +45,9 @@ def test_statistics_of_norms_are_kept_where_they_are_sums_of_many(
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_what_is_kept_and_its_gradient_are_those_of_x(dtype):
+def test_what_is_saved_and_its_gradient_are_those_of_x(dtype):
     x = jnp.asarray(np.random.default_rng(0).standard_normal(16), dtype)
-    value, pull = jax.vjp(lambda x: kept(x, "product"), x)
+    value, pull = jax.vjp(lambda x: save_bits(x, "product"), x)
     np.testing.assert_array_equal(value, x)
     np.testing.assert_array_equal(pull(3 * x)[0], 3 * x)
 

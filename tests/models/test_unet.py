@@ -9,7 +9,7 @@ from snapvideo_jax import trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models import unet_layers
 from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
-from snapvideo_jax.models.layers import sinusoid
+from snapvideo_jax.models.layers import dot_product_attention, sinusoid
 from snapvideo_jax.models.unet import UNet
 from snapvideo_jax.models.unet_layers import (
     ResidualBlock,
@@ -27,6 +27,7 @@ TOY = dict(
     attention_levels=(2,),
     head_channels=16,
     conditioning_channels=8,
+    attend=dot_product_attention,
     dropout=0.5,
 )
 ONE_LEVEL = TOY | dict(multipliers=(1,), attention_levels=())  # attention in the middle alone
@@ -36,6 +37,7 @@ PAPER = dict(
     attention_levels=(2, 4, 8),
     head_channels=64,
     conditioning_channels=768,
+    attend=dot_product_attention,
 )
 PAPER_85M = dict(channels=128, multipliers=(1, 2, 2, 3)) | PAPER
 PAPER_284M = dict(channels=192, multipliers=(1, 2, 3, 4)) | PAPER
@@ -50,8 +52,8 @@ def inputs(model, width=6):
     """x, c_noise, conditions, no previous latents, for two examples."""
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
     text, size = normal(2, 3, width, seed=1), np.int32([[36, 64], [0, 0]])
-    given = Conditions(normal(2, seed=2) ** 2, size, text, mask)
-    return normal(2, *model.video, 3), normal(2, seed=3), given, ()
+    conditions = Conditions(normal(2, seed=2) ** 2, size, text, mask)
+    return normal(2, *model.video, 3), normal(2, seed=3), conditions, ()
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +135,9 @@ def double(x):
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def by_hand(p, x, c_noise, given, _):
+def by_hand(p, x, c_noise, conditions, _):
     """The two-level toy, every skip by name."""
-    tokens = ConditioningTokens(8).apply({"params": p["tokens"]}, c_noise, given)
+    tokens = ConditioningTokens(8).apply({"params": p["tokens"]}, c_noise, conditions)
     tokens = [np.asarray(t) for t in tokens]
     features = np.asarray(sinusoid(1000 * c_noise, 32))
     embedding = linear(p["sigma"]["down"], silu(linear(p["sigma"]["up"], features)))
@@ -156,9 +158,9 @@ def by_hand(p, x, c_noise, given, _):
 
 
 def test_it_is_adm_with_attention_over_space_then_text_then_time(toy):
-    run, params, given = toy
-    F, expected = run(params, *given), by_hand(params, *given)
-    assert F.shape == given[0].shape
+    run, params, args = toy
+    F, expected = run(params, *args), by_hand(params, *args)
+    assert F.shape == args[0].shape
     np.testing.assert_allclose(F, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
@@ -176,9 +178,12 @@ def test_F_is_exactly_0_at_initialization_and_previous_passes_through():
     ("block", "rest"),
     [
         (ResidualBlock(32), (normal(2, 8),)),
-        (SpatialAttention(16), ()),
-        (TextAttention(16), (normal(2, 3, 8), np.ones((2, 3), bool))),
-        (TemporalAttention(3, 16), ()),
+        (SpatialAttention(head_channels=16, attend=dot_product_attention), ()),
+        (
+            TextAttention(head_channels=16, attend=dot_product_attention),
+            (normal(2, 3, 8), np.ones((2, 3), bool)),
+        ),
+        (TemporalAttention(num_frames=3, head_channels=16, attend=dot_product_attention), ()),
     ],
     ids=["residual", "space", "text", "time"],
 )
@@ -215,14 +220,14 @@ def test_frames_see_each_other_through_temporal_attention_alone(toy):
 
 
 def test_hidden_text_changes_no_bit_of_F(toy):
-    run, params, (x, c_noise, given, previous) = toy
-    padded = ~given.text_mask[..., None]
-    other = given.replace(text=np.where(padded, np.float32(1e3), given.text))
-    before = run(params, x, c_noise, given, previous)
+    run, params, (x, c_noise, conditions, previous) = toy
+    padded = ~conditions.text_mask[..., None]
+    other = conditions.replace(text=np.where(padded, np.float32(1e3), conditions.text))
+    before = run(params, x, c_noise, conditions, previous)
     np.testing.assert_array_equal(before, run(params, x, c_noise, other, previous))
-    real = given.replace(text=given.text + np.float32([1, 0, 0])[:, None])
+    real = conditions.replace(text=conditions.text + np.float32([1, 0, 0])[:, None])
     changed = np.asarray(before) != run(params, x, c_noise, real, previous)
-    np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), given.text_mask.any(axis=1))
+    np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), conditions.text_mask.any(axis=1))
 
 
 def test_dropout_takes_what_the_second_convolution_reads_and_only_in_training(random_params):
@@ -249,12 +254,12 @@ def test_the_network_draws_dropout_only_in_training(remat):
 
 
 def test_remat_changes_no_value_and_all_gradients_are_finite(random_params):
-    given = inputs(UNet(**ONE_LEVEL))
-    params = random_params(UNet(**ONE_LEVEL), *given)
+    args = inputs(UNet(**ONE_LEVEL))
+    params = random_params(UNet(**ONE_LEVEL), *args)
 
     def loss(remat):
         model = UNet(**ONE_LEVEL, remat=remat)
-        return lambda p: jnp.mean(model.apply({"params": p}, *given)[0] ** 2)
+        return lambda p: jnp.mean(model.apply({"params": p}, *args)[0] ** 2)
 
     gradient = jax.jit(jax.value_and_grad(loss("block"))).trace(params)
     assert "remat" in str(gradient.jaxpr)
@@ -267,9 +272,9 @@ def test_remat_changes_no_value_and_all_gradients_are_finite(random_params):
 
 def test_an_upsampler_reads_its_low_resolution_as_further_channels(random_params):
     model = UNet(**ONE_LEVEL)
-    x, c_noise, given, none = inputs(model)
-    given = given.replace(low_res=normal(*x.shape, seed=4), augmentation=normal(2) ** 2)
-    params = random_params(model, x, c_noise, given, none)
+    x, c_noise, conditions, none = inputs(model)
+    conditions = conditions.replace(low_res=normal(*x.shape, seed=4), augmentation=normal(2) ** 2)
+    params = random_params(model, x, c_noise, conditions, none)
     assert params["stem"]["kernel"].shape == (3, 3, 6, 32)
     assert params["head"]["kernel"].shape == (3, 3, 32, 3)
 

@@ -137,7 +137,7 @@ def test_fit_on_a_mesh_of_data_fsdp_group_tensor(alone, sizes):
 
 
 def test_gradients_of_kernels_summed_as_a_whole_are_the_same(alone, monkeypatch):
-    monkeypatch.setattr(layers, "MANY", 0)
+    monkeypatch.setattr(layers, "SUM_WHOLE_ABOVE", 0)
     assert_same(gradient(fit(), (1, 2, 2, 2), jax.devices())[0], alone[fit])
 
 

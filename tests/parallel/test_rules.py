@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from configs import base, unet_284m
 from snapvideo_jax import build, trees
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.models.layers import named
+from snapvideo_jax.models.layers import constrain
 from snapvideo_jax.parallel import rules
 from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.parallel.rules import SPLIT
@@ -145,6 +145,6 @@ def test_names_of_activations_reach_the_compiler():
 
     def pinned(x):
         with rules.activations_on(mesh):
-            return named(x, ("batch", None))
+            return constrain(x, ("batch", None))
 
     assert "sharding_constraint" in jax.jit(pinned).lower(jnp.ones((8, 8))).as_text()

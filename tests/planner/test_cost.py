@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from snapvideo_jax.models.conditioning import Conditions
 from snapvideo_jax.models.fit import FIT
+from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.planner import cost
@@ -213,6 +214,7 @@ def test_fit_has_the_size_and_the_operations_of_table_8(name):
         patch_head_channels=patch_head,
         latent_head_channels=latent_head,
         conditioning_channels=conditioning,
+        attend=dot_product_attention,
     )
     text, mask = of(1, 128, 1024), of(1, 128, dtype=jnp.bool_)
     conditions = Conditions(of(1), of(1, 2, dtype=jnp.int32), text, mask)

@@ -16,7 +16,7 @@ from snapvideo_jax import build, trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FITBlock
 from snapvideo_jax.models.layers import dense, dot_product_attention
-from snapvideo_jax.models.remat import rematerialized
+from snapvideo_jax.models.remat import remat_module
 from snapvideo_jax.parallel import attention, chips, rules
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import (
@@ -66,7 +66,7 @@ class Compiled(NamedTuple):
 
 
 def block_gradient(config, **sizes):
-    """The gradient of a block to its tokens, rematerialized, one video for each part of a batch."""
+    """The gradient of a block to its tokens, remat_module, one video for each part of a batch."""
     chips = topology.devices("v5e:4x4")
     mesh = meshes.make_mesh(dict(data=1, fsdp=1, group=1, tensor=1) | sizes, chips)
     net, B = build.network(config, dot_product_attention), meshes.ways(mesh, meshes.BATCH_AXES)
@@ -76,7 +76,7 @@ def block_gradient(config, **sizes):
         net.patch_channels,
         config.model.conditioning_channels,
     )
-    block = rematerialized(FITBlock, "block", static_argnums=3)(
+    block = remat_module(FITBlock, "block", static_argnums=3)(
         groups=G,
         heads=(C // net.patch_head_channels, D // net.latent_head_channels),
         head_channels=(net.patch_head_channels, net.latent_head_channels),

@@ -10,6 +10,7 @@ import pytest
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import Conditions
 from snapvideo_jax.models.fit import FIT
+from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.training import graft
 from snapvideo_jax.trees import path_name
@@ -17,6 +18,7 @@ from snapvideo_jax.trees import path_name
 WIDTHS = dict(
     patch_channels=8, latents=8, latent_channels=8, blocks=1, global_layers=1,
     patch_head_channels=4, latent_head_channels=4, conditioning_channels=8, table_std=1.0,
+    attend=dot_product_attention,
 )  # fmt: skip
 STAGE1 = FIT(video=(2, 4, 8), cut=Grouping(2, (2, 2, 2)), **WIDTHS)  # 1 x 1 x 2 groups of 4
 SAME = FIT(video=(2, 4, 8), cut=Grouping(2, (2, 2, 2)), **WIDTHS)
