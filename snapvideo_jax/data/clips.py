@@ -142,7 +142,11 @@ def probe(path: str | Path) -> VideoInfo:
         if _quarter_turns(frame) % 2:
             height, width = width, height
         return VideoInfo(
-            str(path), _duration(container, stream), _frame_rate(stream), height, width
+            path=str(path),
+            duration=_duration(container, stream),
+            frame_rate=_frame_rate(stream),
+            height=height,
+            width=width,
         )
 
 
@@ -273,7 +277,8 @@ def decode_clip(
         frames = _frames_at(_decode_from(container, stream, start), stream, times)
         for k, frame in enumerate(frames):
             same = last is not None and frame is last
-            clip[k] = clip[k - 1] if same else _fit(frame, _pixel_aspect(stream), height, width)
+            aspect = _pixel_aspect(stream)
+            clip[k] = clip[k - 1] if same else _fit(frame, aspect, height=height, width=width)
             last = frame
         return clip
 

@@ -66,7 +66,7 @@ class Embeddings:
         records = np.fromfile(path, RECORD, self.count) if self.count else np.empty(0, RECORD)
         self._records = records[np.argsort(records["digest"])]
         self._digests = self._records["digest"].copy()  # contiguous, so that searching copies none
-        _check_records(path, records, header["shards"], self.text_length)
+        _check_records(path, records, rows=header["shards"], text_length=self.text_length)
 
     def check(self, channels: int, text_length: int) -> None:
         """Raises DataError unless the states are `channels` wide and padded to `text_length`."""

@@ -68,7 +68,7 @@ def draw_scene(world: World, seed: int, g: int, *, image: bool, held_out: bool =
     frame_rate = 0.0 if image else float(world.frame_rates[random.integers(len(world.frame_rates))])
     low, high = _start_range(world, composition, frame_rate)
     y, x = low + (high - low) * (0.5 + world.spread * (random.random(2) - 0.5))
-    return Scene(*composition, frame_rate, (float(y), float(x)))
+    return Scene(**composition._asdict(), frame_rate=frame_rate, start=(float(y), float(x)))
 
 
 def render(world: World, scene: Scene) -> UInt8[np.ndarray, "T H W 3"]:

@@ -93,7 +93,7 @@ class FolderSource:
         read = _read_clip if not image else _read_picture if self.images else _read_frame
         stream, reason = "still" if image else "clip", ""
         for attempt in range(MAX_SUBSTITUTES + 1):
-            name, caption = rows[_row(seed, g, attempt, len(rows))]
+            name, caption = rows[_row(seed, g, attempt=attempt, count=len(rows))]
             rng = order.generator(seed, g, f"{stream} {attempt}")
             try:
                 frames, interval, size = read(self.root / name, spec, rng)
@@ -184,7 +184,9 @@ def open_folder(path: str | Path) -> FolderSource:
         raise DataError(
             f"{root}: no video in it; add {' '.join(VIDEO_SUFFIXES)} files, each with name.txt"
         )
-    return FolderSource(root, rows["video"], rows["image"], _fingerprint(entries))
+    return FolderSource(
+        root, videos=rows["video"], images=rows["image"], fingerprint=_fingerprint(entries)
+    )
 
 
 def _fingerprint(entries: list[Entry]) -> str:

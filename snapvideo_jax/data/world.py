@@ -74,7 +74,7 @@ class World:
         _check_training_covers(self)
 
 
-def is_held_out(world: World, shape: str, color: str, direction: str) -> bool:
+def is_held_out(world: World, shape: str, color: str, direction: str | None) -> bool:
     """Returns whether training never shows this triple: (s + 2c + 3d) mod 6 = 0 by index."""
     s, c = world.shapes.index(shape), world.colors.index(color)
     return (s + 2 * c + 3 * world.directions.index(direction)) % 6 == 0
@@ -84,15 +84,16 @@ def is_held_out(world: World, shape: str, color: str, direction: str) -> bool:
 def compositions(world: World, held_out: bool) -> tuple[Composition, ...]:
     """Returns the compositions of videos that training shows or, held out, never shows."""
     words = [word for word, _ in world.speeds]
-    every = itertools.product(world.shapes, world.colors, world.directions, words)
-    return tuple(Composition(*c) for c in every if is_held_out(world, *c[:3]) == held_out)
+    combinations = itertools.product(world.shapes, world.colors, world.directions, words)
+    facts = [Composition(*combination) for combination in combinations]
+    return tuple(c for c in facts if is_held_out(world, c.shape, c.color, c.direction) == held_out)
 
 
 @functools.lru_cache
 def image_compositions(world: World) -> tuple[Composition, ...]:
     """Returns the compositions of images; none of them is held out."""
     pairs = itertools.product(world.shapes, world.colors)
-    return tuple(Composition(shape, color, None, None) for shape, color in pairs)
+    return tuple(Composition(shape, color, direction=None, speed=None) for shape, color in pairs)
 
 
 def _check_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """The protocol "shapes": which prompts are sampled, and how the oracle scores their videos."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,13 +39,14 @@ def shapes_protocol(
 ) -> Result:
     """Samples `num` prompts seen in training and as many of held-out compositions; scores both."""
     intervals = [frame_interval] * num
-    seen, unseen = (prompts(world, num, held_out, seed) for held_out in (False, True))
+    seen, unseen = (prompts(world, num, held_out=held_out, seed=seed) for held_out in (False, True))
     videos = generate([*seen, *unseen], range(seed, seed + 2 * num))
-    scores = oracle.score(list(videos[:num]), seen, world, intervals)
-    scores["held_out"] = oracle.score(list(videos[num:]), unseen, world, intervals)
+    score = functools.partial(oracle.score, world=world)
+    scores = score(list(videos[:num]), seen, frame_intervals=intervals)
+    scores["held_out"] = score(list(videos[num:]), unseen, frame_intervals=intervals)
     report = {"protocol": "shapes", "seed": seed, "oracle": scores, "chance": oracle.chance(world)}
     right = [
-        oracle.score([video], [prompt], world, [frame_interval])["all"] == 1
+        score([video], [prompt], frame_intervals=[frame_interval])["all"] == 1
         for video, prompt in zip(videos[:num], seen, strict=True)
     ]
-    return Result(report, seen, videos[:num], right)
+    return Result(report, prompts=seen, videos=videos[:num], right=right)

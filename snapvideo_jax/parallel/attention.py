@@ -78,10 +78,12 @@ def specs(ndim: int, masked: bool) -> Specs:
     """
     if ndim == 5:
         grouped = PartitionSpec(BATCH_AXES, "group", None, "tensor", None)
-        return Specs(grouped, grouped, PartitionSpec(BATCH_AXES, "group", None), False)
+        mask = PartitionSpec(BATCH_AXES, "group", None)
+        return Specs(q=grouped, keys=grouped, mask=mask, split_keys=False)
     latents = PartitionSpec(BATCH_AXES, "group", "tensor", None)
     everywhere = PartitionSpec(BATCH_AXES, None, "tensor", None)
-    return Specs(latents, everywhere if masked else latents, PartitionSpec(BATCH_AXES), not masked)
+    keys = everywhere if masked else latents
+    return Specs(q=latents, keys=keys, mask=PartitionSpec(BATCH_AXES), split_keys=not masked)
 
 
 def exchange(mesh: Mesh, spec: Specs, heads: int) -> Callable[..., Array]:

@@ -41,6 +41,7 @@ class Chip(NamedTuple):
 # 32 and 64 MiB the one with the fewest compiler's cycles for FIT 500M (docs/performance.md); v6e's
 # is what marin-community/marin uses (pull request 3053); 0 leaves the compiler's default.
 CHIPS = (
+    # name, peak, hbm, link, arrays, side, vector, vmem, axes
     ("TPU v6( lite|e)", Chip("v6e", 918e12, 1638e9, 180e9, 4, 256, 4096, 98304, 2)),
     ("TPU v5( lite|e)", Chip("v5e", 197e12, 819e9, 90e9, 4, 128, 4096, 32768, 2)),
     ("TPU v5p?", Chip("v5p", 459e12, 2765e9, 180e9, 8, 128, 8192, 32768, 3)),

@@ -48,7 +48,7 @@ def attention(
     v: Float[Array, "*b k A d"],
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b n A d"]:
-    """Softmax attention, scaled by 1 / sqrt(d); `mask` is True at the keys that may be seen."""
+    """softmax(q k^T / sqrt(d)) v, over the keys where `mask` is True."""
     n, heads, d = q.shape[-3:]
     if mask is None:
         sequences, bias = sequences_per_row(q, k), None
@@ -179,8 +179,8 @@ def _forward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
     d = blocks.d
     for head in range(blocks.width // d):
         q, k, v = (_head(ref, head, d) for ref in (q_ref, k_ref, v_ref))
-        scores, total = _weights(q, k, bias_ref[0] if masked else None, blocks.sequence)
-        out = _product(scores.astype(v.dtype), v, 1, 0) / total
+        scores, total = _weights(q, k, bias_ref[0] if masked else None, sequence=blocks.sequence)
+        out = _product(scores.astype(v.dtype), v, axes=(1, 0)) / total
         out_ref[0, :, head * d : (head + 1) * d] = out.astype(out_ref.dtype)
 
 
@@ -197,15 +197,15 @@ def _backward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
 
     for head in range(blocks.width // d):
         q, k, v, dout = (_head(ref, head, d) for ref in (q_ref, k_ref, v_ref, dout_ref))
-        weights, total = _weights(q, k, bias_ref[0] if masked else None, blocks.sequence)
+        weights, total = _weights(q, k, bias_ref[0] if masked else None, sequence=blocks.sequence)
         weights = weights / total
-        dweights = _product(dout, v, 1, 1)
+        dweights = _product(dout, v, axes=(1, 1))
         mean = jnp.sum(weights * dweights, axis=-1, keepdims=True)
         dscores = (weights * (dweights - mean) * d**-0.5).astype(q.dtype)
         lanes = slice(head * d, (head + 1) * d)
-        dq_ref[0, :, lanes] = _product(dscores, k, 1, 0).astype(dq_ref.dtype)
-        dk_sum[:, lanes] += _product(dscores, q, 0, 0)
-        dv_sum[:, lanes] += _product(weights.astype(dout.dtype), dout, 0, 0)
+        dq_ref[0, :, lanes] = _product(dscores, k, axes=(1, 0)).astype(dq_ref.dtype)
+        dk_sum[:, lanes] += _product(dscores, q, axes=(0, 0))
+        dv_sum[:, lanes] += _product(weights.astype(dout.dtype), dout, axes=(0, 0))
 
     @pl.when(step == last)
     def _():
@@ -219,7 +219,7 @@ def _head(ref: Any, head: int, d: int) -> Array:
 
 def _weights(q: Array, k: Array, bias_ref: Any, sequence: int) -> tuple[Array, Array]:
     """Returns exp(scores - their maximum) and its sums, in float32."""
-    scores = _product(q, k, 1, 1) * q.shape[-1] ** -0.5
+    scores = _product(q, k, axes=(1, 1)) * q.shape[-1] ** -0.5
     if sequence:  # a block holds all queries of a row, so its numbers are those of the row
         token = lambda axis: jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis)
         scores = jnp.where(token(0) // sequence == token(1) // sequence, scores, MASKED)
@@ -229,9 +229,10 @@ def _weights(q: Array, k: Array, bias_ref: Any, sequence: int) -> tuple[Array, A
     return weights, jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def _product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
-    """Sums products over one axis of each, in float32."""
+def _product(a: Array, b: Array, axes: tuple[int, int]) -> Array:
+    """Multiplies two matrices, summed over an axis of each, in float32."""
     exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    contracted = (axes[0],), (axes[1],)
     return jax.lax.dot_general(
-        a, b, (((axis_a,), (axis_b,)), ((), ())), exact, preferred_element_type=jnp.float32
+        a, b, (contracted, ((), ())), precision=exact, preferred_element_type=jnp.float32
     )
