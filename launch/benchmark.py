@@ -13,12 +13,12 @@ for each. --dtype sets model.dtype of all configs.
 
 --topology=v5p:1x1x1 (or a slice: v5e-16, v5litepod-16) runs nothing: the TPU's compiler says what
 each program would take there, at the slow end of its band, and the report marks it as predicted
-(docs/planning.md). The first time, the two default configs in the two default modes take most of an
+(docs/plan.md). The first time, the two default configs in the two default modes take most of an
 hour on two cores and 10 GB of host memory; the answers are cached.
 
 DIR gets report.json, report.md, report.html (one file that holds all) and pictures. The tables say
 how busy the machine was: times hold on an idle one, ratios in turns on a busy one too. How to read
-them: docs/benchmarks.md.
+them: docs/benchmark.md.
 
 Exit codes: 0 done, 2 bad flags or config, or sizes that do not split, 5 DIR cannot be written.
 """

@@ -101,7 +101,7 @@ def collect_seldom() -> None:
     """Raises the thresholds of garbage collection.
 
     Tracing makes millions of objects, most of which stay: at Python's own thresholds, looking for
-    garbage among them is a fifth of the time (docs/performance.md).
+    garbage among them is a fifth of the time (docs/history).
     """
     gc.set_threshold(100_000, 50, 100)
 

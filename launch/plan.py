@@ -12,13 +12,13 @@ counted), read from the program that training runs. A text encoder is in neither
 
 --doctor prints where every parameter would lie on a mesh over --devices, what a device would hold,
 what is held more than once, everything that does not divide, and the sizes that would
-(docs/sharding.md). A vocabulary that a run makes at its start is taken at its largest.
+(docs/shard.md). A vocabulary that a run makes at its start is taken at its largest.
 
 --topology=NAME gives the training step, or with --program=sample an evaluation of the sampler for
 training.batch_size prompts, to the TPU's own compiler for a slice that you need not have: v5e-16
 (also v5litepod-16), v5p-128, v6e-64, v4-32, or a shape such as v5p:4x4x4. It prints whether it fits
 and how long it should take, then what fills a chip's memory, where the time goes, and what the
-chips send each other (docs/planning.md says how far to trust that). What does not fit is named,
+chips send each other (docs/plan.md says how far to trust that). What does not fit is named,
 with the change that should help. This needs libtpu, not a TPU. configs/shapes.py takes half a
 minute; a training step of the paper's models takes 10 to 40 minutes on two cores and up to 7 GB of
 host memory. The answer is cached: the same question is answered at once.

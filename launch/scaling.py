@@ -9,7 +9,7 @@ all noise levels and in six ranges of them. The default is for two CPU cores and
 needs neither tensorflow nor clu. Stopped, it starts from the beginning.
 
 DIR gets scaling.json, scaling.md and two pictures. What they show and what they do not:
-docs/benchmarks.md.
+docs/scaling.md.
 
 Exit codes: 0 done, 2 bad flags, 5 DIR cannot be written.
 """

@@ -15,7 +15,7 @@ The run shows a line every few seconds and writes metrics.jsonl, TensorBoard cur
 into --workdir. Ctrl-C or SIGTERM saves and ends it (a second one ends it at once); the same command
 goes on where it stopped.
 --profile=10:13 writes an xprof trace of steps 10 to 13 into --workdir/profile
-(docs/performance.md).
+(docs/train.md).
 On many hosts, one process on each: docs/pods.md.
 Exit codes: 0 done, 2 bad flags or config, 3 bad data, 4 diverged, 5 storage, 130 stopped by Ctrl-C,
 143 preempted.

@@ -35,7 +35,7 @@ BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
 # A device's inputs for each number of a kernel, above which its gradient is summed as a whole: to
-# turn them around in a TPU's memory takes longer than to send the sum (docs/performance.md).
+# turn them around in a TPU's memory takes longer than to send the sum (docs/history).
 SUM_WHOLE_ABOVE = 16
 
 

@@ -38,7 +38,7 @@ class Chip(NamedTuple):
 
 
 # Pattern of JAX's `device_kind` -> the chip. vector: 8 x 128 lanes of 4 units a core. vmem: of 16,
-# 32 and 64 MiB the one with the fewest compiler's cycles for FIT 500M (docs/performance.md); v6e's
+# 32 and 64 MiB the one with the fewest compiler's cycles for FIT 500M (docs/history); v6e's
 # is what marin-community/marin uses (pull request 3053); 0 leaves the compiler's default.
 CHIPS = (
     # name, peak, hbm, link, arrays, side, vector, vmem, axes
@@ -59,7 +59,7 @@ CHIPS = (
 Options = dict[str, str | bool | int | float]  # of a compiler, as JAX takes them
 
 # For several TPUs: lets more kinds of work overlap with exchanges. By default the upsampler on
-# v5e-16 waits for half of the kernels that it gathers (docs/performance.md).
+# v5e-16 waits for half of the kernels that it gathers (docs/history).
 EXCHANGES: Options = dict.fromkeys(
     (
         "xla_tpu_enable_async_collective_fusion_while_loops",

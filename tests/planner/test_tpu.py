@@ -314,7 +314,7 @@ def product(*sizes, out=None):
     return lambda a, b: jnp.dot(a, b, preferred_element_type=out), (n, k), (k, m)
 
 
-# Of the roofline of products and memory, what the slow end is at most. Measured: docs/planning.md.
+# Of the roofline of products and memory, what the slow end is at most. Measured: docs/plan.md.
 BENCHMARKS = {
     "4096 x 4096 x 4096": (product(4096, 4096, 4096), jnp.bfloat16, 2, 1.15),
     "4096 x 4096 x 4096 to float32": (
