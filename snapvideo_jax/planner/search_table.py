@@ -22,7 +22,8 @@ def flags(candidate: Candidate) -> list[str]:
 
 def row(candidate: Candidate, estimate: Estimate) -> str:
     """Returns a layout and what it costs in one line."""
-    layout = f"  {axes_text(candidate.mesh):<34} {candidate.dtype:<8} remat {candidate.remat:<5} "
+    axes = axes_text(candidate.mesh) or "one chip"
+    layout = f"  {axes:<34} {candidate.dtype:<8} remat {candidate.remat:<5} "
     layout += f"accumulate {candidate.accumulate:>3}: "
     if estimate.seconds is None:
         return layout + f"does not fit, {size_text(estimate.total - estimate.limit)} too much"
