@@ -51,14 +51,14 @@ def join() -> None:
         limit.cancel()
 
 
-def leave(code: int, at_once: bool = False) -> NoReturn:
+def leave(code: int, immediately: bool = False) -> NoReturn:
     """Exits with `code`, and without an orderly end if this process of the job ends alone.
 
     There JAX would wait for the other processes, and they wait for this one's next step.
-    at_once: in any case; XLA would first finish what it still compiles.
+    immediately: in any case; XLA would first finish what it still compiles.
     """
     alone = jax.distributed.is_initialized() and not hosts.all_leave(LEAVE)
-    if at_once or alone:
+    if immediately or alone:
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

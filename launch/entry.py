@@ -136,7 +136,7 @@ def _guarded(main: Callable[[], None]) -> None:
         _exit(error)
     except (Exception, KeyboardInterrupt) as error:
         if number := signals.ending(error):
-            cluster.leave(signals.announce(number), at_once=True)
+            cluster.leave(signals.announce(number), immediately=True)
         if cluster.lost(error):
             _exit(UserError("another process of the job has ended; see what it said last"))
         if not jax.distributed.is_initialized():

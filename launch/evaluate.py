@@ -101,7 +101,7 @@ def score_all(model: Trained, sweep: Sequence[SamplerSettings]) -> list[protocol
     scores = []
     for settings in sweep:
         step = settings.steps
-        report = lambda made, of, step=step, before=before: progress(before + step * made, total)
+        report = lambda done, of, step=step, before=before: progress(before + step * done, total)
         scores.append(score(model, settings, report))
         before += step * videos
     return scores

@@ -146,7 +146,7 @@ class Denoiser:
         latents: Latents,
         dropout_key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "B T H W C"], Latents]:
-        """F(c_in x_sigma; c_noise, conditions, latents), in float32, and the new latents.
+        """F, latents = network(c_in x_sigma; c_noise, conditions, latents), with F in float32.
 
         Dropout is on where `dropout_key` is given.
         """

@@ -42,7 +42,7 @@ FRACTIONS = (
 
 
 def check(config: Config) -> None:
-    """ConfigError for a number out of range, an unknown name, or sizes that do not fit."""
+    """Raises ConfigError for a number out of range, an unknown name, or sizes that do not fit."""
     for name, value in _leaves(config):
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):

@@ -30,7 +30,7 @@ def velocity(x: Array, sigma: Array, eps: Array, sigma_data: float) -> Array:
 
 
 def c_nrm(sigma: Array, sigma_data: float) -> Array:
-    """Target normalization: c_nrm * v has unit variance (Table 1)."""
+    """Normalizes the target: c_nrm * v has unit variance (Table 1)."""
     return 1 / (sigma_data * jnp.sqrt(sigma_data**2 + sigma**2))
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def draw_log_sigma(key: PRNGKeyArray, n: int, P_mean: float, P_std: float) -> Float[Array, " n"]:
-    """ln sigma ~ N(P_mean, P_std^2), one an example (EDM Table 1; the paper keeps -1.2 and 1.2)."""
+    """Draws ln sigma ~ N(P_mean, P_std^2), one an example (EDM Table 1, the paper's values)."""
     return P_mean + P_std * jax.random.normal(key, (n,))
 
 

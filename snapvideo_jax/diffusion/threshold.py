@@ -27,7 +27,7 @@ def dynamic(denoise: Callable, percentile: float = 0.995) -> Callable:
 
 
 def rescale(D: Float[Array, "B ..."], percentile: float) -> Float[Array, "B ..."]:
-    """clip(D, -s, s) / s, with s the percentile of a video's |D|, at least 1."""
+    """D = clip(D, -s, s) / s, with s the percentile of a video's |D|, at least 1."""
     s = expand(jnp.maximum(quantile(jnp.abs(D), percentile), 1), D)
     return jnp.clip(D, -s, s) / s
 

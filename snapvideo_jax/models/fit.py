@@ -164,7 +164,7 @@ class FIT(nn.Module):
         return unpatchify(F, self.cut, self.video), latents
 
     def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n D"]:
-        """LN(Dense(patches)) + table, one learned position table that all groups share."""
+        """patches = LN(Dense(patches)) + table, a learned position table that all groups share."""
         init = nn.initializers.truncated_normal(self.table_std)
         table = self.param("positions", init, (self.cut.tokens, self.patch_channels))
         patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))

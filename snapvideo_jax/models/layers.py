@@ -153,7 +153,7 @@ def layer_norm(dtype: DTypeLike, name: str, **kwargs) -> nn.LayerNorm:
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x), exact, computed in float32; only x is saved for the backward pass.
+    """gelu = x Phi(x), exact, computed in float32; only x is saved for the backward pass.
 
     It takes erf, since the erfc of jax.nn.gelu has two branches, and between them a TPU's compiler
     writes a mask of the hidden units to memory.

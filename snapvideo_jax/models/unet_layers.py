@@ -115,7 +115,7 @@ class ResidualBlock(nn.Module):
         return x + conv(self.channels, 3, self.dtype, "output_conv", ZERO)(h)
 
     def modulate(self, h: Frames, embedding: Float[Array, "B E"]) -> Frames:
-        """h (1 + scale) + shift, the same for all frames of a video."""
+        """h = h (1 + scale) + shift, the same for all frames of a video."""
         scale_shift = dense(2 * self.channels, self.dtype, "scale_shift")(nn.silu(embedding))
         num_frames = h.shape[0] // embedding.shape[0]
         scale_shift = repeat(scale_shift, "B C -> (B T) 1 1 C", T=num_frames)

@@ -48,7 +48,7 @@ def attention(
     v: Float[Array, "*b k A d"],
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b n A d"]:
-    """softmax(q k^T / sqrt(d)) v, over the keys where `mask` is True."""
+    """out = softmax(q k^T / sqrt(d)) v, over the keys where `mask` is True."""
     n, heads, d = q.shape[-3:]
     if mask is None:
         sequences, bias = sequences_per_row(q, k), None

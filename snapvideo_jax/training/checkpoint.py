@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.trees import path_name
+from snapvideo_jax.trees import leaves_by_name
 
 FORMAT = 1
 
@@ -35,9 +35,9 @@ class Restored(NamedTuple):
 
 
 def digest(leaf: jax.Array) -> jax.Array:
-    """A uint32 that changes with any single flipped bit and is the same on every mesh.
+    """Computes a uint32 that any single flipped bit changes and that is the same on every mesh.
 
-    The sum, modulo 2^32, of the bits of each element times an odd number of its position:
+    It is the sum, modulo 2^32, of the bits of each element times an odd number of its position:
     integer arithmetic, so the order of summation does not matter.
     """
     if jnp.issubdtype(leaf.dtype, jnp.bool_):
@@ -58,21 +58,21 @@ def _digest_tree(leaves: list[jax.Array]) -> jax.Array:
 
 
 def digests(tree: Any) -> dict[str, int]:
-    """Leaf name -> digest."""
-    named, _ = jax.tree_util.tree_flatten_with_path(tree)
-    values = _on_host(_digest_tree([leaf for _, leaf in named]))
-    return {path_name(path): int(value) for (path, _), value in zip(named, values, strict=True)}
+    """Returns leaf name -> digest."""
+    leaves = leaves_by_name(tree)
+    values = _on_host(_digest_tree(list(leaves.values())))
+    return {name: int(value) for name, value in zip(leaves, values, strict=True)}
 
 
 def _on_host(values: jax.Array) -> np.ndarray:
-    """All of an array that may be spread over the devices of many processes."""
+    """Fetches all of an array that may be spread over the devices of many processes."""
     if values.is_fully_addressable:
         return np.asarray(values)
     return multihost_utils.process_allgather(values, tiled=True)
 
 
 def step_folders(folder: Path) -> list[int]:
-    """Steps that have a folder, newest first, whole or not."""
+    """Lists the steps that have a folder, newest first, whole or not."""
     if not folder.is_dir():
         return []
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
@@ -89,7 +89,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Starts saving; once it returns, `state` may be donated.
+        """Starts saving; when it returns, `state` may be donated.
 
         Raises StorageError if this or an earlier save failed.
         """
@@ -124,7 +124,10 @@ class Checkpoints:
 
 
 def restore_step(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
-    """One given checkpoint (see `restore_newest`); StorageError if it is not there or not whole."""
+    """Restores the checkpoint of `step` (see `restore_newest`).
+
+    Raises StorageError if it is not there or not whole.
+    """
     steps = hosts.broadcast(lambda: step_folders(folder))
     if step not in steps:
         there = ", ".join(map(str, reversed(steps))) or "none"
@@ -138,13 +141,13 @@ def restore_step(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Re
 def restore_newest(
     folder: Path, abstract: Callable[[dict], Any], log: Callable[[str], None]
 ) -> Restored | None:
-    """The newest checkpoint that verifies; None if `folder` holds no step at all.
+    """Restores the newest checkpoint that verifies; returns None if `folder` holds no step at all.
 
     Args:
         folder: the checkpoints' folder.
         abstract: what was saved beside the state -> the tree to restore, shapes, dtypes and
             shardings; a part of the saved tree restores that part alone.
-        log: told of each step that was passed over, and why.
+        log: called with a line for each step that is passed over, and why.
 
     Raises:
         StorageError: steps exist and none of them is whole.
@@ -167,26 +170,29 @@ class _Broken(Exception):
 
 def _restore(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
     meta = hosts.broadcast(lambda: read_meta(folder), _Broken)
-    wanted = abstract(meta)
-    missing = [name for name in _names(wanted) if name not in meta["digests"]]
+    tree = abstract(meta)
+    missing = [name for name in leaves_by_name(tree) if name not in meta["digests"]]
     if missing:
         raise _Broken(f"holds no {missing[0]}")
-    state = hosts.raise_on_all(lambda: _read(folder / "state", wanted), _Broken)
+    state = hosts.raise_on_all(lambda: _read(folder / "state", tree), _Broken)
     for name, value in digests(state).items():
         if value != meta["digests"][name]:
             raise _Broken(f"failed its checksum in {name}")
     return Restored(step, state, meta)
 
 
-def _read(folder: Path, wanted: Any) -> Any:
-    """This process's part. By the handler: a checkpointer would wait for processes that failed."""
+def _read(folder: Path, tree: Any) -> Any:
+    """Reads this process's part of `tree`.
+
+    By the handler: a checkpointer would wait for processes that failed.
+    """
     path: Any = folder.absolute()
     try:
         return ocp.PyTreeCheckpointHandler().restore(
             path,
             args=ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                item=tree,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
                 partial_restore=True,
             ),
         )
@@ -194,12 +200,8 @@ def _read(folder: Path, wanted: Any) -> Any:
         raise _Broken(f"is incomplete: {str(error).splitlines()[0][:200]}") from error
 
 
-def _names(tree: Any) -> list[str]:
-    return [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
-
 def read_meta(folder: Path) -> dict:
-    """What was saved beside a state: format, step, config, fingerprint of the data, digests."""
+    """Reads what lies beside a state: format, step, config, fingerprint of the data, digests."""
     try:
         meta = json.loads((folder / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FIT
-from snapvideo_jax.trees import path_name
+from snapvideo_jax.trees import leaves_by_name, path_name
 
 
 def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:
-    """The parameters that an upsampler starts from.
+    """Makes the parameters that an upsampler starts from.
 
     Args:
         stage1: trained parameters, {"network": ..., "text_encoder": ...}.
@@ -30,11 +30,11 @@ def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:
     Raises:
         ConfigError: a leaf of the first stage fits no leaf of the upsampler.
     """
-    known = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(stage1)}
+    left = leaves_by_name(stage1)
 
     def carry(path, leaf):
         name = path_name(path)
-        old = known.pop(name, None)
+        old = left.pop(name, None)
         if old is None:
             return leaf
         if name == "network/stem/kernel":
@@ -42,7 +42,7 @@ def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:
         elif name == "network/latent_table":
             old = split_latents(old, _grid(stage1_network), _grid(network))
         elif name == "network/positions":
-            old = stretch_positions(old, stage1_network.cut.group, network.cut.group)
+            old = resize_positions(old, stage1_network.cut.group, network.cut.group)
         if old.shape != leaf.shape:
             raise ConfigError(
                 f"training.start_from: {name} is {old.shape} there and {leaf.shape} here; the two "
@@ -51,13 +51,13 @@ def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:
         return old
 
     grafted = jax.tree_util.tree_map_with_path(carry, fresh)
-    if known:
-        raise ConfigError(f"training.start_from: nothing here takes its {sorted(known)[0]}")
+    if left:
+        raise ConfigError(f"training.start_from: nothing here takes its {sorted(left)[0]}")
     return grafted
 
 
 def widen_stem(kernel: Float[Array, "P C"], patch: int, rows: int) -> Float[Array, "Q C"]:
-    """Rows for the low resolution's channels, after x's in each pixel of the patch, at 0.
+    """Adds rows of 0 for the low resolution's channels, after x's in each pixel of the patch.
 
     They share the leaf and its trust ratio with x's rows, so they start to move at once.
     """
@@ -88,10 +88,10 @@ def split_latents(
     )
 
 
-def stretch_positions(
+def resize_positions(
     table: Float[Array, "n C"], before: tuple[int, int, int], after: tuple[int, int, int]
 ) -> Float[Array, "N C"]:
-    """The position table of a group of `before` patches, bilinearly, for a group of `after`."""
+    """Resizes the position table of a group of `before` patches, bilinearly, to one of `after`."""
     C = table.shape[-1]
     return jax.image.resize(table.reshape(*before, C), (*after, C), "bilinear").reshape(-1, C)
 

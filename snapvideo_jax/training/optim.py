@@ -21,19 +21,19 @@ STACKED = ("blocks",)
 
 
 def adapted_mask(params: Any) -> Any:
-    """True at the leaves that take weight decay and the trust ratio, chosen by name."""
+    """Marks the leaves that take weight decay and the trust ratio, chosen by name."""
     return jax.tree_util.tree_map_with_path(lambda path, _: names(path)[-1] in ADAPTED, params)
 
 
 def layer_norms(path: tuple, x: Array) -> Array:
-    """The l2 norm of each layer's slice of x, broadcastable to x."""
+    """Returns the l2 norm of each layer's slice of x, broadcastable to x."""
     stacked = any(name in STACKED for name in names(path))
     axes = tuple(range(1 if stacked else 0, x.ndim))
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
 
 
 def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
-    """update * |params| / |update| by layer; 1 where either norm is 0 (LAMB, no clipping)."""
+    """update = update |params| / |update| by layer, or as it is where a norm is 0 (LAMB)."""
 
     def scale(path, update, param):
         if isinstance(update, optax.MaskedNode):
@@ -51,7 +51,7 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
 
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
-    """Linear from 0 over `warmup_steps`, then a half cosine to 0 at the last step."""
+    """Rises linearly from 0 over `warmup_steps`, then falls by a half cosine to 0 at the end."""
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, steps)
 
 
@@ -64,11 +64,11 @@ def make_optimizer(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """Global-norm clipping, then "lamb" or "adam" (decoupled decay, the same mask)."""
+    """Chains global-norm clipping and "lamb" or "adam" (decoupled decay, the same mask)."""
     trust = optax.masked(scale_by_layer_trust_ratio(), adapted_mask)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(b1, b2, eps),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, adapted_mask),
         *([trust] if name == "lamb" else []),
         optax.scale_by_learning_rate(schedule),
@@ -76,7 +76,7 @@ def make_optimizer(
 
 
 def updates(opt_state: optax.OptState) -> Int[Array, ""]:
-    """How many were made, by which the schedule goes; a skipped step makes none."""
+    """Returns the number of updates, by which the schedule goes; a skipped step makes none."""
     return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
 
 
@@ -90,5 +90,5 @@ def ema_decay(completed_steps: Int[Array, ""], half_life: float, ramp: float) ->
 
 
 def update_ema(ema: Any, params: Any, decay: Float[Array, ""]) -> Any:
-    """beta ema + (1 - beta) params, leaf by leaf, in float32."""
+    """ema = beta ema + (1 - beta) params, leaf by leaf, in float32."""
     return jax.tree.map(lambda e, p: p + decay * (e - p), ema, params)

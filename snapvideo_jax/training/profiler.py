@@ -11,15 +11,15 @@ from snapvideo_jax.errors import ConfigError
 
 
 def parse(text: str) -> range:
-    """'10:13' -> steps 10 to 13, both included. ConfigError for what is no FIRST:LAST."""
-    found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
-    if not found or int(found[1]) > int(found[2]):
+    """Reads '10:13' as steps 10 to 13, both included; ConfigError for what is no FIRST:LAST."""
+    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+    if not match or int(match[1]) > int(match[2]):
         raise ConfigError(f"--profile={text} must be FIRST:LAST, two steps in order, as 10:13")
-    return range(int(found[1]), int(found[2]) + 1)
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 def check(steps: range, start: int, end: int) -> None:
-    """ConfigError unless a run from step `start` to `end` will do all of `steps`, if any."""
+    """Raises ConfigError unless a run from step `start` to `end` will do all of `steps`, if any."""
     if steps and not (start < steps[0] and steps[-1] <= end):
         left = f"steps {start + 1} to {end}" if start < end else "no step"
         raise ConfigError(f"--profile={steps[0]}:{steps[-1]}: the run has {left} left")

@@ -24,7 +24,7 @@ class TrainState:
 def init_state(
     denoiser: Denoiser, optimizer: optax.GradientTransformation, seed: int, batch: dict
 ) -> TrainState:
-    """The state before step 0; run it under `jax.eval_shape` for shapes, or jit it sharded."""
+    """Makes the state before step 0; under `jax.eval_shape` only its shapes."""
     params = denoiser.init(keys.streams(seed, 0, ("init",))["init"], batch)
     ema = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))

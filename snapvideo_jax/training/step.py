@@ -75,7 +75,7 @@ def loss(
     denoiser: Denoiser,
     objective: Objective,
 ) -> Float[Array, ""]:
-    """mean w |F - c_nrm v|^2 / E[w] over the batch; 1 for F = 0 on white data of unit variance.
+    """loss = mean w |F - c_nrm v|^2 / E[w]; 1 for F = 0 on white data of unit variance.
 
     dropout: keys of the first and of the second pass.
     """

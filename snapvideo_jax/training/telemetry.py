@@ -100,7 +100,7 @@ def _children(sizes: Counter[tuple[str, ...]], parent: tuple[str, ...]) -> Count
 
 
 def _bytes_text(size: int) -> str:
-    """1_234_567 -> "1.2 MB"."""
+    """Formats 1_234_567 as "1.2 MB"."""
     power = min(int(math.log10(max(size, 1))) // 3, 4)
     return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 

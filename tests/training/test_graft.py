@@ -95,7 +95,7 @@ def test_a_groups_latents_go_to_the_groups_that_cover_its_part_of_the_picture():
 
 def test_stretched_positions_keep_a_ramp_across_the_group():
     ramp = np.tile(np.arange(4.0), (2, 3, 1))[..., None].reshape(24, 1)  # frames, rows, columns
-    stretched = graft.stretch_positions(jnp.asarray(ramp), (2, 3, 4), (2, 6, 8)).reshape(2, 6, 8)
+    stretched = graft.resize_positions(jnp.asarray(ramp), (2, 3, 4), (2, 6, 8)).reshape(2, 6, 8)
     np.testing.assert_allclose(stretched[1, 2, 1:-1], np.arange(0.25, 2.9, 0.5), atol=1e-6)
 
 
