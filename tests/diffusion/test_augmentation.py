@@ -21,8 +21,9 @@ def test_level_0_is_the_video_and_level_1_noise_alone():
 
 @pytest.mark.parametrize(("level", "snr"), [(1 / 3, 3.0), (0.26772, 5.0)])
 def test_variance_is_preserved_and_levels_have_imagen_videos_signal_to_noise(level, snr):
-    signal = augmentation.corrupt(jnp.ones((1, 1, 1, 1, 1)), jnp.array([level]), jnp.zeros(1))
-    noise = augmentation.corrupt(jnp.zeros((1, 1, 1, 1, 1)), jnp.array([level]), jnp.ones(1))
+    one, zero = jnp.ones((1, 1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1, 1))
+    signal = augmentation.corrupt(one, jnp.array([level]), zero)
+    noise = augmentation.corrupt(zero, jnp.array([level]), one)
     assert float(signal.squeeze() ** 2 + noise.squeeze() ** 2) == pytest.approx(1, abs=1e-6)
     assert float((signal / noise).squeeze() ** 2) == pytest.approx(snr, rel=1e-3)
 

@@ -7,8 +7,9 @@ import pytest
 from snapvideo_jax.diffusion import edm, guidance, sampler
 
 RNG = np.random.default_rng(0)
-X = RNG.standard_normal((3, 5)).astype(np.float32)
+X = jnp.asarray(RNG.standard_normal((3, 5)), jnp.float32)
 COND = {"text": RNG.standard_normal((3, 5)).astype(np.float32)}
+SIGMA = jnp.float32(0.5)
 UNCOND = {"text": np.zeros((3, 5), np.float32)}
 CARRY = RNG.standard_normal((3, 2)).astype(np.float32)
 
@@ -39,8 +40,8 @@ def counted(sizes):
 
 def test_without_guidance_the_conditional_denoiser_runs_on_the_batch_alone():
     sizes = []
-    D, carry = guidance.conditional(counted(sizes), COND)(X, 0.5, None, CARRY)
-    expected = denoise(X, 0.5, COND, CARRY)
+    D, carry = guidance.conditional(counted(sizes), COND)(X, SIGMA, None, CARRY)
+    expected = denoise(X, SIGMA, COND, CARRY)
     np.testing.assert_array_equal(D, expected[0])
     np.testing.assert_array_equal(carry, expected[1])
     assert sizes == [3]
@@ -48,23 +49,23 @@ def test_without_guidance_the_conditional_denoiser_runs_on_the_batch_alone():
 
 @pytest.mark.parametrize("w", [0.0, 1.0, 7.5])
 def test_one_doubled_batch_equals_two_evaluations_with_the_conditional_carry(w):
-    D, carry = guidance.classifier_free(denoise, COND, UNCOND)(X, 0.5, w, CARRY)
-    D_cond, carry_cond = denoise(X, 0.5, COND, CARRY)
-    D_uncond, _ = denoise(X, 0.5, UNCOND, CARRY)
+    D, carry = guidance.classifier_free(denoise, COND, UNCOND)(X, SIGMA, jnp.float32(w), CARRY)
+    D_cond, carry_cond = denoise(X, SIGMA, COND, CARRY)
+    D_uncond, _ = denoise(X, SIGMA, UNCOND, CARRY)
     np.testing.assert_allclose(D, D_cond + w * (D_cond - D_uncond), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(carry, carry_cond)
 
 
 def test_the_doubled_batch_is_evaluated_once():
     sizes = []
-    guidance.classifier_free(counted(sizes), COND, UNCOND)(X, 0.5, 2.0, CARRY)
+    guidance.classifier_free(counted(sizes), COND, UNCOND)(X, SIGMA, jnp.float32(2), CARRY)
     assert sizes == [6]
 
 
 @pytest.mark.parametrize("w", [0.5, 16.0])
 def test_where_the_condition_says_nothing_no_weight_changes_anything(w):
-    D, _ = guidance.classifier_free(denoise, COND, COND)(X, 0.5, w, CARRY)
-    np.testing.assert_array_equal(D, denoise(X, 0.5, COND, CARRY)[0])
+    D, _ = guidance.classifier_free(denoise, COND, COND)(X, SIGMA, jnp.float32(w), CARRY)
+    np.testing.assert_array_equal(D, denoise(X, SIGMA, COND, CARRY)[0])
 
 
 def test_after_its_first_part_an_oscillation_is_low_at_even_steps():
@@ -98,9 +99,8 @@ def test_the_sampler_guides_each_step_by_its_own_weight():
 
 @pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
 def test_guiding_F_and_guiding_D_are_the_same(si):
-    F_cond, F_uncond = RNG.standard_normal((2, 64)).astype(np.float32)
-    x = RNG.standard_normal(64).astype(np.float32)
-    for sigma in (0.01, 0.5, 20.0):
+    F_cond, F_uncond, x = jnp.asarray(RNG.standard_normal((3, 64)), jnp.float32)
+    for sigma in jnp.array([0.01, 0.5, 20.0]):
         D = lambda F, s=sigma: edm.denoised(x, F, s, 1.0, si)
         of_F = D(guidance.extrapolate(F_cond, F_uncond, 3.0))
         of_D = guidance.extrapolate(D(F_cond), D(F_uncond), 3.0)

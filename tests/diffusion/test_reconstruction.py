@@ -10,12 +10,12 @@ from snapvideo_jax.diffusion.reconstruction import Known, Weights
 
 RNG = np.random.default_rng(0)
 B, T, P = 3, 4, 2  # examples, frames, numbers a frame
-draw = lambda *shape: RNG.standard_normal(shape).astype(np.float32)
+draw = lambda *shape: jnp.asarray(RNG.standard_normal(shape), jnp.float32)
 X, GIVEN, EPS = draw(B, T, P), draw(B, T, P), draw(B, T, P)
 COND, UNCOND = draw(B, T * P, T * P) / 3, draw(B, T * P, T * P) / 3
 MASK = np.array([True, False, True, False])
 CARRY = draw(B, 1, 1)
-SIGMA, SI = np.float32(0.7), 4.0
+SIGMA, SI = jnp.float32(0.7), 4.0
 
 
 def linear(x, sigma, A, carry):
@@ -66,7 +66,7 @@ def test_with_text_guidance_the_gradient_is_the_conditional_branchs():
 def test_where_nothing_is_known_it_is_classifier_free_guidance():
     D, carry = run(uncond=UNCOND, mask=np.zeros(T, bool), w=3.0)
     classifier_free = guidance.classifier_free(linear, COND, UNCOND)
-    expected, expected_carry = classifier_free(X, SIGMA, 3.0, CARRY)
+    expected, expected_carry = classifier_free(X, SIGMA, jnp.float32(3), CARRY)
     np.testing.assert_allclose(D, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(carry, expected_carry)
 
@@ -78,7 +78,7 @@ def test_known_frames_are_answered_bit_for_bit_and_the_carry_is_the_conditional_
 
 
 def test_what_is_given_for_unknown_frames_is_never_read():
-    hole = lambda a: np.where(MASK[:, None], a, np.nan).astype(np.float32)
+    hole = lambda a: jnp.where(MASK[None, :, None], a, jnp.nan)
     D, _ = run(given=hole(GIVEN), eps=hole(EPS), uncond=UNCOND)
     np.testing.assert_array_equal(D, run(uncond=UNCOND)[0])
 
@@ -92,7 +92,7 @@ def test_the_sampler_walks_known_frames_along_their_own_noise_and_ends_on_them()
         return guided(x, sigma, weights, carry)
 
     grid = np.float32([10, 3, 1, 0.1, 0])
-    start = known.insert(10 * X, grid[0], SI)
+    start = known.insert(10 * X, jnp.asarray(grid[0]), SI)
     weights = Weights(jnp.ones(4), 1 + jnp.arange(4.0))
     got = sampler.sample(noting, start, grid, SI, CARRY, weights)
     jax.effects_barrier()
@@ -118,9 +118,11 @@ def errors(sigma, si, weights):
     best = np.append(z, x[:, :1], axis=1) @ np.linalg.solve(seen, np.append(PAIR[1] / si, R))
     A = np.float32(PAIR / si @ np.linalg.inv(PAIR / si**2 + noise))
     denoise = lambda x, sigma, given, carry: (x @ A.T, carry)
-    known = Known(jnp.array([True, False]), np.float32(x), np.float32(eps))
+    known = Known(jnp.array([True, False]), jnp.asarray(x, float), jnp.asarray(eps, float))
     guided = reconstruction.guide(denoise, None, None, known, si)
-    run = jax.jit(lambda z, w: guided(z, sigma, Weights(jnp.float32(0), w), ())[0][:, 1])
+    run = jax.jit(
+        lambda z, w: guided(z, jnp.float32(sigma), Weights(jnp.float32(0), w), ())[0][:, 1]
+    )
     return [np.sqrt(np.mean((run(np.float32(z), np.float32(w)) - best) ** 2)) for w in weights]
 
 

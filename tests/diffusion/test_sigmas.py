@@ -1,6 +1,7 @@
 """The density of noise levels in training and the grid of the sampler."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_network_that_answers_zero_has_the_mean_weight_as_its_loss(sd):
     rng = np.random.default_rng(1)
     x, eps = sd * rng.standard_normal((2**14, 8)), rng.standard_normal((2**14, 8))
     sigma = np.exp(-1.2 + 1.2 * rng.standard_normal(2**14))
-    loss = np.mean(edm.loss_F(np.zeros_like(x), x, eps, sigma, sd, 4.0))
+    loss = np.mean(edm.loss_F(*map(jnp.asarray, (np.zeros_like(x), x, eps, sigma)), sd, 4.0))
     assert loss == pytest.approx(sigmas.mean_loss_weight_F(-1.2, 1.2, sd, 4.0), rel=0.03)
 
 

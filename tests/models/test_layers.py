@@ -91,7 +91,7 @@ def test_attention_takes_any_number_of_batch_axes(batch):
     q, k, v = normal(0, *batch, 4, 2, 8), normal(1, *batch, 5, 2, 8), normal(2, *batch, 5, 2, 8)
     mask = normal(3, *batch, 5) > 0
     mask[..., 0] = True
-    got = np.asarray(layers.dot_product_attention(q, k, v, mask))
+    got = np.asarray(layers.dot_product_attention(*map(jnp.asarray, (q, k, v, mask))))
     for i in np.ndindex(*batch):
         expected = softmax_attention(q[i], k[i], v[i], mask[i])
         np.testing.assert_allclose(got[i], expected, rtol=1e-5, atol=1e-5)
@@ -100,7 +100,9 @@ def test_attention_takes_any_number_of_batch_axes(batch):
 def test_dropout_takes_hidden_units_and_nothing_else(random_params):
     module, x = layers.FeedForward(dropout=1.0), normal(0, 1, 2, 8)
     params = random_params(module, x)
-    out = module.apply({"params": params}, x, True, rngs={"dropout": jax.random.key(0)})
+    out = module.apply(
+        {"params": params}, jnp.asarray(x), True, rngs={"dropout": jax.random.key(0)}
+    )
     np.testing.assert_allclose(out, x + params["down"]["bias"], rtol=1e-6)
 
 
@@ -162,7 +164,7 @@ def test_the_sinusoid_is_that_of_the_formula_standardized(value):
     angles = value * 10_000.0 ** (-np.arange(width // 2) / (width // 2))
     features = np.concatenate([np.sin(angles), np.cos(angles)])
     expected = (features - features.mean()) / features.std()
-    got = np.asarray(layers.sinusoid(np.float32([value]), width))[0]
+    got = np.asarray(layers.sinusoid(jnp.float32([value]), width))[0]
     np.testing.assert_allclose(got, expected, atol=2e-4)
     assert got.mean() == pytest.approx(0, abs=1e-6)
     assert got.std() == pytest.approx(1, abs=1e-5)
@@ -170,7 +172,7 @@ def test_the_sinusoid_is_that_of_the_formula_standardized(value):
 
 def test_a_scalar_becomes_a_token_by_two_layers(random_params):
     module = layers.ScalarEmbedding(8)
-    x = np.float32([0.3, -2.0])
+    x = jnp.float32([0.3, -2.0])
     params = random_params(module, x)
     up = projected(np.asarray(layers.sinusoid(x, 8), float), params["up"])
     expected = projected(up / (1 + np.exp(-up)), params["down"])

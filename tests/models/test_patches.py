@@ -1,5 +1,6 @@
 """Every reshape of tokens against its index formula."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ def place(video, cut, t, y, x, c):
 @every_size
 def test_each_pixel_lands_where_the_formula_says(video, cut):
     x = np.arange(np.prod(video) * 3, dtype=np.int32).reshape(1, *video, 3)
-    tokens = patchify(x, cut)
+    tokens = np.asarray(patchify(jnp.asarray(x, jnp.float32), cut))
     assert tokens.shape == (1, cut.num_groups(video), cut.tokens, 3 * cut.patch**2)
     pixel = np.stack(np.unravel_index(x[0].ravel(), (*video, 3)))
     np.testing.assert_array_equal(tokens[0][place(video, cut, *pixel)], x[0].ravel())
@@ -32,7 +33,7 @@ def test_each_pixel_lands_where_the_formula_says(video, cut):
 
 @every_size
 def test_cutting_and_joining_give_back_every_bit(video, cut):
-    x = np.random.default_rng(0).integers(0, 256, (2, *video, 3), np.uint8)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *video, 3)), jnp.float32)
     np.testing.assert_array_equal(unpatchify(patchify(x, cut), cut, video), x)
 
 
@@ -42,7 +43,7 @@ def test_one_pixel_touches_one_token():
     for t, y, x in zip(*(rng.integers(0, size, 20) for size in video), strict=True):
         lit = np.zeros((1, *video, 3))
         lit[0, t, y, x] = 1
-        touched = np.argwhere(patchify(lit, cut)[0].any(axis=-1))
+        touched = np.argwhere(np.asarray(patchify(jnp.asarray(lit), cut))[0].any(axis=-1))
         assert touched.tolist() == [list(place(video, cut, t, y, x, 0)[:2])]
 
 
@@ -69,7 +70,7 @@ def test_a_video_that_does_not_divide_is_refused_with_the_nearest_that_does(vide
 
 
 def test_latents_of_a_group_are_neighbors_in_the_row():
-    row = np.arange(2 * 12 * 5).reshape(2, 12, 5)
+    row = jnp.arange(2.0 * 12 * 5).reshape(2, 12, 5)
     grouped = group(row, 4)
     assert grouped.shape == (2, 4, 3, 5)
     np.testing.assert_array_equal(grouped[1, 2, 1], row[1, 2 * 3 + 1])

@@ -53,7 +53,7 @@ def inputs(model, width=6):
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
     text, size = normal(2, 3, width, seed=1), np.int32([[36, 64], [0, 0]])
     conditions = Conditions(normal(2, seed=2) ** 2, size, text, mask)
-    return normal(2, *model.video, 3), normal(2, seed=3), conditions, ()
+    return jnp.asarray(normal(2, *model.video, 3)), jnp.asarray(normal(2, seed=3)), conditions, ()
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +137,9 @@ def double(x):
 
 def by_hand(p, x, c_noise, conditions, _):
     """The two-level toy, every skip by name."""
-    tokens = ConditioningTokens(8).apply({"params": p["tokens"]}, c_noise, conditions)
+    tokens = ConditioningTokens(8).apply({"params": p["tokens"]}, jnp.asarray(c_noise), conditions)
     tokens = [np.asarray(t) for t in tokens]
-    features = np.asarray(sinusoid(1000 * c_noise, 32))
+    features = np.asarray(sinusoid(jnp.asarray(1000 * c_noise), 32))
     embedding = linear(p["sigma"]["down"], silu(linear(p["sigma"]["up"], features)))
     plain = lambda name, h, *how: residual(p[name]["residual"], h, embedding, *how)
     attending = lambda name, h: attend(p[name], plain(name, h), *tokens)
@@ -159,7 +159,7 @@ def by_hand(p, x, c_noise, conditions, _):
 
 def test_it_is_adm_with_attention_over_space_then_text_then_time(toy):
     run, params, args = toy
-    F, expected = run(params, *args), by_hand(params, *args)
+    F, expected = run(params, *args), by_hand(params, *jax.tree.map(np.asarray, args))
     assert F.shape == args[0].shape
     np.testing.assert_allclose(F, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
@@ -177,18 +177,18 @@ def test_F_is_exactly_0_at_initialization_and_previous_passes_through():
 @pytest.mark.parametrize(
     ("block", "rest"),
     [
-        (ResidualBlock(32), (normal(2, 8),)),
+        (ResidualBlock(32), (jnp.asarray(normal(2, 8)),)),
         (SpatialAttention(head_channels=16, attend=dot_product_attention), ()),
         (
             TextAttention(head_channels=16, attend=dot_product_attention),
-            (normal(2, 3, 8), np.ones((2, 3), bool)),
+            (jnp.asarray(normal(2, 3, 8)), jnp.ones((2, 3), bool)),
         ),
         (TemporalAttention(num_frames=3, head_channels=16, attend=dot_product_attention), ()),
     ],
     ids=["residual", "space", "text", "time"],
 )
 def test_every_block_is_the_identity_at_initialization(block, rest):
-    x = normal(6, 2, 2, 32)
+    x = jnp.asarray(normal(6, 2, 2, 32))
     out, variables = block.init_with_output(jax.random.key(0), x, *rest)
     np.testing.assert_array_equal(out, x)
     kernels = [leaf for leaf in jax.tree.leaves(variables) if leaf.ndim > 1]
@@ -212,8 +212,7 @@ def test_the_order_of_frames_matters_through_temporal_attention_alone(toy):
 
 def test_frames_see_each_other_through_temporal_attention_alone(toy):
     run, params, (x, *rest) = toy
-    other = x.copy()
-    other[:, 0] += normal(4, 8, 3)
+    other = x.at[:, 0].add(normal(4, 8, 3)[None])
     changed = lambda p: np.asarray(run(p, x, *rest)) != run(p, other, *rest)
     assert changed(params)[:, 1:].any(axis=(2, 3, 4)).all()
     assert not changed(without_time(params))[:, 1:].any()
@@ -231,7 +230,8 @@ def test_hidden_text_changes_no_bit_of_F(toy):
 
 
 def test_dropout_takes_what_the_second_convolution_reads_and_only_in_training(random_params):
-    block, x, embedding = ResidualBlock(32, dropout=1.0), normal(2, 2, 2, 32), normal(1, 8)
+    block = ResidualBlock(32, dropout=1.0)
+    x, embedding = jnp.asarray(normal(2, 2, 2, 32)), jnp.asarray(normal(1, 8))
     params = random_params(block, x, embedding)
     run = lambda train: block.apply(
         {"params": params}, x, embedding, train, rngs={"dropout": jax.random.key(0)}
