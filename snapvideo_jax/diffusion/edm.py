@@ -35,7 +35,7 @@ def c_nrm(sigma: Array, sigma_data: float) -> Array:
 
 
 def c_in(sigma: Array, sigma_data: float, sigma_in: Array | float) -> Array:
-    """Input normalization: c_in * x_sigma has unit variance (Table 1)."""
+    """Normalizes the input: c_in * x_sigma has unit variance (Table 1)."""
     return 1 / jnp.sqrt((sigma_data / sigma_in) ** 2 + sigma**2)
 
 

@@ -15,7 +15,7 @@ def draw_log_sigma(key: PRNGKeyArray, n: int, P_mean: float, P_std: float) -> Fl
 
 @functools.lru_cache
 def mean_loss_weight_F(P_mean: float, P_std: float, sigma_data: float, sigma_in: float) -> float:
-    """E[w] of `edm.loss_weight_F` under the training density, in float64.
+    """Integrates E[w] of `edm.loss_weight_F` under the training density, in float64.
 
     With the paper's P_mean and P_std: 1, 9.3669, 247.559 at sigma_in 1, 4, 32.
     Gauss-Hermite quadrature would miss the steep flank of w at large sigma_in, so this is the

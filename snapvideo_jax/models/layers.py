@@ -199,7 +199,7 @@ def dot_product_attention(
     v: Float[Array, "*b k A d"],
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b n A d"]:
-    """softmax(q k^T / sqrt(d)) v, for any number of batch axes."""
+    """out = softmax(q k^T / sqrt(d)) v, for any number of batch axes."""
     *batch, n, A, d = q.shape
     flat = lambda t: t.reshape((-1,) + t.shape[len(batch) :])
     allowed = None if mask is None else flat(mask)[:, None, None, :]

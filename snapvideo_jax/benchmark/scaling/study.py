@@ -227,7 +227,7 @@ def _losses(
     key: Array,
     denoiser: Denoiser,
 ) -> Float[Array, " B"]:
-    """loss = w |F - c_nrm v|^2 of each video, where latents, if any, start from those of a first pass."""
+    """loss = w |F - c_nrm v|^2 of each video; latents start from those of a first pass."""
     x, conditions = denoiser.encode(batch["video"]), denoiser.conditions(params, batch)
     sigma, eps = jnp.exp(log_sigma), jax.random.normal(key, x.shape)
     sd, si = denoiser.sigma_data, denoiser.sigma_in
