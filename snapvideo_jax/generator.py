@@ -63,7 +63,7 @@ class SamplerSettings:
         return sampler.num_evaluations(self.steps, self.heun)
 
     @property
-    def grid(self) -> Float[np.ndarray, " N+1"]:
+    def grid(self) -> Float[np.ndarray, " levels"]:
         """The noise levels, falling to 0."""
         return sigmas.sampling_grid(self.steps, self.sigma_min, self.sigma_max, self.rho)
 

@@ -45,7 +45,7 @@ def c_skip(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
 
 
 def c_out(sigma: Array, sigma_data: float, sigma_in: float) -> Array:
-    """The weight of F in D (App. E, eq. 35); negative, because F estimates +v."""
+    """Returns the weight of F in D (App. E, eq. 35); negative, because F estimates +v."""
     numerator = sigma_in * sigma * sigma_data * jnp.sqrt(sigma**2 + sigma_data**2)
     return -numerator / (sigma_data**2 + sigma_in * sigma**2)
 

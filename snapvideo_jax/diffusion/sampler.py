@@ -62,7 +62,7 @@ class SamplerState(NamedTuple):
 def sample(
     denoise: Denoise,
     x: Float[Array, "B ..."],
-    grid: Float[np.ndarray | Array, " N+1"],
+    grid: Float[np.ndarray | Array, " levels"],
     sigma_in: float,
     carry: Any,
     controls: Any = None,
@@ -104,7 +104,7 @@ def advance(
     state: SamplerState,
     first: int | Int[Array, ""],
     last: int | Int[Array, ""],
-    grid: Float[np.ndarray | Array, " N+1"],
+    grid: Float[np.ndarray | Array, " levels"],
     sigma_in: float,
     controls: Any = None,
     heun: bool = True,

@@ -172,7 +172,7 @@ class FIT(nn.Module):
         return constrain(patches + gather_kernel(table, (None, None))[None, None], GROUPED)
 
     def initial_latents(self, previous: Float[Array, "B G m D"]) -> Float[Array, "B G m D"]:
-        """latents = table + LN(h + FF(LN(h))), h the previous latents; LN's scale starts at 0 (RIN).
+        """latents = table + LN(h + FF(LN(h))), h the previous ones; LN's scale starts at 0 (RIN).
 
         So at initialization the previous latents change nothing; h = 0 is "none" throughout.
         """
