@@ -109,24 +109,25 @@ def run() -> None:
     """Makes the videos that the flags ask for."""
     work = output_folder.work_list(prompts(), SEED.value, NUM.value)
     stages = load()
-    process = part_of_job(stages)
+    share = share_of_job(stages)
     out = storage.make_folder(OUT.value)
-    folder = output_folder.OutputFolder(out, settings(stages), work, process)
+    folder = output_folder.OutputFolder(out, record(stages), work, share)
     if folder.done:
         screen.say(f"{len(folder.done)} of {len(work)} videos are in {out} already")
-    batch_size = min(BATCH.value, -(-len(work) // process.count))
+    batch_size = min(BATCH.value, -(-len(work) // share.count))
 
     missing = len(folder.missing())
     rounds = max(hosts.gather(-(-missing // batch_size)))
     progress, done = screen.progress("videos"), 0
     for batch in folder.batches(batch_size, rounds):
-        samples, videos = batch or work[:1], None  # computes along with the other processes
+        # A process that lacks nothing any more computes along with those that do.
+        samples, videos = batch or work[:1], None
         for stage in stages:
-            generate = stage.generator(len(samples), within)
+            generate = stage.generator(len(samples), batch_progress)
             texts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
             videos = generate(texts, seeds, batch_size, low_res=videos)
         for sample, frames in zip(batch, videos if videos is not None else (), strict=False):
-            if process.writes:
+            if share.writes:
                 folder.add(sample, frames)
         if batch:
             done += len(batch)
@@ -138,11 +139,12 @@ def run() -> None:
     screen.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
 
 
-def part_of_job(stages: Sequence[Stage]) -> output_folder.Process:
-    """Returns this process's part of the work.
+def share_of_job(stages: Sequence[Stage]) -> output_folder.WorkShare:
+    """Returns this process's share of the work.
 
     Raises ConfigError where the stages split examples over processes differently.
     """
+    # Stages may take other numbers of rows at a time; which process makes which must be the same.
     shards = {batches.shard(stage.trained.mesh)._replace(rows=0) for stage in stages}
     if len(shards) > 1:
         raise ConfigError(
@@ -150,7 +152,7 @@ def part_of_job(stages: Sequence[Stage]) -> output_folder.Process:
             "mesh.group and mesh.tensor, or sample on hosts that hold whole videos"
         )
     shard = shards.pop()
-    return output_folder.Process(shard.index, shard.count, writes=shard.owner)
+    return output_folder.WorkShare(shard.index, shard.count, writes=shard.owner)
 
 
 def prompts() -> list[str]:
@@ -237,7 +239,7 @@ def known(first: Stage, span: Span | None) -> KnownFrames | None:
     return None
 
 
-def settings(stages: Sequence[Stage]) -> dict[str, Any]:
+def record(stages: Sequence[Stage]) -> dict[str, Any]:
     """Returns what samples.json says beside prompts and seeds."""
     first, *more = stages
     return {
@@ -249,7 +251,7 @@ def settings(stages: Sequence[Stage]) -> dict[str, Any]:
     }
 
 
-def within(things: str) -> Progress:
+def batch_progress(things: str) -> Progress:
     """Reports progress inside one batch; silent where it takes but seconds."""
     report = screen.progress(things)
     return lambda done, of: report(done, of) if done < of else None

@@ -1,6 +1,6 @@
 """The sampler of one model for one set of settings, as pure functions of arrays.
 
-`start` draws the first noise, `evaluations` says what `diffusion.sampler.advance` runs, and the
+`start` draws the first noise, `sampler_inputs` says what `diffusion.sampler.advance` runs, and the
 denoiser's `decode` turns the last estimate into pixels. `build.sampler_program` compiles the three.
 """
 
@@ -117,46 +117,44 @@ def start(
     return sampler.SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=latents)
 
 
-def evaluations(
+def sampler_inputs(
     denoiser: Denoiser,
     settings: SamplerSettings,
     params: Params,
     request: Request,
     seeds: Int[Array, " B"],
-) -> dict[str, Any]:
-    """Returns the arguments of `sampler.advance` but the state and the range.
-
-    They are the guided denoiser, its weights at each step, the grid and the churn.
-    """
+) -> sampler.SamplerInputs:
+    """Returns the guided denoiser, its weights at each step, the grid and the churn."""
     streams = Streams(seeds, request["stream"])
-    model, conditions, against = _model(denoiser, settings, params, request, streams)
+    conditions, uncond = _conditions(denoiser, settings, params, request, streams)
+    D = functools.partial(denoiser.D, params)
     known = _known(denoiser, request, streams) if "known" in request else None
     weights: Any = guidance_weights(settings)
     if known is not None:
-        guided = reconstruction.guide(model, conditions, against, known, denoiser.sigma_in)
+        guided = reconstruction.guide(D, conditions, uncond, known, denoiser.sigma_in)
         known_weights = reconstruction_weights(settings, denoiser.sigma_in)
         weights = reconstruction.Weights(weights, jnp.asarray(known_weights))
-    elif against is None:
-        guided = guidance.conditional(model, conditions)
+    elif uncond is None:
+        guided = guidance.conditional(D, conditions)
     else:
-        guided = guidance.classifier_free(model, conditions, against)
+        guided = guidance.classifier_free(D, conditions, uncond)
 
-    def denoise(x: Array, sigma: Array, weight: Any, latents: Any) -> tuple[Array, Any]:
-        D, latents = guided(x, sigma, weight, latents)
+    def denoise(x: Array, sigma: Array, weights: Any, latents: Any) -> tuple[Array, Any]:
+        estimate, latents = guided(x, sigma, weights, latents)
         if settings.threshold:
-            D = threshold.rescale(D, settings.threshold)
+            estimate = threshold.rescale(estimate, settings.threshold)
         if known is not None:
-            D = known.where(known.x, D)
-        return D, latents
+            estimate = known.where(known.x, estimate)
+        return estimate, latents
 
-    return {
-        "denoise": denoise,
-        "grid": settings.grid,
-        "sigma_in": denoiser.sigma_in,
-        "controls": weights,
-        "heun": settings.heun,
-        "churn": _churn(settings, streams, denoiser.x_shape),
-    }
+    return sampler.SamplerInputs(
+        denoise=denoise,
+        grid=settings.grid,
+        sigma_in=denoiser.sigma_in,
+        controls=weights,
+        heun=settings.heun,
+        churn=_churn(settings, streams, denoiser.x_shape),
+    )
 
 
 def guidance_weights(settings: SamplerSettings) -> Float[np.ndarray, " N"]:
@@ -175,28 +173,28 @@ def reconstruction_weights(settings: SamplerSettings, sigma_in: float) -> Float[
     return settings.reconstruction * np.minimum(1 + noise**2, 30).astype(np.float32)
 
 
-def _model(
+def _conditions(
     denoiser: Denoiser,
     settings: SamplerSettings,
     params: Params,
     request: Request,
     streams: Streams,
-) -> tuple[functools.partial, Conditions, Conditions | None]:
-    """Returns D, what it is conditioned on, and what guidance leads away from, if anything."""
+) -> tuple[Conditions, Conditions | None]:
+    """Returns what D is conditioned on, and what guidance leads away from, if there is any."""
     conditions = denoiser.conditions(params, request)
     if denoiser.low_res is not None:
         x = edm.from_pixels(request["low_res"])
         levels = jnp.full(len(x), settings.augmentation)
         eps = streams.normal("low_res", x.shape[1:])
         conditions = denoiser.with_low_res(conditions, x, levels, eps)
-    against = None
+    uncond = None
     if settings.guidance and "negative" in request:
         negative = denoiser.conditions(params, request | request["negative"])
         text = {"text": negative.text, "text_mask": negative.text_mask}
-        against = dataclasses.replace(conditions, **text)
+        uncond = dataclasses.replace(conditions, **text)
     elif settings.guidance:
-        against = conditions.drop_text(False)
-    return functools.partial(denoiser.D, params), conditions, against
+        uncond = conditions.drop_text(False)
+    return conditions, uncond
 
 
 def _known(denoiser: Denoiser, request: Request, streams: Streams) -> reconstruction.Known:

@@ -41,11 +41,11 @@ from snapvideo_jax.training import checkpoint, graft, optim, profiler, resume, t
 from snapvideo_jax.training.state import TrainState
 
 # What to do when memory runs out away from the step.
-INIT = (
+INIT_OUT_OF_MEMORY = (
     "the devices' memory does not hold the state of training; split it over more devices "
     "(mesh.fsdp): launch.plan --doctor says what each would hold"
 )
-SAMPLES = (
+SHEET_OUT_OF_MEMORY = (
     "the devices' memory does not hold the sample grid beside the state of training; the run goes "
     "on from its newest checkpoint with log.samples_every=0, and launch.sample draws samples"
 )
@@ -128,7 +128,9 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(spec, start, steps)))
         stack.enter_context(trace)
         log("compiling the training step")
-        update = hosts.compile_on_all(program.step, program.abstract_state, program.abstract_batch)
+        train_step = hosts.compile_on_all(
+            program.step, program.abstract_state, program.abstract_batch
+        )
         pending: tuple = ()
         for step in range(start + 1, steps + 1):
             trace.before(step, state)
@@ -136,7 +138,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 before = time.monotonic()
                 batch = next(feed)
                 report.waited(time.monotonic() - before)
-                state, metrics = update(state, batches.join(program.abstract_batch, batch))
+                state, metrics = train_step(state, batches.join(program.abstract_batch, batch))
             trace.after(step, state)
             if pending:
                 report.step(*pending)
@@ -147,7 +149,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
             if ending:
                 break
             if samples_every and step % samples_every == 0:
-                with _explaining_memory(lambda: SAMPLES):
+                with _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
                     report.samples(step, _write_sheet(run, state))
         report.step(*pending)
     if ending and int(state.step) < steps:
@@ -161,7 +163,7 @@ def _open(config: Config, workdir: Path, profile: range) -> build.Source:
     """Checks the config, and opens its data."""
     build.check(config)
     profiler.check(profile, 0, config.training.steps)
-    build.mesh(config)
+    build.training_mesh(config)
     ledger = lambda path, reason: telemetry.add_bad_record(workdir, path, reason)
     return build.source(config, ledger)
 
@@ -206,7 +208,7 @@ def _first_state(run: Run) -> TrainState:
         log(f"resuming at step {restored.step} on {devices}")
         return restored.state
     log(f"starting at step 0 on {devices}")
-    with _explaining_memory(lambda: INIT):
+    with _explaining_memory(lambda: INIT_OUT_OF_MEMORY):
         state = jax.block_until_ready(hosts.compile_on_all(program.init)())
     return _graft(run, state) if run.config.training.start_from else state
 

@@ -64,7 +64,7 @@ def twice(records, train=train.train):
         except Preempted as error:
             stopped = error
         train(config, workdir, log, *more)
-        shards = noise(build.mesh(config)).addressable_shards
+        shards = noise(build.training_mesh(config)).addressable_shards
         shards = {str(shard.index[0].start): shard.data for shard in shards}
         np.savez(records / f"noise.{jax.process_index()}.npz", **shards)
         (records / f"rows.{jax.process_index()}.json").write_text(json.dumps(lines))

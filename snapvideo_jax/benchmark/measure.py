@@ -76,7 +76,7 @@ def check(request: Request, devices: Sequence[jax.Device]) -> None:
         for name, size in itertools.product(request.configs, request.batch_sizes):
             one = case(request, name, next(iter(programs.MODES)), size, devices[:number])
             try:
-                build.mesh(one.config, one.devices)
+                build.training_mesh(one.config, one.devices)
             except ConfigError as error:
                 raise ConfigError(f"{name} on {number} devices: {error}") from error
 

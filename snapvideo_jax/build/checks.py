@@ -56,6 +56,9 @@ def check(config: Config) -> None:
             f"optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
             f"training.steps={config.training.steps}"
         )
+    for name in ("b1", "b2"):  # at 1 a moment never leaves 0, and is divided by 1 - 1
+        if config.optimizer[name] == 1:
+            raise ConfigError(f"optimizer.{name}=1.0 must be below 1")
     if config.sampling.sigma_min >= config.sampling.sigma_max:
         raise ConfigError("sampling.sigma_min must be below sampling.sigma_max")
     network(config, dot_product_attention)

@@ -22,7 +22,8 @@ from jaxtyping import Array, Int
 from snapvideo_jax import generator
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.build.model import denoiser as make_denoiser
-from snapvideo_jax.build.recipe import objective, optimizer
+from snapvideo_jax.build.recipe import objective
+from snapvideo_jax.build.recipe import optimizer as make_optimizer
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import sampler
 from snapvideo_jax.errors import ConfigError
@@ -37,17 +38,17 @@ from snapvideo_jax.training.step import train_step
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
 
 
-def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def training_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Lays the mesh over `devices`, by default all of the job; the batch must split over it."""
-    laid = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
+    mesh = meshes.make_mesh(config.mesh.to_dict(), devices or jax.devices())
     training = config.training
-    meshes.check_batch(laid, "training.batch_size", training.batch_size, training.accumulate)
-    if config.model.name == "unet" and laid.shape["group"] > 1:
-        raise ConfigError(f"mesh.group={laid.shape['group']}: only FIT has patch groups to split")
-    return laid
+    meshes.check_batch(mesh, "training.batch_size", training.batch_size, training.accumulate)
+    if config.model.name == "unet" and mesh.shape["group"] > 1:
+        raise ConfigError(f"mesh.group={mesh.shape['group']}: only FIT has patch groups to split")
+    return mesh
 
 
-def mesh_here(config: Config) -> Mesh:
+def mesh_of_run(config: Config) -> Mesh:
     """Lays a run's mesh over all devices if it fits them; else they are one fsdp axis."""
     sizes = config.mesh.to_dict()
     try:
@@ -114,7 +115,7 @@ def blank_batch(config: Config, batch_size: int = 1) -> dict[str, jax.Array]:
 def abstract_params(config: Config, denoiser: Denoiser, mesh: Mesh) -> Params:
     """Returns shapes, dtypes and shardings of the parameters, all in float32."""
     params = jax.eval_shape(lambda: denoiser.init(jax.random.key(0), blank_batch(config)))
-    return _place(params, rules.shardings(params, mesh))
+    return _with_shardings(params, rules.shardings(params, mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,22 +138,22 @@ def train_program(
     config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
 ) -> TrainProgram:
     """Assembles the training step on the mesh of `config`."""
-    place = mesh(config, devices)
-    model = make_denoiser(config, vocabulary_size, place)
-    chain = optimizer(config)
+    mesh = training_mesh(config, devices)
+    denoiser = make_denoiser(config, vocabulary_size, mesh)
+    optimizer = make_optimizer(config)
 
     def init() -> TrainState:
-        return init_state(model, chain, config.seed, blank_batch(config))
+        return init_state(denoiser, optimizer, config.seed, blank_batch(config))
 
     state = jax.eval_shape(init)
-    state_places, batch = rules.shardings(state, place), abstract_batch(config)
-    batch_places = dict.fromkeys(batch, meshes.batch_sharding(place)) | {
-        "video": video_sharding(model, place)
+    state_places, batch = rules.shardings(state, mesh), abstract_batch(config)
+    batch_places = dict.fromkeys(batch, meshes.batch_sharding(mesh)) | {
+        "video": video_sharding(denoiser, mesh)
     }
-    update = functools.partial(
+    bound_step = functools.partial(
         train_step,
-        denoiser=model,
-        optimizer=chain,
+        denoiser=denoiser,
+        optimizer=optimizer,
         objective=objective(config),
         ema_half_life=config.training.ema_half_life,
         ema_ramp=config.training.ema_ramp,
@@ -161,22 +162,22 @@ def train_program(
     )
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        with rules.activations_on(place):
-            return update(state, batch)
+        with rules.activations_on(mesh):
+            return bound_step(state, batch)
 
     return TrainProgram(
-        denoiser=model,
-        mesh=place,
-        abstract_state=_place(state, state_places),
-        abstract_batch=_place(batch, batch_places),
+        denoiser=denoiser,
+        mesh=mesh,
+        abstract_state=_with_shardings(state, state_places),
+        abstract_batch=_with_shardings(batch, batch_places),
         init=jax.jit(init, out_shardings=state_places),
         step=jax.jit(
             step,
             in_shardings=(state_places, batch_places),
-            out_shardings=(state_places, meshes.replicated(place)),
+            out_shardings=(state_places, meshes.replicated(mesh)),
             donate_argnums=0,
             # The U-Net's blocks are not scanned: with this it compiles for more than 40 minutes.
-            compiler_options=chips.options(place) if config.model.name == "fit" else None,
+            compiler_options=chips.options(mesh) if config.model.name == "fit" else None,
         ),
     )
 
@@ -185,8 +186,8 @@ class SamplerProgram(NamedTuple):
     """A sampler that can pause, for one model, mesh and set of settings.
 
     start: (request, seeds) -> state. advance: (params, request, seeds, state, first, last) ->
-    state after the evaluations first .. last - 1 of 0 .. `num_evaluations` - 1, and their number
-    so far, which is there when they are; takes the state's memory. finish: state -> videos uint8.
+    (state after the evaluations first .. last - 1 of 0 .. `num_evaluations` - 1, `last` as an
+    array: to fetch it is to wait for them); takes the state's memory. finish: state -> videos.
     """
 
     denoiser: Denoiser
@@ -203,8 +204,8 @@ def sampler_program(denoiser: Denoiser, mesh: Mesh, settings: SamplerSettings) -
 
     The batch is split over the mesh, and videos on the way as FIT's groups are.
     """
-    state_places, rows = state_shardings(denoiser, mesh), meshes.batch_sharding(mesh)
-    compiled = functools.partial(jax.jit, compiler_options=chips.options(mesh))
+    state_places = state_shardings(denoiser, mesh)
+    jit = functools.partial(jax.jit, compiler_options=chips.options(mesh))
 
     def advance(
         params: Params,
@@ -215,21 +216,23 @@ def sampler_program(denoiser: Denoiser, mesh: Mesh, settings: SamplerSettings) -
         last: Int[Array, ""],
     ) -> tuple[sampler.SamplerState, Int[Array, ""]]:
         with rules.activations_on(mesh):
-            evaluations = generator.evaluations(denoiser, settings, params, request, seeds)
-            state = sampler.advance(state=state, first=first, last=last, **evaluations)
+            inputs = generator.sampler_inputs(denoiser, settings, params, request, seeds)
+            state = sampler.advance(inputs, state, first, last)
         return state, jnp.maximum(first, last)
 
     return SamplerProgram(
         denoiser=denoiser,
         mesh=mesh,
         num_evaluations=settings.num_evaluations,
-        start=compiled(
+        start=jit(
             functools.partial(generator.start, denoiser, settings), out_shardings=state_places
         ),
-        advance=compiled(
+        advance=jit(
             advance, out_shardings=(state_places, meshes.replicated(mesh)), donate_argnums=3
         ),
-        finish=compiled(lambda state: denoiser.decode(state.D), out_shardings=rows),
+        finish=jit(
+            lambda state: denoiser.decode(state.D), out_shardings=meshes.batch_sharding(mesh)
+        ),
     )
 
 
@@ -246,23 +249,23 @@ class SamplerArguments(NamedTuple):
 
 def sampler_arguments(config: Config, program: SamplerProgram) -> SamplerArguments:
     """Returns arguments for `training.batch_size` prompts, kernels in the network's dtype."""
-    model, laid, B = program.denoiser, program.mesh, config.training.batch_size
-    rows = meshes.batch_sharding(laid)
+    denoiser, mesh, B = program.denoiser, program.mesh, config.training.batch_size
+    rows = meshes.batch_sharding(mesh)
     request = {name: leaf for name, leaf in abstract_batch(config).items() if name != "video"}
     request["stream"] = jax.ShapeDtypeStruct((B,), np.int32)
-    if model.low_res is not None:
-        video = (B, model.video_shape[0], *model.low_res, 3)
+    if denoiser.low_res is not None:
+        video = (B, denoiser.video_shape[0], *denoiser.low_res, 3)
         request["low_res"] = jax.ShapeDtypeStruct(video, np.uint8)
-    request = _place(request, dict.fromkeys(request, rows))
+    request = _with_shardings(request, dict.fromkeys(request, rows))
     seeds = jax.ShapeDtypeStruct((B,), np.int32, sharding=rows)
     state = jax.eval_shape(program.start, request, seeds)
-    params = jax.eval_shape(model.cast_kernels, abstract_params(config, model, laid))
+    params = jax.eval_shape(denoiser.cast_kernels, abstract_params(config, denoiser, mesh))
     number = jax.ShapeDtypeStruct((), np.int32)
     return SamplerArguments(
-        params=_place(params, rules.shardings(params, laid)),
+        params=_with_shardings(params, rules.shardings(params, mesh)),
         request=request,
         seeds=seeds,
-        state=_place(state, state_shardings(model, laid)),
+        state=_with_shardings(state, state_shardings(denoiser, mesh)),
         first=number,
         last=number,
     )
@@ -295,42 +298,43 @@ def evaluation_program(
     config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
 ) -> EvaluationProgram:
     """Assembles the network alone on the mesh of `config`: no noise law, guidance or sampler."""
-    place = mesh(config, devices)
-    model = make_denoiser(config, vocabulary_size, place)
+    mesh = training_mesh(config, devices)
+    denoiser = make_denoiser(config, vocabulary_size, mesh)
 
     def init_float32() -> Params:
-        return model.init(jax.random.key(config.seed), blank_batch(config))
+        return denoiser.init(jax.random.key(config.seed), blank_batch(config))
 
     def init() -> Params:
-        return model.cast_kernels(init_float32())
+        return denoiser.cast_kernels(init_float32())
 
     def inputs() -> tuple:
-        return model.inputs(init_float32(), blank_batch(config, config.training.batch_size))
+        return denoiser.inputs(init_float32(), blank_batch(config, config.training.batch_size))
 
     params, abstract_inputs = jax.eval_shape(init), jax.eval_shape(inputs)
-    video, rows = video_sharding(model, place), meshes.batch_sharding(place)
+    video, rows = video_sharding(denoiser, mesh), meshes.batch_sharding(mesh)
     _, _, conditions, latents = abstract_inputs
     condition_places = dataclasses.replace(
         jax.tree.map(lambda _: rows, conditions),
         low_res=None if conditions.low_res is None else video,
     )
-    latent_places = jax.tree.map(lambda _: rules.latents_sharding(place), latents)
-    param_places = rules.shardings(params, place)
+    latent_places = jax.tree.map(lambda _: rules.latents_sharding(mesh), latents)
+    input_places = video, rows, condition_places, latent_places
+    param_places = rules.shardings(params, mesh)
 
     def call(params: Params, *inputs: Any) -> tuple:
-        with rules.activations_on(place):
-            return model.F(params, *inputs)
+        with rules.activations_on(mesh):
+            return denoiser.F(params, *inputs)
 
     return EvaluationProgram(
-        denoiser=model,
-        mesh=place,
-        abstract_params=_place(params, param_places),
-        abstract_inputs=_place(abstract_inputs, (video, rows, condition_places, latent_places)),
+        denoiser=denoiser,
+        mesh=mesh,
+        abstract_params=_with_shardings(params, param_places),
+        abstract_inputs=_with_shardings(abstract_inputs, input_places),
         init=jax.jit(init, out_shardings=param_places),
         call=jax.jit(
             call,
             out_shardings=(video, latent_places),
-            compiler_options=chips.options(place),
+            compiler_options=chips.options(mesh),
         ),
     )
 
@@ -345,7 +349,7 @@ def video_sharding(denoiser: Denoiser, mesh: Mesh) -> NamedSharding:
     return meshes.video_sharding(mesh, network.cut.grid(network.video) if grouped else None)
 
 
-def _place(tree: Any, shardings: Any) -> Any:
+def _with_shardings(tree: Any, shardings: Any) -> Any:
     """Gives each abstract leaf its sharding."""
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return jax.tree.map(place, tree, shardings)

@@ -41,16 +41,6 @@ class Known(NamedTuple):
         return self.where(add_noise(self.x, sigma, self.eps, sigma_in), x)
 
 
-def hold_known(denoise: Callable, known: Known) -> Callable:
-    """Returns the denoiser with x_a at the known frames, whatever changed its estimates before."""
-
-    def held(x, sigma, control, carry):
-        D, carry = denoise(x, sigma, control, carry)
-        return known.where(known.x, D), carry
-
-    return held
-
-
 class Weights(NamedTuple):
     """The control of a step: w of the text (`guidance`), w_r of the known frames."""
 

@@ -50,6 +50,25 @@ class Churn(NamedTuple):
     S_noise: float = 1.0
 
 
+class SamplerInputs(NamedTuple):
+    """What a sampler runs on.
+
+    denoise: evaluated 2 N - 1 times, or N times without `heun`.
+    grid: noise levels, falling, the last 0.
+    sigma_in: the input scaling factor.
+    controls: tree of [N, ...]; every evaluation of step i receives its entries i.
+    heun: whether steps are corrected (second order); False is Euler's method.
+    churn: None is the deterministic sampler, algorithm 1.
+    """
+
+    denoise: Denoise
+    grid: Float[np.ndarray | Array, " levels"]
+    sigma_in: float
+    controls: Any = None
+    heun: bool = True
+    churn: Churn | None = None
+
+
 class SamplerState(NamedTuple):
     """Between two evaluations. Within a step `point` is ahead of `x`; at its end they are one."""
 
@@ -71,27 +90,12 @@ def sample(
 ) -> Float[Array, "B ..."]:
     """Takes x from sigma = grid[0] down to grid[N] = 0; returns the sample in the data's range.
 
-    Args:
-        denoise: evaluated 2 N - 1 times, or N times without `heun`.
-        x: noise of level grid[0], float32.
-        grid: noise levels, falling, the last 0.
-        sigma_in: the input scaling factor.
-        carry: what the first evaluation receives.
-        controls: tree of [N, ...]; every evaluation of step i receives its entries i.
-        heun: whether steps are corrected (second order); False is Euler's method.
-        churn: None is the deterministic sampler, algorithm 1.
+    x is noise of level grid[0], float32; carry is what the first evaluation receives; the rest is
+    as in `SamplerInputs`.
     """
-    return advance(
-        denoise,
-        SamplerState(x, x, jnp.zeros_like(x), carry),
-        first=0,
-        last=num_evaluations(len(grid) - 1, heun),
-        grid=grid,
-        sigma_in=sigma_in,
-        controls=controls,
-        heun=heun,
-        churn=churn,
-    ).D
+    inputs = SamplerInputs(denoise, grid, sigma_in, controls=controls, heun=heun, churn=churn)
+    state = SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=carry)
+    return advance(inputs, state, 0, num_evaluations(len(grid) - 1, heun)).D
 
 
 def num_evaluations(num_steps: int, heun: bool) -> int:
@@ -100,32 +104,27 @@ def num_evaluations(num_steps: int, heun: bool) -> int:
 
 
 def advance(
-    denoise: Denoise,
+    inputs: SamplerInputs,
     state: SamplerState,
     first: int | Int[Array, ""],
     last: int | Int[Array, ""],
-    grid: Float[np.ndarray | Array, " levels"],
-    sigma_in: float,
-    controls: Any = None,
-    heun: bool = True,
-    churn: Churn | None = None,
 ) -> SamplerState:
-    """Runs the evaluations `first` .. `last` - 1 of `sample`, whose arguments the others are.
+    """Runs the evaluations `first` .. `last` - 1 of the sampler.
 
     One compiled program serves any range, so a sampler can pause without compiling again.
     """
-    grid = jnp.asarray(grid)
+    grid, churn, sigma_in = jnp.asarray(inputs.grid), inputs.churn, inputs.sigma_in
     gamma = _gamma(grid[:-1], churn)
-    table = [jnp.asarray(column) for column in _evaluations(len(grid) - 1, heun)]
+    table = [jnp.asarray(column) for column in _evaluations(len(grid) - 1, inputs.heun)]
 
     def evaluate(k: Int[Array, ""], state: SamplerState) -> SamplerState:
         i, corrects, finishes = (column[k] for column in table)
         t_hat, t_next = grid[i] * (1 + gamma[i]), grid[i + 1]
         if churn is not None:
             state = _add_churn(state, churn, i=i, t=grid[i], gamma=gamma[i], corrects=corrects)
-        control = jax.tree.map(lambda column: jnp.asarray(column)[i], controls)
+        control = jax.tree.map(lambda column: jnp.asarray(column)[i], inputs.controls)
         level = jnp.where(corrects, t_next, t_hat)
-        D_point, carry = denoise(state.point, level, control, state.carry)
+        D_point, carry = inputs.denoise(state.point, level, control, state.carry)
         D = jnp.where(corrects, state.D, D_point)
         # Before the correction the two slopes are one, and this is Euler's step.
         slope = ode_slope(state.x, D, t_hat, sigma_in)
@@ -137,7 +136,17 @@ def advance(
 
 
 def _evaluations(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns, for each evaluation, its step, whether it corrects the step, and finishes it."""
+    """Returns, for each evaluation, its step i, whether it corrects the step, and finishes it.
+
+    For 3 steps of Heun's method:
+
+        k   i   corrects   finishes   D is evaluated at
+        0   0   no         no         x, t_hat of step 0
+        1   0   yes        yes        point, t[1]
+        2   1   no         no         x, t_hat of step 1
+        3   1   yes        yes        point, t[2]
+        4   2   no         yes        x, t_hat of step 2; t[3] is 0
+    """
     if heun:
         step = np.repeat(np.arange(num_steps), 2)[:-1]
     else:

@@ -7,23 +7,12 @@ rows and the columns are sharded, and no device ever gathers a video.
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from snapvideo_jax.diffusion.edm import expand
-
-
-def dynamic(denoise: Callable, percentile: float = 0.995) -> Callable:
-    """Returns the denoiser with `rescale` on its estimates; apply it after all guidance."""
-
-    def thresholded(x, sigma, control, carry):
-        D, carry = denoise(x, sigma, control, carry)
-        return rescale(D, percentile), carry
-
-    return thresholded
 
 
 def rescale(D: Float[Array, "B ..."], percentile: float) -> Float[Array, "B ..."]:

@@ -96,7 +96,7 @@ def _train(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
 
 
 def _sample(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
-    mesh = build.mesh(config, devices)
+    mesh = build.training_mesh(config, devices)
     denoiser = build.denoiser(config, VOCABULARY, mesh)
     program = build.sampler_program(denoiser, mesh, build.sampler_settings(config))
     arguments = build.sampler_arguments(config, program)

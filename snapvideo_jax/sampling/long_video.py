@@ -40,7 +40,7 @@ def generate_long(
     low_res: UInt8[np.ndarray, "N S h w 3"] | None = None,
     known: KnownFrames | None = None,
     progress: Progress = silent,
-    **conditions: Any,
+    **options: Any,
 ) -> UInt8[np.ndarray, "N S H W 3"]:
     """Makes one video of `span` a prompt, window by window.
 
@@ -54,7 +54,7 @@ def generate_long(
             frame of the one before.
         known: of all S frames, those that are known from the start.
         progress: called with the windows done, of all.
-        conditions: further arguments of `generate`.
+        options: further arguments of `generate`.
 
     Raises:
         ConfigError: where `hierarchy.windows` refuses the span.
@@ -79,7 +79,7 @@ def generate_long(
                 low_res=None if low_res is None else low_res[:, frames],
                 known=before if before.mask.any() else None,
                 stream=i,
-                **conditions,
+                **options,
             )
             done[frames] = True
         progress(i + 1, len(windows))

@@ -39,22 +39,22 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Process:
-    """Which part of the job's work a process makes; `writes` says whether it writes the files.
+class WorkShare:
+    """The part of a job's work that one of `count` sets of processes makes.
 
-    Processes that make a video together have the same part, and one of them writes.
+    Processes that make a video together are one set, and one of them `writes` the files.
     """
 
     index: int
     count: int
     writes: bool = True
 
-    def part(self, work: Sequence[Sample]) -> Sequence[Sample]:
-        """Returns what the process makes. Processes take turns, so parts differ by one at most."""
+    def of(self, work: Sequence[Sample]) -> Sequence[Sample]:
+        """Returns this share of `work`. Samples are dealt out, so shares differ by one at most."""
         return work[self.index :: self.count]
 
 
-ALONE = Process(0, 1)
+ALONE = WorkShare(0, 1)
 
 
 class Format(NamedTuple):
@@ -116,19 +116,19 @@ class OutputFolder:
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, work: Sequence[Sample], process: Process = ALONE
+        self, folder: Path, settings: Settings, work: Sequence[Sample], share: WorkShare = ALONE
     ):
-        self.folder, self.work, self.process = folder, work, process
+        self.folder, self.work, self.share = folder, work, share
         # As files hold them: without tuples, and with an infinity as text, which JSON lacks.
         self.settings: Settings = json.loads(json.dumps(settings), parse_constant=str)
         self.format = FORMATS[settings["format"]]
-        self._part = folder / (f"samples.{process.index}.jsonl" if process.index else PART)
+        self._part = folder / (f"samples.{share.index}.jsonl" if share.index else PART)
         self._part_is_open = False
         self.done = self._read()
 
     def missing(self) -> list[Sample]:
         """Lists what this process has to make."""
-        return [s for s in self.process.part(self.work) if s.index not in self.done]
+        return [s for s in self.share.of(self.work) if s.index not in self.done]
 
     def batches(self, batch_size: int, rounds: int) -> Iterator[list[Sample]]:
         """Yields what this process lacks in `rounds` batches, [] where nothing is left.

@@ -41,17 +41,17 @@ class Stage:
 
         progress: what is counted -> the function that reports how much of it is done.
         """
-        conditions: dict[str, Any] = {
+        options: dict[str, Any] = {
             "negative": self.negative,
             "source_size": self.source_size,
             "known": self.known,
         }
-        model = self.trained, self.settings
         if self.span is None:
-            conditions["evaluation_progress"] = progress(f"evaluations of {num_videos} videos")
-            return functools.partial(generate, *model, **conditions)
-        conditions["progress"] = progress(f"windows of {num_videos} videos")
-        return functools.partial(generate_long, *model, span=self.span, **conditions)
+            options["evaluation_progress"] = progress(f"evaluations of {num_videos} videos")
+            return functools.partial(generate, self.trained, self.settings, **options)
+        options["span"] = self.span
+        options["progress"] = progress(f"windows of {num_videos} videos")
+        return functools.partial(generate_long, self.trained, self.settings, **options)
 
     def record(self) -> dict[str, Any]:
         """Returns what decides the pixels, beside prompt and seed."""

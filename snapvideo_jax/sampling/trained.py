@@ -59,7 +59,7 @@ def load(
 
     def abstract(meta: dict) -> dict[str, Params]:
         config = ConfigDict(meta["config"])
-        mesh, text = build.mesh_here(config), _text(config, workdir, t5, meta)
+        mesh, text = build.mesh_of_run(config), _text(config, workdir, t5, meta)
         denoiser = build.denoiser(config, text.vocabulary_size, mesh)
         model.update(config=config, mesh=mesh, text=text, denoiser=denoiser)
         return {"ema": build.abstract_params(config, denoiser, mesh)}

@@ -124,20 +124,22 @@ def loss_and_gradient(
     one micro-batch are alive at a time, and all draws are the whole batch's, so their number
     changes nothing but memory and time; dropout alone is drawn anew in each.
     """
-    slope = jax.value_and_grad(functools.partial(loss, denoiser=denoiser, objective=objective))
-    noise = draw(denoiser, objective, batch["video"], streams)
+    value_and_grad = jax.value_and_grad(
+        functools.partial(loss, denoiser=denoiser, objective=objective)
+    )
+    draws = draw(denoiser, objective, batch["video"], streams)
     dropout = streams["dropout1"], streams["dropout2"]
     cast, wide = denoiser.cast_kernels(params), lambda x: x.astype(jnp.float32)
     if accumulate == 1:
-        return jax.tree.map(wide, slope(cast, batch, noise, dropout))
+        return jax.tree.map(wide, value_and_grad(cast, batch, draws, dropout))
 
     def add(sums, micro):
         number, rows = micro
         keys = jax.tree.map(lambda key: jax.random.fold_in(key, number), dropout)
-        return jax.tree.map(jnp.add, sums, slope(cast, *rows, keys)), None
+        return jax.tree.map(jnp.add, sums, value_and_grad(cast, *rows, keys)), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (jnp.zeros(()), params))
-    micros = jnp.arange(accumulate), micro_batches((batch, noise), accumulate)
+    micros = jnp.arange(accumulate), micro_batches((batch, draws), accumulate)
     sums, _ = jax.lax.scan(add, zeros, micros)
     return jax.tree.map(lambda total: total / accumulate, sums)
 

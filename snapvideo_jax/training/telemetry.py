@@ -106,7 +106,7 @@ def _bytes_text(size: int) -> str:
 
 
 class Progress:
-    """One line every few seconds: step, loss, videos/s, time left, share of time without data."""
+    """One line every few seconds: step, loss, videos/s, time left, share of time without batch."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Progress:
         self._restart(start)
 
     def waited(self, seconds: float) -> None:
-        """Adds time that the device stood idle for want of data."""
+        """Adds time that the loop waited for the next batch."""
         self._waited += seconds
 
     def step(self, step: int, loss: float) -> dict[str, float]:
@@ -250,7 +250,7 @@ class Report:
         self._board.close()
 
     def waited(self, seconds: float) -> None:
-        """Adds time that the device stood idle for want of data."""
+        """Adds time that the loop waited for the next batch."""
         self._progress.waited(seconds)
 
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:

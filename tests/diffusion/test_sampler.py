@@ -213,16 +213,16 @@ def test_a_sampler_that_pauses_is_the_whole_sampler_and_compiled_once(heun, tota
     noise = np.random.default_rng(4).standard_normal((5, 8, 3)).astype(np.float32)
     churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
     denoise = without_carry(bend(jnp, 4.0))
-    asked = dict(grid=grid_of(5), sigma_in=4.0, heun=heun, churn=churn)
+    inputs = sampler.SamplerInputs(denoise, grid_of(5), 4.0, heun=heun, churn=churn)
     x = jnp.asarray(80 * np.random.default_rng(3).standard_normal((8, 3)), jnp.float32)
-    go = jax.jit(lambda *place: sampler.advance(denoise, *place, **asked))
+    advance = jax.jit(lambda *place: sampler.advance(inputs, *place))
     assert sampler.num_evaluations(5, heun) == total
     state = sampler.SamplerState(x, x, jnp.zeros_like(x), None)
     for first, last in ((0, 1), (1, 4), (4, total)):
-        state = go(state, first, last)
-    whole = jax.jit(lambda x: sampler.sample(denoise, x, carry=None, **asked))(x)
+        state = advance(state, first, last)
+    whole = jax.jit(lambda x: sampler.sample(x=x, carry=None, **inputs._asdict()))(x)
     np.testing.assert_array_equal(state.D, whole)
-    assert go._cache_size() == 1
+    assert advance._cache_size() == 1
 
 
 def test_a_batch_over_eight_devices_is_sampled_alike():

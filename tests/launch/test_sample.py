@@ -80,7 +80,7 @@ def test_each_prompt_has_the_same_seeds():
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_processes_share_the_work_evenly(count):
-    shares = [output_folder.Process(i, count).part(WORK) for i in range(count)]
+    shares = [output_folder.WorkShare(i, count).of(WORK) for i in range(count)]
     assert sorted(s.index for part in shares for s in part) == list(range(6))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -212,7 +212,7 @@ def test_processes_write_into_one_folder_without_meeting(tmp_path):
     folder, rounds = tmp_path / "out", []
     folder.mkdir()
     parts = [
-        output_folder.OutputFolder(folder, SETTINGS, WORK, output_folder.Process(i, 4))
+        output_folder.OutputFolder(folder, SETTINGS, WORK, output_folder.WorkShare(i, 4))
         for i in range(4)
     ]
     complete(parts[0], batch_size=1, rounds=1)
@@ -227,7 +227,7 @@ def test_processes_write_into_one_folder_without_meeting(tmp_path):
 
 
 def test_another_number_of_processes_goes_on(tmp_path):
-    first = output_folder.OutputFolder(tmp_path, SETTINGS, WORK, output_folder.Process(1, 2))
+    first = output_folder.OutputFolder(tmp_path, SETTINGS, WORK, output_folder.WorkShare(1, 2))
     complete(first, batch_size=2, rounds=1)
     alone = output_folder.OutputFolder(tmp_path, SETTINGS, WORK)
     assert [s.index for s in alone.missing()] == [0, 2, 4, 5]

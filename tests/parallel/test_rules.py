@@ -36,7 +36,7 @@ def state():
 def unet():
     """The U-Net's parameters, abstract, with a sharding at every leaf."""
     config = unet_284m.get_config()
-    mesh = build.mesh(config)
+    mesh = build.training_mesh(config)
     return build.abstract_params(config, build.denoiser(config, 0, mesh), mesh)
 
 

@@ -3,15 +3,18 @@
 import dataclasses
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax import build
+from snapvideo_jax import build, generator
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.generator import KnownFrames
 from snapvideo_jax.sampling import generate as generate_module
 from snapvideo_jax.sampling import long_video
 from snapvideo_jax.sampling.generate import generate
+from snapvideo_jax.sampling.generate import request as request_of
 from snapvideo_jax.sampling.long_video import Span, generate_long
 from snapvideo_jax.sampling.trained import load
 from tests import tiny
@@ -64,6 +67,21 @@ def test_every_technique_of_the_settings_changes_the_sample_and_repeats(trained,
         assert not np.array_equal(other, videos), change
     again = generate(trained, settings, PROMPTS[::-1], [8, 7, 6, 5], 4)
     assert np.array_equal(again[::-1], other)
+
+
+@pytest.mark.parametrize(("threshold", "inside"), [(0.0, False), (0.5, True)])
+def test_it_is_the_guided_estimate_that_is_thresholded(trained, threshold, inside):
+    settings = build.sampler_settings(trained.config, guidance=500.0, threshold=threshold)
+    request = request_of(["a red circle"], trained.text, 0.25, (16, 16))
+    request["stream"] = np.zeros(1, np.int32)
+
+    @jax.jit
+    def estimate(params, request, seeds):
+        state = generator.start(trained.denoiser, settings, request, seeds)
+        inputs = generator.sampler_inputs(trained.denoiser, settings, params, request, seeds)
+        return inputs.denoise(state.point, jnp.float32(1.0), jnp.float32(500.0), state.carry)[0]
+
+    assert (jnp.abs(estimate(trained.params, request, np.zeros(1, "i4"))).max() <= 1) == inside
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +188,9 @@ def test_flags_replace_single_fields_of_the_settings(trained):
 def test_a_run_of_a_larger_mesh_is_sampled_on_the_devices_at_hand():
     config = tiny.get_config()
     config.mesh.update(data=4, fsdp=64)
-    assert dict(build.mesh_here(config).shape) == dict(data=1, fsdp=8, group=1, tensor=1)
+    assert dict(build.mesh_of_run(config).shape) == dict(data=1, fsdp=8, group=1, tensor=1)
     config.mesh.update(data=4, fsdp=2)
-    assert dict(build.mesh_here(config).shape) == dict(data=4, fsdp=2, group=1, tensor=1)
+    assert dict(build.mesh_of_run(config).shape) == dict(data=4, fsdp=2, group=1, tensor=1)
 
 
 def test_only_the_ema_is_restored(trained):
