@@ -39,7 +39,7 @@ def test_report_json_has_the_documented_fields(folder):
     assert {"rows", "ratios", "versions", "device", "date", "command", "host"} <= report.keys()
     assert report["command"].startswith("python -m launch.benchmark")
     assert {"jax", "flax"} <= report["versions"].keys() and report["device"] == "cpu"
-    documented = (ROOT / "docs" / "benchmarks.md").read_text()
+    documented = (ROOT / "docs" / "benchmark.md").read_text()
     fields = {key for kind in ("rows", "ratios") for one in report[kind] for key in one}
     assert [field for field in fields if f"`{field}`" not in documented] == []
 
@@ -125,7 +125,7 @@ def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("libtpu")
 def test_a_topology_is_predicted_and_nothing_is_run(tmp_path, plans, monkeypatch):
     monkeypatch.setattr(entry, "cache_folder", lambda: plans.parent)
-    monkeypatch.setattr(measure, "measured", None)
+    monkeypatch.setattr(measure, "measure", None)
     flags = "--topology=v5e-4", "--modes=infer", "--batch_sizes=2", "--dtype=bfloat16"
     launch("benchmark", CONFIGS, *flags, f"--out={tmp_path}")
     report = json.loads((tmp_path / "report.json").read_text())
