@@ -1,7 +1,7 @@
 """Sampling from a run's folder: same seed, same pixels, whatever is beside it in the batch."""
 
 import dataclasses
-import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from snapvideo_jax.sampling import generate as generate_module
 from snapvideo_jax.sampling import long_video
 from snapvideo_jax.sampling.generate import generate
 from snapvideo_jax.sampling.long_video import Span, generate_long
-from snapvideo_jax.sampling.trained import load
+from snapvideo_jax.sampling.trained import Trained, load
 from tests import tiny
 
 PROMPTS = ["a red circle moves left", "a blue square", "", "a green triangle moves up"]
@@ -120,7 +120,7 @@ def test_a_long_video_is_enlarged_in_windows_that_share_a_frame(monkeypatch):
     config.data.num_frames = 3
     config.model.fit.group = (3, 1, 2)
     denoiser = build.denoiser(config, 64, build.counting_mesh())
-    model = types.SimpleNamespace(denoiser=denoiser)
+    model = mock.Mock(spec=Trained, denoiser=denoiser)
     settings, span = build.sampler_settings(config), Span(0.875, (4.0, 8.0))
     large = generate_long(
         model, settings, PROMPTS[:2], [5, 6], 2, span=span, low_res=small, negative="a"
