@@ -79,7 +79,7 @@ def loss_F(
     sigma_data: float,
     sigma_in: Float[Array, " B"] | Float[Array, ""] | float,
 ) -> Float[Array, " B"]:
-    """w |F - c_nrm v|^2, the mean over one example's pixels (App. E, signs of eqs. 28-35).
+    """Averages w |F - c_nrm v|^2 over one example's pixels (App. E, signs of eqs. 28-35).
 
     Equal to lambda |D - x|^2, and stable at small sigma, where lambda times the rounding of a
     half-precision D is not. With F = 0 its expectation is E[w] for data of variance
