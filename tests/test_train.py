@@ -184,7 +184,7 @@ def test_a_run_that_is_stopped_within_the_trace_writes_it(traced):
         train(config(), traced[1], quiet, profile=range(1, 9))
 
 
-class Metric:
+class Metric(jax.Array):
     """A number that a device is still working on, until somebody asks for it."""
 
     def __init__(self, seen, step):

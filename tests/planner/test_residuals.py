@@ -55,12 +55,15 @@ def test_remat_and_micro_batches_have_fewer_residuals_and_devices_share_them(eve
 
 def test_a_run_out_of_memory_ends_with_a_line_that_names_what_filled_it():
     program, _ = step()
-    with pytest.raises(ConfigError) as error, train._fitting(lambda: train._refusal(program)):
+    with (
+        pytest.raises(ConfigError) as error,
+        train._explaining_memory(lambda: train._step_refusal(program)),
+    ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to ...")
     message = str(error.value)
     assert "\n" not in message and "GB" in message and "training.accumulate" in message
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        train._fitting(lambda: train._refusal(program)),
+        train._explaining_memory(lambda: train._step_refusal(program)),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
