@@ -74,7 +74,7 @@ def stop_at(monkeypatch, example, sent=signal.SIGTERM):
         if not image and g == example and not state["sent"]:
             state["sent"] = True
             os.kill(os.getpid(), sent)
-        return draw(world, seed, g, image)
+        return draw(world, seed, g, image=image)
 
     monkeypatch.setattr(shapes, "example", drawn)
 
