@@ -13,13 +13,13 @@ SD, SI, PAD = 0.5, 4.0, 2
 RNG = np.random.default_rng(0)
 VIDEO = RNG.integers(0, 256, (3, 2, 4, 6, 3), np.uint8)
 BATCH = {
-    "video": VIDEO,
-    "frame_interval": np.float32([0.125, 0, 0.25]),
-    "source_size": np.int32([[36, 64]] * 3),
-    "text": RNG.standard_normal((3, 2, 5)).astype(np.float32),
-    "text_mask": np.ones((3, 2), bool),
+    "video": jnp.asarray(VIDEO),
+    "frame_interval": jnp.float32([0.125, 0, 0.25]),
+    "source_size": jnp.int32([[36, 64]] * 3),
+    "text": jnp.asarray(RNG.standard_normal((3, 2, 5)), jnp.float32),
+    "text_mask": jnp.ones((3, 2), bool),
 }
-LOG_SIGMA = np.float32([-2.0, -0.5, 1.0])
+LOG_SIGMA = jnp.float32([-2.0, -0.5, 1.0])
 KEYS = jax.random.key(1), jax.random.key(2)
 
 
@@ -47,21 +47,21 @@ def setting():
     """(denoiser, parameters, x_sigma, conditions)."""
     made = Denoiser(Linear(), None, SD, SI, PAD)
     params = made.init(jax.random.key(0), BATCH)
-    x = made.encode(VIDEO)
-    sigma = edm.expand(np.exp(LOG_SIGMA), x)
-    eps = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    x = made.encode(BATCH["video"])
+    sigma = edm.expand(jnp.exp(LOG_SIGMA), x)
+    eps = jnp.asarray(np.random.default_rng(1).standard_normal(x.shape), jnp.float32)
     return made, params, edm.add_noise(x, sigma, eps, SI), made.conditions(params, BATCH)
 
 
 def twice(setting, params, keep, given=None, keys=KEYS):
     made, _, x_sigma, conditions = setting
     given = given or (conditions, conditions)
-    return made.self_conditioned_F(params, x_sigma, LOG_SIGMA, given, np.array(keep), keys)
+    return made.self_conditioned_F(params, x_sigma, LOG_SIGMA, given, jnp.array(keep), keys)
 
 
 def test_encoding_pads_rows_of_zero_below_and_decoding_crops_them(setting):
     made, *_ = setting
-    x = made.encode(VIDEO)
+    x = made.encode(BATCH["video"])
     assert x.shape == (3, 2, 6, 6, 3) and x.dtype == jnp.float32
     np.testing.assert_array_equal(x[:, :, 4:], 0)
     np.testing.assert_allclose(x[:, :, :4], VIDEO / 127.5 - 1, atol=1e-6)
@@ -81,7 +81,7 @@ def test_the_encoder_trained_along_reads_the_ids():
             return nn.Embed(9, 5, name="table")(ids) * mask[..., None]
 
     made = Denoiser(Linear(), Lookup(), SD, SI, PAD)
-    batch = BATCH | {"text_ids": np.int32([[1, 2], [3, 0], [4, 0]])}
+    batch = BATCH | {"text_ids": jnp.int32([[1, 2], [3, 0], [4, 0]])}
     params = made.init(jax.random.key(0), batch)
     assert set(params) == {"network", "text_encoder"}
     given = made.conditions(params, batch)
@@ -91,9 +91,9 @@ def test_the_encoder_trained_along_reads_the_ids():
 
 def test_the_network_is_given_scaled_noise_and_a_quarter_of_ln_sigma(setting):
     made, params, x_sigma, given = setting
-    latents = RNG.standard_normal((3, 1, 2, 3)).astype(np.float32)
+    latents = jnp.asarray(RNG.standard_normal((3, 1, 2, 3)), jnp.float32)
     F, new = made.F(params, x_sigma, LOG_SIGMA, given, latents)
-    s = np.exp(LOG_SIGMA.astype(float))
+    s = np.exp(np.asarray(LOG_SIGMA, float))
     c_in = (1 / np.sqrt(SD**2 / SI**2 + s**2)).reshape(3, 1, 1, 1, 1)
     told = 0.3 * latents.mean(axis=(1, 2, 3)) + LOG_SIGMA / 4 + BATCH["text"].mean(axis=(1, 2))
     expected = 0.7 * c_in * np.asarray(x_sigma) + told.reshape(3, 1, 1, 1, 1)
@@ -105,7 +105,7 @@ def test_D_is_the_sum_of_skip_and_network_at_one_level(setting):
     made, params, x_sigma, given = setting
     latents, s = made.no_latents(3), 0.6
     D, new = made.D(params, x_sigma, jnp.float32(s), given, latents)
-    F, expected = made.F(params, x_sigma, np.full(3, np.log(s), np.float32), given, latents)
+    F, expected = made.F(params, x_sigma, jnp.full(3, np.log(s), jnp.float32), given, latents)
     c_skip = SI * SD**2 / (SI * s**2 + SD**2)
     c_out = -SI * s * SD * np.sqrt(s**2 + SD**2) / (SD**2 + SI * s**2)
     np.testing.assert_allclose(D, c_skip * x_sigma + c_out * F, rtol=1e-5, atol=1e-5)

@@ -16,7 +16,14 @@ import pytest
 from snapvideo_jax import build
 from snapvideo_jax import train as train_module
 from snapvideo_jax.data import shapes
-from snapvideo_jax.errors import ConfigError, DataError, DivergedError, Preempted, StorageError
+from snapvideo_jax.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    Preempted,
+    Stopped,
+    StorageError,
+)
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.train import train
 from tests import tiny
@@ -74,17 +81,21 @@ def stop_at(monkeypatch, example, sent=signal.SIGTERM):
         if not image and g == example and not state["sent"]:
             state["sent"] = True
             os.kill(os.getpid(), sent)
-        return draw(world, seed, g, image)
+        return draw(world, seed, g, image=image)
 
     monkeypatch.setattr(shapes, "example", drawn)
 
 
-@pytest.mark.parametrize(("example", "sent"), [(20, signal.SIGTERM), (33, signal.SIGINT)])
+# Examples far enough on to be drawn when steps are under way: until then a signal just ends a run.
+@pytest.mark.parametrize(
+    ("example", "sent", "error"),
+    [(33, signal.SIGTERM, Preempted), (40, signal.SIGINT, Stopped)],
+)
 def test_a_stopped_run_ends_as_the_unbroken_one_bit_for_bit(
-    unbroken, tmp_path, monkeypatch, example, sent
+    unbroken, tmp_path, monkeypatch, example, sent, error
 ):
     stop_at(monkeypatch, example, sent)
-    with pytest.raises(Preempted, match="saved step . *, resume with the same command"):
+    with pytest.raises(error, match="saved step . *, resume with the same command"):
         train(config(), tmp_path, quiet)
     lines = []
     state = train(config(), tmp_path, lines.append)
@@ -97,8 +108,10 @@ def test_a_stopped_run_ends_as_the_unbroken_one_bit_for_bit(
 
 def test_the_screen_shows_parameters_progress_and_the_end(unbroken):
     text = "\n".join(unbroken[2])
-    for expected in ("network/blocks/read/attention/q/kernel", "Total:", "ETA", "step 8/8", "done"):
+    for expected in ("parameters, ", "network/blocks/read", "ETA", "step 8/8", "done"):
         assert expected in text
+    table = (unbroken[0] / "parameters.txt").read_text()
+    assert "network/blocks/read/attention/q/kernel" in table and "Total:" in table
 
 
 def test_metrics_hold_every_step_and_finite_losses(unbroken):
@@ -168,7 +181,7 @@ def trace(two, stopped):
         train(config(), two, lines.append, profile=range(3, 5))
         written = lines.index(f"trace for xprof in {two / 'profile'}")
         assert not any(line.startswith("step 8/8") for line in lines[:written])
-        stop_at(monkeypatch, 20)
+        stop_at(monkeypatch, 33)
         with pytest.raises(Preempted):
             train(config(), stopped, quiet, profile=range(1, 9))
 
@@ -184,7 +197,7 @@ def test_a_run_that_is_stopped_within_the_trace_writes_it(traced):
         train(config(), traced[1], quiet, profile=range(1, 9))
 
 
-class Metric:
+class Metric(jax.Array):
     """A number that a device is still working on, until somebody asks for it."""
 
     def __init__(self, seen, step):

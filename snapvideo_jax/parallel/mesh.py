@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
 
@@ -13,6 +13,8 @@ from snapvideo_jax.errors import ConfigError
 # tensor: heads and feed-forward width split.
 AXES = ("data", "fsdp", "group", "tensor")
 BATCH_AXES = ("data", "fsdp")
+
+AnyMesh = Mesh | AbstractMesh  # with devices or without
 
 
 def make_mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
@@ -36,7 +38,7 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+def ways(mesh: AnyMesh, axes: str | tuple[str, ...] | None) -> int:
     """Returns into how many parts a dimension that lies on `axes` is split."""
     return math.prod(mesh.shape[name] for name in names(axes))
 
@@ -101,7 +103,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(mesh: Mesh, field: str, batch_size: int, accumulate: int = 1) -> None:
+def check_batch(mesh: AnyMesh, field: str, batch_size: int, accumulate: int = 1) -> None:
     """Raises ConfigError unless `batch_size`, the value of `field`, splits evenly.
 
     It splits over the batch axes, and each part into `accumulate` micro-batches.

@@ -68,7 +68,7 @@ def latents_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES, "group"))
 
 
-def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def spec_for(name: str, shape: tuple[int, ...], mesh: meshes.AnyMesh) -> PartitionSpec:
     """Returns the axes of a parameter, of its moments or of its EMA; scalars are replicated.
 
     Raises ConfigError where no rule matches or an axis does not divide its dimension.

@@ -8,10 +8,10 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh
 
 from snapvideo_jax import trees
 from snapvideo_jax.denoiser import Denoiser, Params
@@ -21,15 +21,16 @@ from snapvideo_jax.models.t5 import T5Encoder
 from snapvideo_jax.models.unet import UNet
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel import rules
+from snapvideo_jax.parallel.mesh import AnyMesh
 
 # Trees as large as the parameters, in float32, that a training step holds at the same time.
 COPIES = {"parameters": 1, "moments": 2, "EMA": 1, "gradients": 1}
 REPLICAS = "data"  # the axis whose devices each hold, with those of the other axes, a whole state
 
 
-def abstract_mesh(sizes: Sequence[int]) -> Mesh:
+def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
     """Returns a mesh of these sizes without devices, which nothing here needs."""
-    return cast(Mesh, AbstractMesh(tuple(sizes), meshes.AXES))
+    return AbstractMesh(tuple(sizes), meshes.AXES)
 
 
 # Divides every size: what rules.spec_for says on it is the rule itself.
@@ -75,7 +76,7 @@ class Copies(NamedTuple):
 class Diagnosis(NamedTuple):
     """All that the doctor says. legal: sizes that each axis may have on so many devices."""
 
-    mesh: Mesh
+    mesh: AnyMesh
     num_devices: int
     placements: list[Placement]
     copies: list[Copies]
@@ -127,7 +128,7 @@ def examine(
     )
 
 
-def placement(name: str, leaf: Any, mesh: Mesh) -> Placement:
+def placement(name: str, leaf: Any, mesh: AnyMesh) -> Placement:
     """Finds where one parameter lies; shards are rounded up.
 
     Raises ConfigError where no rule names it.
@@ -146,7 +147,7 @@ def placement(name: str, leaf: Any, mesh: Mesh) -> Placement:
     )
 
 
-def splitting_axes(axes: Sequence[str], mesh: Mesh) -> tuple[str, ...]:
+def splitting_axes(axes: Sequence[str], mesh: AnyMesh) -> tuple[str, ...]:
     """Returns those of `axes` that split anything: of a size above 1."""
     return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
@@ -184,7 +185,7 @@ def activation_requirements(denoiser: Denoiser) -> Iterator[Requirement]:
                 yield Requirement(("tensor",), heads, subject)
 
 
-def _mesh(sizes: dict[str, int], num_devices: int) -> tuple[Mesh, list[str]]:
+def _mesh(sizes: dict[str, int], num_devices: int) -> tuple[AbstractMesh, list[str]]:
     """Resolves the mesh, and lists what keeps it from being resolved."""
     mesh_sizes, problems = [sizes[axis] for axis in meshes.AXES], []
     try:
@@ -200,7 +201,7 @@ def _legal(requirements: list[Requirement], axis: str, num_devices: int) -> list
     return [n for n in range(1, num_devices + 1) if all(size % n == 0 for size in sizes)]
 
 
-def _misfits(requirements: list[Requirement], mesh: Mesh, num_devices: int) -> list[str]:
+def _misfits(requirements: list[Requirement], mesh: AnyMesh, num_devices: int) -> list[str]:
     """Writes a line for each size that its axes do not divide, with the nearest that do."""
     subjects = defaultdict(list)
     for each in requirements:
@@ -223,7 +224,7 @@ def _nearest(size: int, ways: int, num_devices: int) -> str:
     return " and ".join(map(str, below + above))
 
 
-def _copies(placements: list[Placement], mesh: Mesh) -> list[Copies]:
+def _copies(placements: list[Placement], mesh: AnyMesh) -> list[Copies]:
     """Sums the parameters of which a replica holds several copies, by reason; the costly first."""
     devices = mesh.size // mesh.shape[REPLICAS]
     groups = defaultdict(list)
@@ -247,7 +248,7 @@ def _copies(placements: list[Placement], mesh: Mesh) -> list[Copies]:
     return sorted(sums, key=lambda copies: -copies.spare)
 
 
-def _reason(axes: tuple[str, ...], mesh: Mesh) -> str:
+def _reason(axes: tuple[str, ...], mesh: AnyMesh) -> str:
     """Says why devices hold the same of a parameter whose dimensions lie on `axes`."""
     if not axes:
         return "the rule splits nothing: norms, biases and small tables"

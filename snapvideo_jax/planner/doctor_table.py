@@ -6,9 +6,8 @@ import textwrap
 from collections import defaultdict
 from typing import Any
 
-from jax.sharding import Mesh
-
 from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.parallel.mesh import AnyMesh
 from snapvideo_jax.planner.doctor import COPIES, Diagnosis, Placement, splitting_axes
 from snapvideo_jax.planner.units import size_text
 
@@ -178,7 +177,7 @@ def _lines(name: list[str], placements: list[Placement], shape: str, shard: str)
     return [COLUMNS.format(name[0], len(placements), shape, shard, *sizes), *name[1:]]
 
 
-def _shape(placement: Placement, mesh: Mesh) -> str:
+def _shape(placement: Placement, mesh: AnyMesh) -> str:
     def dimension(size: int, axes: tuple[str, ...]) -> str:
         misfit = "!" if size % meshes.ways(mesh, axes) else ""
         divisor = "+".join(splitting_axes(axes, mesh))
@@ -187,7 +186,7 @@ def _shape(placement: Placement, mesh: Mesh) -> str:
     return " x ".join(map(dimension, placement.shape, placement.axes))
 
 
-def _sizes(mesh: Mesh) -> str:
+def _sizes(mesh: AnyMesh) -> str:
     return " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
 
 

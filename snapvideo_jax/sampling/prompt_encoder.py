@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32
 
 from snapvideo_jax import trees
@@ -85,12 +86,12 @@ def load(folder: str | Path, vocabulary: str | Path | None, length: int, dtype: 
     )
 
 
-def module(config: t5_weights.T5Config, dtype: jnp.dtype) -> t5.T5Encoder:
+def module(config: t5_weights.T5Config, dtype: DTypeLike) -> t5.T5Encoder:
     """Returns the encoder for weights of `config`; its matrix products run in `dtype`."""
     return t5.T5Encoder(**config._asdict(), dtype=dtype)
 
 
-def abstract_params(abstract: Any, mesh: Mesh, dtype: jnp.dtype) -> Any:
+def abstract_params(abstract: Any, mesh: Mesh, dtype: DTypeLike) -> Any:
     """Splits each parameter's largest axis that divides over fsdp; kernels and table in `dtype`.
 
     Norms and position biases are float32: they are small, and `dtype` would only round them.

@@ -22,7 +22,8 @@ def denoise(x, sigma, given, carry):
 
 @pytest.mark.parametrize(("w", "expected"), [(0.0, 3.0), (1.0, 5.0), (-1.0, 1.0), (7.5, 18.0)])
 def test_weight_w_goes_w_times_the_difference_beyond_the_condition(w, expected):
-    assert guidance.extrapolate(3.0, 1.0, w) == pytest.approx(expected)
+    got = guidance.extrapolate(jnp.float32(3), jnp.float32(1), w)
+    assert got == pytest.approx(expected)
 
 
 def test_interleaved_examples_stand_beside_their_twins():

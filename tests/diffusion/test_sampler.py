@@ -64,7 +64,7 @@ def white_errors(si, N, n=2000, heun=True):
     the sampler answers with the ideal estimate.
     """
     start = 80 * np.random.default_rng(0).standard_normal(n).astype(np.float32)
-    sampled = sampler.sample(white(si), start, grid_of(N), si, None, heun=heun)
+    sampled = sampler.sample(white(si), jnp.asarray(start), grid_of(N), si, None, heun=heun)
     deviation = lambda sigma: np.sqrt(1 / si**2 + sigma**2)
     arrived = start * deviation(0.002) / deviation(80.0)
     return np.asarray(sampled), si / (1 + (si * 0.002) ** 2) * arrived
@@ -105,7 +105,7 @@ def test_it_is_edms_sampler_on_the_scaled_data(si, N):
         D, start, grid.astype(np.float64), 0, 0, 0, 1, lambda i: 0
     )
     denoise = without_carry(bend(jnp, si))
-    got = sampler.sample(denoise, start.astype(np.float32), grid, si, None)
+    got = sampler.sample(denoise, jnp.asarray(start, jnp.float32), grid, si, None)
     np.testing.assert_allclose(got, si * expected, rtol=0, atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_without_scaling_it_is_edms_algorithm_2_step_for_step(S_churn):
     )
     noise = jnp.asarray(eps, jnp.float32)
     churn = sampler.Churn(lambda i: noise[i], S_churn, 0.05, 50.0, 1.007)
-    start = start.astype(np.float32)
+    start = jnp.asarray(start, jnp.float32)
     got, points, levels, _ = notes_of(bend(jnp, 1.0), start, grid, churn=churn)
     assert len(points) == len(calls) == 2 * N - 1
     for point, level, (point_64, level_64) in zip(points, levels, calls, strict=True):
@@ -227,7 +227,7 @@ def test_a_sampler_that_pauses_is_the_whole_sampler_and_compiled_once(heun, tota
 
 def test_a_batch_over_eight_devices_is_sampled_alike():
     mesh = jax.make_mesh((8,), ("data",))
-    start = 80 * np.random.default_rng(3).standard_normal((8, 4)).astype(np.float32)
+    start = 80 * jnp.asarray(np.random.default_rng(3).standard_normal((8, 4)), jnp.float32)
     noise = np.random.default_rng(4).standard_normal((4, 8, 4)).astype(np.float32)
     churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
     run = lambda x: sampler.sample(

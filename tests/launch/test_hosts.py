@@ -85,10 +85,10 @@ def alone(tmp_path_factory):
     folder, rows, config = tmp_path_factory.mktemp("alone"), [], tiny.get_config()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.Feed, "__next__", hosts_worker.record(rows))
-        program = build.program
+        program = build.train_program
         programs = []
         patch.setattr(
-            build, "program", lambda *sizes: programs.append(program(*sizes)) or programs[0]
+            build, "train_program", lambda *sizes: programs.append(program(*sizes)) or programs[0]
         )
         state = train.train(config, folder, lambda line: None)
     return folder, programs[0], state, rows
@@ -115,7 +115,8 @@ def test_each_shared_file_is_written_once(pair):
     assert steps == list(range(1, 9))
     assert len(list((run / "tensorboard").iterdir())) == 2  # one for each start of the run
     assert sorted(p.name for p in run.iterdir()) == [
-        "checkpoints", "config.json", "lock", "metrics.jsonl", "parameters.txt", "tensorboard", "vocabulary.model",
+        "checkpoints", "config.json", "lock", "metrics.jsonl", "parameters.txt", "tensorboard",
+        "vocabulary.model",
     ]  # fmt: skip
 
 

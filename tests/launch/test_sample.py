@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from launch import screen
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.files import video

@@ -1,6 +1,7 @@
 """Parameters for networks under test, without compiling their initializers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +9,8 @@ import pytest
 def _random_leaf(path, leaf, rng):
     around = 1 if path[-1].key == "scale" else 0
     fan_in = leaf.shape[-2] if path[-1].key == "kernel" else 16
-    return (around + rng.standard_normal(leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
+    drawn = around + rng.standard_normal(leaf.shape) / np.sqrt(fan_in)
+    return jnp.asarray(drawn.astype(leaf.dtype))
 
 
 @pytest.fixture(scope="session")

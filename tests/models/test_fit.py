@@ -51,10 +51,10 @@ def inputs(model, width=6, seed=0):
     """x, c_noise, conditions, previous latents for two examples."""
     rng = np.random.default_rng(seed)
     normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
+    mask = jnp.array([[1, 1, 0], [0, 0, 0]], bool)
     conditions = Conditions(
         frame_interval=normal(2) ** 2,
-        source_size=np.int32([[36, 64], [0, 0]]),
+        source_size=jnp.int32([[36, 64], [0, 0]]),
         text=normal(2, 3, width),
         text_mask=mask,
     )
@@ -76,11 +76,12 @@ def norm(p, x):
 def by_hand(params, x, c_noise, conditions, previous):
     """The forward pass of the paper's 3.4, block by block and group by group."""
     tokens = ConditioningTokens(8).apply({"params": params["tokens"]}, c_noise, conditions)
-    linear = lambda name, t: t @ params[name]["kernel"] + params[name]["bias"]
+    plus = lambda t, param: t + jnp.broadcast_to(param, t.shape)
+    linear = lambda name, t: plus(t @ params[name]["kernel"], params[name]["bias"])
     patches = norm(params["stem_norm"], linear("stem", patchify(x, TOY["cut"])))
-    patches = patches + params["positions"]
+    patches = plus(patches, params["positions"])
     memory = FeedForward().apply({"params": params["self_conditioning"]}, previous)
-    latents = params["latent_table"] + norm(params["self_conditioning_norm"], memory)
+    latents = plus(norm(params["self_conditioning_norm"], memory), params["latent_table"])
     row, groups = (lambda t: t.reshape(2, 4, 12)), (lambda t: t.reshape(2, 2, 2, 12))
     for i in range(2):
         slices = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
@@ -151,10 +152,10 @@ def test_previous_latents_matter_once_trained(toy):
 def test_hidden_text_changes_no_bit_of_F(toy):
     run, params, (x, c_noise, conditions, previous) = toy
     padded = ~conditions.text_mask[..., None]
-    other = conditions.replace(text=np.where(padded, np.float32(1e3), conditions.text))
+    other = conditions.replace(text=jnp.where(padded, 1e3, conditions.text))
     before = run(params, x, c_noise, conditions, previous)[0]
     np.testing.assert_array_equal(before, run(params, x, c_noise, other, previous)[0])
-    real = conditions.replace(text=conditions.text + np.float32([1, 0, 0])[:, None])
+    real = conditions.replace(text=conditions.text + jnp.float32([1, 0, 0])[None, :, None])
     changed = np.asarray(before) != run(params, x, c_noise, real, previous)[0]
     np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), conditions.text_mask.any(axis=1))
 

@@ -48,8 +48,9 @@ def block(request, random_params):
         context = normal(1, 2, 5, 10)
         mask = np.array([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0]], bool)
     module = layers.AttentionBlock(heads=2, head_channels=4, attend=ATTEND)
-    params = random_params(module, x, context, mask)
-    return jax.jit(functools.partial(module.apply, {"params": params})), params, (x, context, mask)
+    inputs = jax.tree.map(jnp.asarray, (x, context, mask))
+    params = random_params(module, *inputs)
+    return jax.jit(functools.partial(module.apply, {"params": params})), params, inputs
 
 
 def block_in_numpy(p, x, context, mask):
@@ -67,7 +68,8 @@ def block_in_numpy(p, x, context, mask):
 
 def test_a_block_is_attention_and_feed_forward_as_written_in_numpy(block):
     run, params, inputs = block
-    np.testing.assert_allclose(run(*inputs), block_in_numpy(params, *inputs), rtol=1e-4, atol=1e-5)
+    expected = block_in_numpy(*jax.tree.map(np.asarray, (params, *inputs)))
+    np.testing.assert_allclose(run(*inputs), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_feed_forward_is_four_times_as_wide_and_a_context_has_its_own_norm(block):
@@ -80,9 +82,9 @@ def test_the_feed_forward_is_four_times_as_wide_and_a_context_has_its_own_norm(b
 def test_masked_context_changes_nothing_bit_for_bit(block):
     run, _, (x, context, mask) = block
     before = np.asarray(run(x, context, mask))
-    hidden = np.where(mask[..., None], context, 1e3 * normal(2, *context.shape))
+    hidden = jnp.where(mask[..., None], context, 1e3 * normal(2, *context.shape))
     np.testing.assert_array_equal(run(x, hidden, mask), before)
-    visible = np.where(mask[..., None], normal(3, *context.shape), context)
+    visible = jnp.where(mask[..., None], normal(3, *context.shape), context)
     assert (np.asarray(run(x, visible, mask)) != before).any(axis=(1, 2)).all()
 
 
@@ -98,16 +100,14 @@ def test_attention_takes_any_number_of_batch_axes(batch):
 
 
 def test_dropout_takes_hidden_units_and_nothing_else(random_params):
-    module, x = layers.FeedForward(dropout=1.0), normal(0, 1, 2, 8)
+    module, x = layers.FeedForward(dropout=1.0), jnp.asarray(normal(0, 1, 2, 8))
     params = random_params(module, x)
-    out = module.apply(
-        {"params": params}, jnp.asarray(x), True, rngs={"dropout": jax.random.key(0)}
-    )
-    np.testing.assert_allclose(out, x + params["down"]["bias"], rtol=1e-6)
+    out = module.apply({"params": params}, x, True, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_allclose(out, np.add(x, params["down"]["bias"]), rtol=1e-6)
 
 
 def test_dropout_is_drawn_in_training_alone(random_params):
-    x = normal(0, 1, 2, 8)
+    x = jnp.asarray(normal(0, 1, 2, 8))
     module = layers.FeedForward(dropout=0.5)
     params = random_params(module, x)
 
@@ -142,7 +142,7 @@ def test_hidden_units_are_materialized_and_their_gradient_is_left_alone(random_p
 
 
 def test_bfloat16_keeps_parameters_and_the_residual_stream_in_float32():
-    x = normal(0, 1, 3, 8)
+    x = jnp.asarray(normal(0, 1, 3, 8))
     module = layers.AttentionBlock(heads=2, head_channels=4, attend=ATTEND, dtype=jnp.bfloat16)
     out, variables = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x))
     assert out.dtype == jnp.float32
@@ -174,6 +174,7 @@ def test_a_scalar_becomes_a_token_by_two_layers(random_params):
     module = layers.ScalarEmbedding(8)
     x = jnp.float32([0.3, -2.0])
     params = random_params(module, x)
-    up = projected(np.asarray(layers.sinusoid(x, 8), float), params["up"])
-    expected = projected(up / (1 + np.exp(-up)), params["down"])
+    plain = jax.tree.map(np.asarray, params)
+    up = projected(np.asarray(layers.sinusoid(x, 8), float), plain["up"])
+    expected = projected(up / (1 + np.exp(-up)), plain["down"])
     np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)

@@ -53,7 +53,7 @@ def feed_forward(x, p):
 
 def encoded(params, ids, mask):
     """States of one text."""
-    p = jax.tree.map(lambda leaf: leaf.astype(float), params)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
     x = p["token_table"]["embedding"][ids]
     n = len(ids)
     bias = np.array([[p["position_bias"][bucket(k - q)] for k in range(n)] for q in range(n)])
@@ -67,8 +67,8 @@ def encoded(params, ids, mask):
 def encoder(request, random_params):
     """(compiled states from ids and mask, parameters) of a toy."""
     module = t5.T5Encoder(**SIZES, gated=request.param)
-    params = random_params(module, IDS, MASK)
-    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    params = random_params(module, jnp.asarray(IDS), jnp.asarray(MASK))
+    variables = {"params": params}
     return jax.jit(lambda ids, mask: module.apply(variables, ids, mask)), params
 
 
@@ -77,7 +77,7 @@ def test_buckets_are_those_of_the_description(compiled):
     distance = np.arange(-300, 301, dtype=np.int32)[None]
     run = jax.jit(t5.relative_position_bucket) if compiled else t5.relative_position_bucket
     expected = [bucket(int(d)) for d in distance[0]]
-    np.testing.assert_array_equal(run(distance)[0], expected)
+    np.testing.assert_array_equal(run(jnp.asarray(distance))[0], expected)
     assert set(expected) == set(range(32)) - {16}  # 16 is "zero tokens later"
 
 

@@ -50,9 +50,9 @@ def normal(*shape, seed=0):
 
 def inputs(model, width=6):
     """x, c_noise, conditions, no previous latents, for two examples."""
-    mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
-    text, size = normal(2, 3, width, seed=1), np.int32([[36, 64], [0, 0]])
-    conditions = Conditions(normal(2, seed=2) ** 2, size, text, mask)
+    mask = jnp.array([[1, 1, 0], [0, 0, 0]], bool)
+    text, size = jnp.asarray(normal(2, 3, width, seed=1)), jnp.int32([[36, 64], [0, 0]])
+    conditions = Conditions(jnp.asarray(normal(2, seed=2) ** 2), size, text, mask)
     return jnp.asarray(normal(2, *model.video, 3)), jnp.asarray(normal(2, seed=3)), conditions, ()
 
 
@@ -137,7 +137,8 @@ def double(x):
 
 def by_hand(p, x, c_noise, conditions, _):
     """The two-level toy, every skip by name."""
-    tokens = ConditioningTokens(8).apply({"params": p["tokens"]}, jnp.asarray(c_noise), conditions)
+    params, *given = jax.tree.map(jnp.asarray, (p["tokens"], c_noise, conditions))
+    tokens = ConditioningTokens(8).apply({"params": params}, *given)
     tokens = [np.asarray(t) for t in tokens]
     features = np.asarray(sinusoid(jnp.asarray(1000 * c_noise), 32))
     embedding = linear(p["sigma"]["down"], silu(linear(p["sigma"]["up"], features)))
@@ -159,7 +160,7 @@ def by_hand(p, x, c_noise, conditions, _):
 
 def test_it_is_adm_with_attention_over_space_then_text_then_time(toy):
     run, params, args = toy
-    F, expected = run(params, *args), by_hand(params, *jax.tree.map(np.asarray, args))
+    F, expected = run(params, *args), by_hand(*jax.tree.map(np.asarray, (params, *args)))
     assert F.shape == args[0].shape
     np.testing.assert_allclose(F, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
@@ -221,10 +222,10 @@ def test_frames_see_each_other_through_temporal_attention_alone(toy):
 def test_hidden_text_changes_no_bit_of_F(toy):
     run, params, (x, c_noise, conditions, previous) = toy
     padded = ~conditions.text_mask[..., None]
-    other = conditions.replace(text=np.where(padded, np.float32(1e3), conditions.text))
+    other = conditions.replace(text=jnp.where(padded, 1e3, conditions.text))
     before = run(params, x, c_noise, conditions, previous)
     np.testing.assert_array_equal(before, run(params, x, c_noise, other, previous))
-    real = conditions.replace(text=conditions.text + np.float32([1, 0, 0])[:, None])
+    real = conditions.replace(text=conditions.text + jnp.float32([1, 0, 0])[None, :, None])
     changed = np.asarray(before) != run(params, x, c_noise, real, previous)
     np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), conditions.text_mask.any(axis=1))
 
@@ -236,7 +237,7 @@ def test_dropout_takes_what_the_second_convolution_reads_and_only_in_training(ra
     run = lambda train: block.apply(
         {"params": params}, x, embedding, train, rngs={"dropout": jax.random.key(0)}
     )
-    np.testing.assert_allclose(run(True), x + params["output_conv"]["bias"], rtol=1e-6)
+    np.testing.assert_allclose(run(True), np.add(x, params["output_conv"]["bias"]), rtol=1e-6)
     assert np.abs(run(False) - run(True)).max() > 0.1
 
 
@@ -273,7 +274,8 @@ def test_remat_changes_no_value_and_all_gradients_are_finite(random_params):
 def test_an_upsampler_reads_its_low_resolution_as_further_channels(random_params):
     model = UNet(**ONE_LEVEL)
     x, c_noise, conditions, none = inputs(model)
-    conditions = conditions.replace(low_res=normal(*x.shape, seed=4), augmentation=normal(2) ** 2)
+    low_res, augmentation = jnp.asarray(normal(*x.shape, seed=4)), jnp.asarray(normal(2) ** 2)
+    conditions = conditions.replace(low_res=low_res, augmentation=augmentation)
     params = random_params(model, x, c_noise, conditions, none)
     assert params["stem"]["kernel"].shape == (3, 3, 6, 32)
     assert params["head"]["kernel"].shape == (3, 3, 32, 3)

@@ -2,6 +2,7 @@
 
 import gzip
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from snapvideo_jax.planner import compiler
 G = 2**30  # as a TPU's compiler writes it
 
 
-class Lowered:
+class Lowered(jax.stages.Lowered):
     """A program that can be compiled once, or is refused with `refusal`."""
 
     def __init__(self, text="module @step", refusal=""):
@@ -36,7 +37,11 @@ class Lowered:
             output_size_in_bytes=90,
             alias_size_in_bytes=84,
         )
-        return SimpleNamespace(memory_analysis=lambda: needs, as_text=lambda: "HloModule step")
+        return mock.Mock(
+            spec=jax.stages.Compiled,
+            memory_analysis=lambda: needs,
+            as_text=lambda: "HloModule step",
+        )
 
 
 def mesh(*order):

@@ -1,8 +1,9 @@
 """The ranking of a search as people read it."""
 
-import types
+from unittest import mock
 
 from snapvideo_jax.planner import predict, search, search_table
+from snapvideo_jax.planner.estimate import Estimate
 
 LIMIT = 16 * 10**9
 
@@ -21,11 +22,11 @@ def estimate(slow, waiting=0.0):
         fast=slow / 2,
         slow=slow,
     )
-    return types.SimpleNamespace(seconds=seconds, mfu=0.5, total=12 * 10**9, limit=LIMIT)
+    return mock.Mock(spec=Estimate, seconds=seconds, mfu=0.5, total=12 * 10**9, limit=LIMIT)
 
 
 def too_large():
-    return types.SimpleNamespace(seconds=None, mfu=None, total=LIMIT + 2 * 10**9, limit=LIMIT)
+    return mock.Mock(spec=Estimate, seconds=None, mfu=None, total=LIMIT + 2 * 10**9, limit=LIMIT)
 
 
 def test_a_row_has_the_layout_and_what_it_takes():

@@ -1,7 +1,7 @@
 """Sampling from a run's folder: same seed, same pixels, whatever is beside it in the batch."""
 
 import dataclasses
-import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from snapvideo_jax.sampling import long_video
 from snapvideo_jax.sampling.generate import generate
 from snapvideo_jax.sampling.generate import request as request_of
 from snapvideo_jax.sampling.long_video import Span, generate_long
-from snapvideo_jax.sampling.trained import load
+from snapvideo_jax.sampling.trained import Trained, load
 from tests import tiny
 
 PROMPTS = ["a red circle moves left", "a blue square", "", "a green triangle moves up"]
@@ -138,7 +138,7 @@ def test_a_long_video_is_enlarged_in_windows_that_share_a_frame(monkeypatch):
     config.data.num_frames = 3
     config.model.fit.group = (3, 1, 2)
     denoiser = build.denoiser(config, 64, build.counting_mesh())
-    model = types.SimpleNamespace(denoiser=denoiser)
+    model = mock.Mock(spec=Trained, denoiser=denoiser)
     settings, span = build.sampler_settings(config), Span(0.875, (4.0, 8.0))
     large = generate_long(
         model, settings, PROMPTS[:2], [5, 6], 2, span=span, low_res=small, negative="a"

@@ -1,7 +1,7 @@
 """Micro-batches: the loss and the gradient of the whole batch, in less memory."""
 
 import functools
-import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from snapvideo_jax import build, keys, trees
+from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.models.conditioning import Conditions
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.training import step
@@ -115,13 +116,14 @@ def stand_in(answer, dtype=jnp.float32):
         text, mask = jnp.ones((n, 1, 1)), jnp.ones((n, 1), bool)
         return Conditions(jnp.zeros(n), jnp.zeros((n, 2)), text, mask)
 
-    return types.SimpleNamespace(
+    return mock.Mock(
+        spec=Denoiser,
         encode=lambda video: jnp.zeros((len(video), 1, 8, 8, 3)),
-        lean=lambda params: params.astype(dtype),
+        cast_kernels=lambda params: params.astype(dtype),
         conditions=lambda params, batch: given(batch),
         low_res=None,
-        self_conditioned_F=lambda params, x_sigma, log_sigma, passes, kept, dropout: answer(
-            params, x_sigma, dropout
+        self_conditioned_F=lambda params, x_sigma, log_sigma, dropout_keys, **_: answer(
+            params, x_sigma, dropout_keys
         ),
         sigma_data=1.0,
         sigma_in=1.0,
@@ -131,14 +133,15 @@ def stand_in(answer, dtype=jnp.float32):
 
 
 def blank(n):
-    return {"video": jnp.zeros((n, 1), jnp.uint8), "frame_interval": jnp.zeros(n)}
+    return {"video": jnp.zeros((n, 1, 8, 8, 3), jnp.uint8), "frame_interval": jnp.zeros(n)}
 
 
 @pytest.mark.parametrize("of", [0, 1], ids=["first pass", "second pass"])
 def test_micro_batches_have_masks_of_their_own(of):
     """A weight that half of the masks drop is dropped by two of them in a quarter of the cases."""
     mask = lambda keys: jax.random.bernoulli(keys[of], 0.5, (8, 8, 3))
-    denoiser = stand_in(lambda w, x_sigma, keys: jnp.where(mask(keys), w, 0) + 0 * x_sigma)
+    kept = lambda w, keys: jnp.where(mask(keys), w, 0)[None, None]
+    denoiser = stand_in(lambda w, x_sigma, keys: kept(w, keys) + 0 * x_sigma)
     for accumulate, dropped in ((1, 1 / 2), (2, 1 / 4), (4, 1 / 16)):
         _, grad = loss_and_gradient(jnp.ones((8, 8, 3)), blank(4), accumulate, denoiser)
         assert np.mean(np.asarray(grad) == 0) == pytest.approx(dropped, abs=0.08)
@@ -171,7 +174,7 @@ def test_one_micro_batch_is_the_plain_gradient_without_a_loop():
 
 def test_micro_batches_split_over_four_devices_have_the_gradient_of_one():
     mesh = meshes.make_mesh(dict(data=2, fsdp=2, group=1, tensor=1), jax.devices()[:4])
-    denoiser = stand_in(lambda w, x_sigma, keys: jnp.tanh(x_sigma * w))
+    denoiser = stand_in(lambda w, x_sigma, keys: jnp.tanh(x_sigma * w[None, None]))
     split = NamedSharding(mesh, PartitionSpec("fsdp"))
     program = jax.jit(
         lambda w, batch: loss_and_gradient(w, batch, 3, denoiser),

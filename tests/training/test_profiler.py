@@ -1,10 +1,14 @@
 """A trace holds the steps that were asked for, and is written however the run ends."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.training import profiler
+
+FOLDER = Path("folder")
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def test_the_steps_must_be_ahead():
 
 def test_a_trace_holds_its_steps_whole_and_no_other(seen):
     lines = []
-    run(profiler.Trace("folder", range(3, 5), lines.append), range(1, 7), seen)
+    run(profiler.Trace(FOLDER, range(3, 5), lines.append), range(1, 7), seen)
     assert seen == [
         *(("step", 1), ("step", 2), ("await", "state 2"), ("start", "folder"), ("step", 3)),
         *(("step", 4), ("await", "state 4"), ("stop",), ("step", 5), ("step", 6)),
@@ -60,7 +64,7 @@ def test_a_trace_holds_its_steps_whole_and_no_other(seen):
 
 
 def test_a_run_that_ends_within_the_steps_still_writes_them(seen):
-    trace = profiler.Trace("folder", range(3, 9), print)
+    trace = profiler.Trace(FOLDER, range(3, 9), print)
     with pytest.raises(ZeroDivisionError), trace:
         trace.before(3, "state")
         trace.after(3, "state")
@@ -69,5 +73,5 @@ def test_a_run_that_ends_within_the_steps_still_writes_them(seen):
 
 
 def test_a_run_without_steps_to_trace_is_never_held_up(seen):
-    run(profiler.Trace("folder", range(0), print), range(1, 4), seen)
+    run(profiler.Trace(FOLDER, range(0), print), range(1, 4), seen)
     assert seen == [("step", 1), ("step", 2), ("step", 3)]

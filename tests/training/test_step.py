@@ -1,7 +1,7 @@
 """The loss, and the training step on one device and on eight."""
 
 import dataclasses
-import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from snapvideo_jax import build, keys
+from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.diffusion import edm
 from snapvideo_jax.models.conditioning import Conditions
 from snapvideo_jax.training import step
@@ -175,12 +176,15 @@ def loss_with(answer, n=4096, si=4.0):
     text, mask = jnp.ones((n, 1, 1)), jnp.ones((n, 1), bool)
     asked = {}
 
-    def self_conditioned_F(params, x_sigma, log_sigma, passes, keep_latents, dropout):
-        asked.update(log_sigma=log_sigma, passes=passes, keep=keep_latents, dropout=dropout)
+    def self_conditioned_F(params, x_sigma, log_sigma, conditions, keep_latents, dropout_keys):
+        asked.update(
+            log_sigma=log_sigma, passes=conditions, keep=keep_latents, dropout=dropout_keys
+        )
         return answer(x, x_sigma, jnp.exp(log_sigma).reshape(n, 1, 1, 1, 1))
 
     given = Conditions(jnp.zeros(n), jnp.zeros((n, 2)), text, mask)
-    denoiser = types.SimpleNamespace(
+    denoiser = mock.Mock(
+        spec=Denoiser,
         encode=lambda video: x,
         conditions=lambda params, batch: given,
         low_res=None,
@@ -190,11 +194,9 @@ def loss_with(answer, n=4096, si=4.0):
         image_sigma_in=0.0,
         input_scale=lambda frame_interval: si,
     )
-    batch, streams = (
-        {"video": None, "frame_interval": jnp.zeros(n)},
-        keys.streams(0, 0, step.STREAMS),
-    )
-    drawn = step.draw(denoiser, OBJECTIVE, None, streams)
+    batch = {"video": jnp.zeros(x.shape, jnp.uint8), "frame_interval": jnp.zeros(n)}
+    streams = keys.streams(0, 0, step.STREAMS)
+    drawn = step.draw(denoiser, OBJECTIVE, batch["video"], streams)
     dropout = streams["dropout1"], streams["dropout2"]
     return float(step.loss({}, batch, drawn, dropout, denoiser, OBJECTIVE)), asked
 
