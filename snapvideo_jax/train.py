@@ -96,6 +96,8 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
         if hosts.is_first():
             content = json.dumps(fields, indent=2) + "\n"
             storage.write(workdir / "config.json", content.encode())
+            table = telemetry.parameter_table(program.abstract_state.params) + "\n"
+            storage.write(workdir / "parameters.txt", table.encode())
         trace = profiler.Trace(workdir / "profile", profile if hosts.is_first() else range(0), log)
         return _loop(run, state, trace)
 
@@ -199,9 +201,6 @@ def _first_state(run: Run) -> TrainState:
 
     restored = checkpoint.restore_newest(run.workdir / "checkpoints", abstract, log)
     log(telemetry.parameter_summary(program.abstract_state.params))
-    if hosts.is_first():
-        table = telemetry.parameter_table(program.abstract_state.params) + "\n"
-        storage.write(run.workdir / "parameters.txt", table.encode())
     axes = " ".join(f"{axis}={size}" for axis, size in program.mesh.shape.items() if size > 1)
     devices = f"{program.mesh.size} {jax.devices()[0].platform} device(s) {axes}".rstrip()
     if restored is not None:

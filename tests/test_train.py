@@ -89,7 +89,7 @@ def stop_at(monkeypatch, example, sent=signal.SIGTERM):
 # Examples far enough on to be drawn when steps are under way: until then a signal just ends a run.
 @pytest.mark.parametrize(
     ("example", "sent", "error"),
-    [(33, signal.SIGTERM, Preempted), (40, signal.SIGINT, Stopped)],
+    [(40, signal.SIGTERM, Preempted), (41, signal.SIGINT, Stopped)],
 )
 def test_a_stopped_run_ends_as_the_unbroken_one_bit_for_bit(
     unbroken, tmp_path, monkeypatch, example, sent, error
@@ -181,7 +181,7 @@ def trace(two, stopped):
         train(config(), two, lines.append, profile=range(3, 5))
         written = lines.index(f"trace for xprof in {two / 'profile'}")
         assert not any(line.startswith("step 8/8") for line in lines[:written])
-        stop_at(monkeypatch, 33)
+        stop_at(monkeypatch, 40)
         with pytest.raises(Preempted):
             train(config(), stopped, quiet, profile=range(1, 9))
 
