@@ -14,8 +14,8 @@ from launch import signals
 from snapvideo_jax.parallel import hosts
 from tests.launch.test_entry import ENVIRONMENT, ROOT
 
-SOON = 1.0  # second
-SLOW = 5.0  # seconds, for the end of a process on a machine with other work
+SOON = 5.0  # seconds, on a machine with other work; alone it takes hundredths
+SLOW = 10.0  # seconds, for the end of a process there
 
 AWAY = """
 import ctypes
@@ -49,6 +49,11 @@ entry.run(main)
 """
 
 
+def hear_interrupts():
+    """Undoes what a shell does to commands in the background, which ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def send(number, command, line, seconds=0.0):
     """(exit code, stderr, seconds to its first line and to the end) after a signal.
 
@@ -56,6 +61,7 @@ def send(number, command, line, seconds=0.0):
     """
     pipe = subprocess.PIPE
     options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe)
+    options["preexec_fn"] = hear_interrupts
     with subprocess.Popen([sys.executable, *command], **options) as process:
         limit = threading.Timer(300, process.kill)
         limit.start()
@@ -102,6 +108,7 @@ def test_imports_end_with_the_same_word(tmp_path):
     command = ["-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import slow"]
     pipe = subprocess.PIPE
     options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+    options["preexec_fn"] = hear_interrupts
     with subprocess.Popen([sys.executable, *command], **options) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
