@@ -222,7 +222,7 @@ def test_a_fact_that_one_process_lacks_is_a_difference(monkeypatch):
 
 
 def test_a_folder_that_is_not_the_first_process_s_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(hosts, "SHARED", 0)
+    monkeypatch.setattr(hosts, "STORAGE_WAIT", 0)
     with (
         hosts.claim_folder(tmp_path),
         pytest.raises(StorageError, match="storage that all hosts share"),
