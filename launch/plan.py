@@ -188,9 +188,7 @@ def diagnose(config: Config, num_devices: int) -> doctor.Diagnosis:
     """Examines a config on so many devices, which need not be there."""
     vocabulary = config.data.vocabulary
     size = text.Tokenizer(vocabulary).vocabulary_size if vocabulary else text.MAX_VOCABULARY
-    mesh = build.counting_mesh()
-    denoiser = build.denoiser(config, size, mesh)
-    params = build.abstract_params(config, denoiser, mesh)
+    denoiser, params = build.abstract_model(config, size)
     return doctor.examine(
         denoiser,
         params,

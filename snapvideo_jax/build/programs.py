@@ -118,6 +118,13 @@ def abstract_params(config: Config, denoiser: Denoiser, mesh: Mesh) -> Params:
     return _with_shardings(params, rules.shardings(params, mesh))
 
 
+def abstract_model(config: Config, vocabulary_size: int) -> tuple[Denoiser, Params]:
+    """Returns a denoiser to count with, and its abstract parameters, on one device."""
+    mesh = counting_mesh()
+    denoiser = make_denoiser(config, vocabulary_size, mesh)
+    return denoiser, abstract_params(config, denoiser, mesh)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainProgram:
     """A run's programs: `init()` -> state, `step(state, batch)` -> state, metrics.

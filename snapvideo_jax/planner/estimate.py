@@ -30,9 +30,7 @@ class Count(NamedTuple):
 
 def count(config: Config) -> Count:
     """Counts the network's size and work from shapes alone; a text encoder is not counted."""
-    mesh = build.counting_mesh()
-    denoiser = build.denoiser(config, vocabulary_size=1, mesh=mesh)
-    params = build.abstract_params(config, denoiser, mesh)
+    denoiser, params = build.abstract_model(config, vocabulary_size=1)
     inputs = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(config)), params)
     flops = cost.flops(denoiser.F, params, *inputs)
     return Count(cost.parameters(params["network"]), flops)

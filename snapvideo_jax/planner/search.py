@@ -73,9 +73,7 @@ def candidates(config: Config, slice: Sequence[jax.Device]) -> list[Candidate]:
     ConfigError if there are none.
     """
     chip, limit = chips.tpu(slice[0].device_kind), topology.memory(slice[0])
-    mesh = build.counting_mesh()
-    denoiser = build.denoiser(config, programs.VOCABULARY, mesh)
-    params = build.abstract_params(config, denoiser, mesh)
+    denoiser, params = build.abstract_model(config, programs.VOCABULARY)
     per_video = profiles(config, slice[0])
     layouts_that_fit = []
     for sizes, accumulate in layouts(config, len(slice)):
