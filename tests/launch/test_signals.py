@@ -49,9 +49,12 @@ entry.run(main)
 """
 
 
+@pytest.fixture(autouse=True)
 def hear_interrupts():
-    """Undoes what a shell does to commands in the background, which ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Undoes what a shell does to commands in the background: they and theirs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # not inherited, ignoring is
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def send(number, command, line, seconds=0.0):
@@ -61,7 +64,6 @@ def send(number, command, line, seconds=0.0):
     """
     pipe = subprocess.PIPE
     options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe)
-    options["preexec_fn"] = hear_interrupts
     with subprocess.Popen([sys.executable, *command], **options) as process:
         limit = threading.Timer(300, process.kill)
         limit.start()
@@ -108,7 +110,6 @@ def test_imports_end_with_the_same_word(tmp_path):
     command = ["-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import slow"]
     pipe = subprocess.PIPE
     options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
-    options["preexec_fn"] = hear_interrupts
     with subprocess.Popen([sys.executable, *command], **options) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
