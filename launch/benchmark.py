@@ -105,10 +105,10 @@ def predicted_rows(cases: list[programs.Case]) -> list[Row]:
 
 def request_of_flags(num_devices: int) -> measure.Request:
     """Returns what to measure; raises ConfigError for what cannot be."""
-    if TOPOLOGY.value and (DEVICES.value or SWEEP.value):
-        raise ConfigError(
-            "--topology predicts for one slice: it goes without --devices and --sweep"
-        )
+    if TOPOLOGY.value:
+        entry.refuse_unread("measuring here, without --topology", DEVICES, SWEEP, REPEATS)
+    if not SWEEP.value:
+        entry.refuse_unread("--sweep", MAX_BATCH)
     unknown = set(MODES.value) - set(programs.MODES)
     if unknown or not MODES.value:
         raise ConfigError(

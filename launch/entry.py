@@ -1,8 +1,10 @@
 """What all commands share: flags, the config, and run(), which ends each with its exit code."""
 
+import difflib
 import gc
 import os
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from launch import cluster, screen, signals
@@ -30,6 +33,8 @@ CONFIG_ERRORS = (
     ValueError,
 )
 ABSENT = re.compile(r"flag --(\w+)=None: Flag --\1 must have a value other than None\.")  # absl's
+CONFIG_FLAG = re.compile(r"--?config(?:\.([\w.]+))?=(.*)", re.DOTALL)
+DEFAULT_CONFIG = "configs/shapes.py"
 SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")  # of a config
 
 
@@ -38,12 +43,12 @@ def define_config() -> None:
     try:
         config_flags.DEFINE_config_file(
             "config",
-            "configs/shapes.py",
+            DEFAULT_CONFIG,
             "Configuration file; its fields are flags.",
             lock_config=True,
         )
-    except CONFIG_ERRORS as error:  # of fields that stand without a file
-        _exit(ConfigError(f"flags: {screen.one_line(error)}"))
+    except CONFIG_ERRORS as error:  # of fields, which are looked up here
+        _refuse(error, _config_mistake(sys.argv))
     _show_in_help("config")
 
 
@@ -53,6 +58,16 @@ def define_folder(name: str, text: str) -> flags.FlagHolder[str]:
     flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
     _show_in_help(name)
     return flag
+
+
+def refuse_unread(needs: str, *holders: flags.FlagHolder) -> None:
+    """Raises ConfigError where one of `holders` was given, since nothing would read it.
+
+    needs: what a flag needs to be read, for the message.
+    """
+    for holder in holders:
+        if flags.FLAGS[holder.name].present:
+            raise ConfigError(f"--{holder.name} does nothing here: it needs {needs}")
 
 
 def _show_in_help(name: str) -> None:
@@ -120,11 +135,46 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except SystemExit:  # absl's, after --help
         sys.exit(0)
     except CONFIG_ERRORS as error:
-        line = ABSENT.sub(r"--\1 is required", screen.one_line(error))
-        _exit(ConfigError(f"flags: {line}"))
+        _refuse(error, _config_mistake(argv) if "config" in flags.FLAGS else None)
     if len(rest) > 1:
         _exit(ConfigError(f"unexpected argument {rest[1]!r}; flags start with -- (see --help)"))
     return rest
+
+
+def _refuse(error: Exception, mistake: str | None) -> NoReturn:
+    """Ends the command with one line about its flags: `mistake`, or what `error` says."""
+    line = ABSENT.sub(r"--\1 is required", screen.one_line(error))
+    _exit(ConfigError(mistake or f"flags: {line}"))
+
+
+def _config_mistake(argv: Sequence[str]) -> str | None:
+    """Says which file or field of a config there is not, in better words than its library's.
+
+    Returns None if all are there, and the mistake is another one.
+    """
+    words = " ".join(argv).replace("--config ", "--config=").split(" ")
+    matches = [CONFIG_FLAG.fullmatch(word) for word in words]
+    values = {match[1] or "": match[2] for match in matches if match}
+    path = values.pop("", DEFAULT_CONFIG)
+    file, colon, argument = path.partition(":")
+    if not Path(file).is_file():
+        return f"--config={path}: there is no file {file!r}; start from configs/base.py"
+    try:  # not by load_config, which would read the fields of sys.argv too
+        config = runpy.run_path(file)["get_config"](*[argument] if colon else [])
+    except CONFIG_ERRORS:
+        return None
+    for field in values:
+        *sections, name = field.split(".")
+        place: Any = config
+        for depth, section in enumerate([*sections, name]):
+            names = list(place) if isinstance(place, ConfigDict) else []
+            if section not in names:
+                here = ".".join(["config", *sections[:depth]])
+                nearest = difflib.get_close_matches(section, names, n=1, cutoff=0)
+                hint = f"; the nearest is {nearest[0]}" if nearest else ""
+                return f"--config.{field}: {here} has no field {section}{hint}"
+            place = place[section]
+    return None
 
 
 def _guarded(main: Callable[[], None]) -> None:

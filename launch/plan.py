@@ -59,7 +59,7 @@ from snapvideo_jax.planner import (
     search_table,
     topology,
 )
-from snapvideo_jax.planner.units import size_text
+from snapvideo_jax.units import size_text
 
 entry.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
@@ -82,8 +82,17 @@ def run() -> None:
     """Prints what the flags name: a count, a diagnosis or a plan."""
     if SEARCH.value and TOPOLOGY.value in (None, "measure"):
         raise ConfigError("--search needs the slice to search on: --topology=v5p-64")
-    if not COUNT.value and not DOCTOR.value and not TOPOLOGY.value:
+    answers = sum(map(bool, (COUNT.value, DOCTOR.value, TOPOLOGY.value)))
+    if not answers:
         raise ConfigError("say what to plan: --count, --doctor or --topology=SLICE")
+    if answers > 1:
+        entry.refuse_unread("one answer: --count, --doctor or --topology=SLICE alone", JSON)
+    if not DOCTOR.value:
+        entry.refuse_unread("--doctor", DEVICES)
+    if not SEARCH.value:
+        entry.refuse_unread("--search", CANDIDATES)
+    if not TOPOLOGY.value or SEARCH.value:
+        entry.refuse_unread("--topology=SLICE without --search", PROGRAM)
     config = plannable(flags.FLAGS.config)
     if COUNT.value:
         count = estimate.count(config)._asdict()

@@ -107,6 +107,7 @@ WIDTH = flags.DEFINE_integer("source_width", None, "As --source_height.", lower_
 
 def run() -> None:
     """Makes the videos that the flags ask for."""
+    check_flags()
     work = output_folder.work_list(prompts(), SEED.value, NUM.value)
     stages = load()
     share = share_of_job(stages)
@@ -155,8 +156,25 @@ def share_of_job(stages: Sequence[Stage]) -> output_folder.WorkShare:
     return output_folder.WorkShare(shard.index, shard.count, writes=shard.owner)
 
 
+def check_flags() -> None:
+    """Raises ConfigError for flags that exclude each other, or that nothing would read."""
+    if INIT_IMAGE.value and INIT_VIDEO.value:
+        raise ConfigError("give --init_image or --init_video, not both")
+    if (DURATION.value is None) != (FRAME_RATES.value is None):
+        raise ConfigError(
+            "a long video needs both --duration=SECONDS and --frame_rates=LOW,..,HIGH"
+        )
+    if not INIT_VIDEO.value:
+        entry.refuse_unread("--init_video=FILE", KNOWN)
+    if not UPSAMPLER.value:
+        of_upsampler = UPSAMPLER_STEP, UPSAMPLER_STEPS, UPSAMPLER_GUIDANCE, AUGMENTATION
+        entry.refuse_unread("--upsampler=FOLDER", *of_upsampler)
+    if FRAME_RATES.value is not None:
+        entry.refuse_unread("a short video; a long one has --frame_rates", FRAME_RATE)
+
+
 def prompts() -> list[str]:
-    """Returns those of --prompt, then those of the file; ConfigError for flags that do not fit."""
+    """Returns those of --prompt, then those of the file; ConfigError if there are none."""
     if SEED.value + NUM.value > 2**31:
         raise ConfigError(f"--seed={SEED.value} is too large; the last seed must be below 2**31")
     from_file = output_folder.read_prompts(PROMPTS.value) if PROMPTS.value else []
@@ -180,19 +198,27 @@ def load() -> list[Stage]:
         S_churn=CHURN.value,
     )
     first = dataclasses.replace(first, span=span, known=known(first, span))
-    if NEGATIVE.value is not None and not first.settings.guidance:
-        raise ConfigError("--negative_prompt acts by guidance, which is 0; give --guidance=W too")
-    if not UPSAMPLER.value:
-        return [first]
+    if not first.settings.guidance:
+        entry.refuse_unread("--guidance=W above 0", NEGATIVE, OSCILLATE)
+    stages = [first]
+    if UPSAMPLER.value:
+        stages.append(upsampler_stage(first))
+    if all(stage.trained.denoiser.text_encoder is not None for stage in stages):
+        entry.refuse_unread("a model that was trained on stored text states", T5)
+    return stages
+
+
+def upsampler_stage(first: Stage) -> Stage:
+    """Loads the upsampler, which makes videos as long and as fast as the first stage's."""
     second = stage(
-        UPSAMPLER.value,
+        str(UPSAMPLER.value),
         UPSAMPLER_STEP.value,
         steps=UPSAMPLER_STEPS.value,
         guidance=UPSAMPLER_GUIDANCE.value,
         augmentation=AUGMENTATION.value,
         frame_rate=first.settings.frame_rate,
     )
-    return [first, dataclasses.replace(second, span=span)]
+    return dataclasses.replace(second, span=first.span)
 
 
 def stage(folder: str, step: int | None, **changes: Any) -> Stage:
@@ -214,21 +240,14 @@ def stage(folder: str, step: int | None, **changes: Any) -> Stage:
 
 def long_span() -> Span | None:
     """Returns the span of a long video; None for a short one."""
-    duration, rates = DURATION.value, FRAME_RATES.value
-    if duration is None and rates is None:
+    if DURATION.value is None or FRAME_RATES.value is None:
         return None
-    if duration is None or rates is None:
-        raise ConfigError(
-            "a long video needs both --duration=SECONDS and --frame_rates=LOW,..,HIGH"
-        )
-    return Span(duration, tuple(rates))
+    return Span(DURATION.value, tuple(FRAME_RATES.value))
 
 
 def known(first: Stage, span: Span | None) -> KnownFrames | None:
     """Reads the frames of --init_image or --init_video, of as many as a sample has."""
     image, clip = INIT_IMAGE.value, INIT_VIDEO.value
-    if image and clip:
-        raise ConfigError("give --init_image or --init_video, not both")
     num_frames, height, width = first.trained.denoiser.video_shape
     size = {"frames": span.frames if span else num_frames, "height": height, "width": width}
     if image:

@@ -8,7 +8,7 @@ import jax
 
 from snapvideo_jax.errors import Preempted, Stopped, UserError
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.training.telemetry import duration
+from snapvideo_jax.units import duration
 
 
 def speaks() -> bool:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
-from snapvideo_jax.diffusion import augmentation, edm
+from snapvideo_jax.diffusion import edm
+from snapvideo_jax.diffusion.augmentation import corrupt, resize
 from snapvideo_jax.models.conditioning import Conditions
 
 Params = Any
@@ -26,7 +27,7 @@ class Denoiser:
 
     text_encoder is None where batches carry stored states (`text`) instead of ids (`text_ids`).
     pad_rows: rows of value 0 under the picture that make its height fit the network.
-    low_res: (height, width) in pixels of the stage before; None for a first stage.
+    low_res_size: (height, width) in pixels of the stage before; None for a first stage.
     image_sigma_in: of images in training, all frames of which then share one noise, so that T
     frames say no more than one (Table 3); 0: images are videos.
     """
@@ -36,7 +37,7 @@ class Denoiser:
     sigma_data: float
     sigma_in: float
     pad_rows: int
-    low_res: tuple[int, int] | None = None
+    low_res_size: tuple[int, int] | None = None
     image_sigma_in: float = 0.0
 
     @property
@@ -79,7 +80,7 @@ class Denoiser:
         """Returns `batch` as `F` reads it, without noise: to initialize, and to count work."""
         conditions, x = self.conditions(params, batch), self.encode(batch["video"])
         log_sigma = jnp.zeros(x.shape[0])
-        if self.low_res is not None:
+        if self.low_res_size is not None:
             low_res = self.shrink(x)
             conditions = self.with_low_res(conditions, low_res, log_sigma, low_res)
         return x, log_sigma, conditions, self.no_latents(x.shape[0])
@@ -112,18 +113,21 @@ class Denoiser:
         self,
         conditions: Conditions,
         low_res: Float[Array, "B T h w 3"],
-        level: Float[Array, " B"],
+        augmentation: Float[Array, " B"],
         eps: Float[Array, "B T h w 3"],
     ) -> Conditions:
-        """Adds to an upsampler's conditions the stage before, noised at `level`, then enlarged."""
-        noised = augmentation.corrupt(low_res, level, eps)
-        enlarged = self.pad(augmentation.resize(noised, self.video_shape[1:]))
-        return dataclasses.replace(conditions, low_res=enlarged, augmentation=level)
+        """Adds to an upsampler's conditions the stage before, noised, then enlarged (paper 3.5).
+
+        augmentation: the level of that noise, from 0 to 1.
+        """
+        noised = corrupt(low_res, augmentation, eps)
+        enlarged = self.pad(resize(noised, self.video_shape[1:]))
+        return dataclasses.replace(conditions, low_res=enlarged, augmentation=augmentation)
 
     def shrink(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B T h w 3"]:
         """Shrinks x (padded) to the low resolution, which an upsampler learns to invert."""
-        assert self.low_res is not None, "a first stage has no low resolution"
-        return augmentation.resize(self.crop(x), self.low_res)
+        assert self.low_res_size is not None, "a first stage has no low resolution"
+        return resize(self.crop(x), self.low_res_size)
 
     def no_latents(self, batch_size: int) -> Latents:
         """Returns the latents before the first evaluation: zeros, or () for a network without."""

@@ -76,7 +76,7 @@ class KnownFrames(NamedTuple):
 
 
 # What a sampler reads: all that a batch of training holds but the video, and
-#   stream      int32 [B], tells draws of one seed apart;
+#   window      int32 [B], 0 for short videos, the window's number in long ones;
 #   low_res     uint8 [B, T, h, w, 3], what an upsampler enlarges;
 #   negative    the text entries of a batch, in the place of no text in guidance;
 #   known       uint8 [B, T, H, W, 3] and known_mask [B, T], frames to keep.
@@ -84,31 +84,31 @@ Request = dict[str, Any]
 
 
 class Streams(NamedTuple):
-    """The random numbers of each sample: functions of its seed, its stream and a name.
+    """The random numbers of each sample: functions of its seed, its window and a name.
 
     So the batch around a sample does not change its noise.
     """
 
     seeds: Int[Array, " B"]
-    stream: Int[Array, " B"]  # 0 for short videos, the window's number in long ones
+    window: Int[Array, " B"]
 
     def normal(
         self, name: str, shape: tuple[int, ...], step: Int[Array, ""] | int = 0
     ) -> Float[Array, "B ..."]:
         """Draws unit noise of `shape` for each sample."""
 
-        def draw(seed, stream):
-            key = keys.streams(seed, stream, (name,))[name]
+        def draw(seed, window):
+            key = keys.streams(seed, window, (name,))[name]
             return jax.random.normal(jax.random.fold_in(key, step), shape)
 
-        return jax.vmap(draw)(self.seeds, self.stream)
+        return jax.vmap(draw)(self.seeds, self.window)
 
 
 def start(
     denoiser: Denoiser, settings: SamplerSettings, request: Request, seeds: Int[Array, " B"]
 ) -> sampler.SamplerState:
     """Draws the noise that sampling starts from, with the known frames in it."""
-    streams = Streams(seeds, request["stream"])
+    streams = Streams(seeds, request["window"])
     x = settings.sigma_max * streams.normal("x", denoiser.x_shape)
     if "known" in request:
         known = _known(denoiser, request, streams)
@@ -125,7 +125,7 @@ def sampler_inputs(
     seeds: Int[Array, " B"],
 ) -> sampler.SamplerInputs:
     """Returns the guided denoiser, its weights at each step, the grid and the churn."""
-    streams = Streams(seeds, request["stream"])
+    streams = Streams(seeds, request["window"])
     conditions, uncond = _conditions(denoiser, settings, params, request, streams)
     D = functools.partial(denoiser.D, params)
     known = _known(denoiser, request, streams) if "known" in request else None
@@ -182,11 +182,11 @@ def _conditions(
 ) -> tuple[Conditions, Conditions | None]:
     """Returns what D is conditioned on, and what guidance leads away from, if there is any."""
     conditions = denoiser.conditions(params, request)
-    if denoiser.low_res is not None:
-        x = edm.from_pixels(request["low_res"])
-        levels = jnp.full(len(x), settings.augmentation)
-        eps = streams.normal("low_res", x.shape[1:])
-        conditions = denoiser.with_low_res(conditions, x, levels, eps)
+    if denoiser.low_res_size is not None:
+        low_res = edm.from_pixels(request["low_res"])
+        augmentation = jnp.full(len(low_res), settings.augmentation)
+        eps = streams.normal("low_res", low_res.shape[1:])
+        conditions = denoiser.with_low_res(conditions, low_res, augmentation, eps)
     uncond = None
     if settings.guidance and "negative" in request:
         negative = denoiser.conditions(params, request | request["negative"])

@@ -193,13 +193,10 @@ def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
 
 def _first_state(run: Run) -> TrainState:
     """Restores the newest verified checkpoint, or makes a fresh state where there is none."""
-    program, log = run.program, run.log
-
-    def abstract(saved: dict) -> TrainState:
+    program, log, folder = run.program, run.log, run.workdir / "checkpoints"
+    if saved := checkpoint.newest_meta(folder):
         resume.check_same_experiment(run.workdir, saved, run.meta)
-        return program.abstract_state
-
-    restored = checkpoint.restore_newest(run.workdir / "checkpoints", abstract, log)
+    restored = checkpoint.restore_newest(folder, program.abstract_state, log)
     log(telemetry.parameter_summary(program.abstract_state.params))
     axes = " ".join(f"{axis}={size}" for axis, size in program.mesh.shape.items() if size > 1)
     devices = f"{program.mesh.size} {jax.devices()[0].platform} device(s) {axes}".rstrip()

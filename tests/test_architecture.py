@@ -15,9 +15,9 @@ PACKAGE = ROOT / "snapvideo_jax"
 ROOMS = (
     "train", "benchmark", "planner", "evaluation", "sampling", "export", "build", "training",
     "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
-    "storage", "trees", "keys", "errors",
+    "storage", "trees", "keys", "units", "errors",
 )  # fmt: skip
-GROUND = {"errors", "keys", "storage", "trees"}
+GROUND = {"errors", "keys", "storage", "trees", "units"}
 # room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
     "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "storage": set(),
     "trees": set(),
     "keys": set(),
+    "units": set(),
     "errors": set(),
 }  # fmt: skip
 ONLY_IN = {

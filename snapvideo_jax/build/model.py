@@ -83,6 +83,6 @@ def denoiser(config: Config, vocabulary_size: int, mesh: Mesh) -> Denoiser:
         sigma_data=diffusion.sigma_data,
         sigma_in=diffusion.sigma_in,
         pad_rows=config.data.pad_rows,
-        low_res=tuple(config.data.low_res) or None,
+        low_res_size=tuple(config.data.low_res) or None,
         image_sigma_in=diffusion.image_sigma_in,
     )

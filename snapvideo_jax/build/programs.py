@@ -259,9 +259,9 @@ def sampler_arguments(config: Config, program: SamplerProgram) -> SamplerArgumen
     denoiser, mesh, B = program.denoiser, program.mesh, config.training.batch_size
     rows = meshes.batch_sharding(mesh)
     request = {name: leaf for name, leaf in abstract_batch(config).items() if name != "video"}
-    request["stream"] = jax.ShapeDtypeStruct((B,), np.int32)
-    if denoiser.low_res is not None:
-        video = (B, denoiser.video_shape[0], *denoiser.low_res, 3)
+    request["window"] = jax.ShapeDtypeStruct((B,), np.int32)
+    if denoiser.low_res_size is not None:
+        video = (B, denoiser.video_shape[0], *denoiser.low_res_size, 3)
         request["low_res"] = jax.ShapeDtypeStruct(video, np.uint8)
     request = _with_shardings(request, dict.fromkeys(request, rows))
     seeds = jax.ShapeDtypeStruct((B,), np.int32, sharding=rows)

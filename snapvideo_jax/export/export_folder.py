@@ -10,7 +10,7 @@ What is in the folder:
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import DataError, StorageError, UserError
+from snapvideo_jax.errors import DataError, StorageError
 from snapvideo_jax.files import safetensors
 from snapvideo_jax.training import checkpoint
 from snapvideo_jax.trees import leaves_by_name, path_name
@@ -139,31 +139,6 @@ def load_params(folder: str | Path, abstract: Any) -> Any:
         return array
 
     return jax.tree_util.tree_map_with_path(place, abstract)
-
-
-def load(folder: str | Path, abstract: Callable[[dict], Any]) -> checkpoint.Restored:
-    """Loads an exported folder as checkpoint.restore_newest does: the state is {"ema": parameters}.
-
-    Args:
-        folder: an exported one.
-        abstract: {"config", "step"} -> {"ema": the tree that `load_params` takes}.
-
-    Raises:
-        DataError: as `load_params`, or the config in the folder does not describe a model.
-    """
-    exported = read(folder)
-    meta = {"config": exported.config, "step": exported.step}
-    try:
-        params = abstract(meta)["ema"]
-    except UserError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{folder}/config.json does not describe a model of this version ({reason}); export "
-            "the run again"
-        ) from error
-    return checkpoint.Restored(exported.step, {"ema": load_params(folder, params)}, meta)
 
 
 def _content(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.parallel.mesh import AnyMesh
 from snapvideo_jax.planner.doctor import COPIES, Diagnosis, Placement, splitting_axes
-from snapvideo_jax.planner.units import size_text
+from snapvideo_jax.units import size_text
 
 WIDTH = 120
 STACK = "network/blocks"  # where nn.scan stacks the parameters of FIT's blocks along axis 0

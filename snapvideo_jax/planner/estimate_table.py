@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from snapvideo_jax.parallel import chips
 from snapvideo_jax.planner import predict, topology
 from snapvideo_jax.planner.estimate import Estimate
-from snapvideo_jax.planner.units import (
+from snapvideo_jax.units import (
     flops_text,
     number_text,
     percent_text,

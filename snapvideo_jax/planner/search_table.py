@@ -8,7 +8,7 @@ from snapvideo_jax.planner import estimate_table
 from snapvideo_jax.planner.estimate import Estimate
 from snapvideo_jax.planner.estimate_table import ALIKE, axes_text
 from snapvideo_jax.planner.search import Candidate, is_plain
-from snapvideo_jax.planner.units import percent_text, size_text, time_text
+from snapvideo_jax.units import percent_text, size_text, time_text
 
 Ranking = Sequence[tuple[Candidate, Estimate]]
 

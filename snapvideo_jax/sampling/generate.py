@@ -6,19 +6,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Int32, UInt8
 from PIL import Image
 
 from snapvideo_jax import build
-from snapvideo_jax.denoiser import Denoiser
+from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.files import video
-from snapvideo_jax.generator import KnownFrames, SamplerSettings
+from snapvideo_jax.generator import KnownFrames, Request, SamplerSettings
 from snapvideo_jax.parallel import batches
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.sampling.trained import Trained
 
-REPORTS = 16  # parts of a sampler's evaluations, after each of which progress is reported
+REPORTS = 16  # parts of a sampler's evaluations; after each, progress is reported
 
 Progress = Callable[[int, int], None]  # (how many are done, of how many)
 
@@ -58,7 +58,7 @@ def generate(
     negative: str | None = None,
     source_size: tuple[int, int] | None = None,
     known: KnownFrames | None = None,
-    stream: int = 0,
+    window: int = 0,
     progress: Progress = silent,
     evaluation_progress: Progress = silent,
 ) -> UInt8[np.ndarray, "N T H W 3"]:
@@ -79,7 +79,7 @@ def generate(
         source_size: (height, width) in pixels that the network reads, 0 where unknown; None: the
             size of the model's videos.
         known: frames that come out as they went in.
-        stream: of each seed, for further videos of the same seeds.
+        window: of a long video; each draws other noise from the same seeds.
         progress: called with the videos done, of all.
         evaluation_progress: called on the way through each batch, not at its end.
 
@@ -95,34 +95,56 @@ def generate(
     program = build.sampler_program(denoiser, mesh, dataclasses.replace(settings, frame_rate=0.0))
     shard = batches.shard(mesh)
     batch_size = -(-batch_size // shard.rows) * shard.rows
-    total = batch_size // shard.rows * meshes.ways(mesh, meshes.BATCH_AXES)
+    global_batch_size = batch_size // shard.rows * meshes.ways(mesh, meshes.BATCH_AXES)
     size = source_size or denoiser.video_shape[1:]
     videos = []
-    for start in range(0, len(prompts), batch_size):
-        rows = [min(start + i, len(prompts) - 1) for i in range(batch_size)]
-        texts = [prompts[row] for row in rows]
-        entries = request(texts, trained.text, settings.frame_interval, size, negative)
-        entries["stream"] = np.full(batch_size, stream, np.int32)
+    for done in range(0, len(prompts), batch_size):
+        # The last batch is filled up with repetitions of the last prompt.
+        rows = [min(done + i, len(prompts) - 1) for i in range(batch_size)]
+        entries = request(
+            [prompts[row] for row in rows],
+            trained.text,
+            settings.frame_interval,
+            size,
+            negative,
+        )
+        entries["window"] = np.full(batch_size, window, np.int32)
         if low_res is not None:
             entries["low_res"] = low_res[rows]
         if known is not None:
             shape = (len(prompts), *known.video.shape[1:])
             entries["known"] = np.broadcast_to(known.video, shape)[rows]
             entries["known_mask"] = np.tile(known.mask, (batch_size, 1))
-        local = entries, np.array([seeds[row] for row in rows], np.int32)
-        entries, seed_rows = _global(local, total, meshes.batch_sharding(mesh))
-
-        state, done = program.start(entries, seed_rows), None
-        length = -(-program.num_evaluations // REPORTS)
-        for first in range(0, program.num_evaluations, length):
-            before, last = done, min(first + length, program.num_evaluations)
-            place = np.int32(first), np.int32(last)
-            state, done = program.advance(trained.params, entries, seed_rows, state, *place)
-            if before is not None:  # the devices go on while the host waits for what came before
-                evaluation_progress(int(before), program.num_evaluations)
-        videos.append(_local_rows(program.finish(state))[: len(prompts) - start])
-        progress(min(start + batch_size, len(prompts)), len(prompts))
+        seed_rows = np.array([seeds[row] for row in rows], np.int32)
+        inputs = _global((entries, seed_rows), global_batch_size, meshes.batch_sharding(mesh))
+        batch = _sample_batch(program, trained.params, *inputs, progress=evaluation_progress)
+        videos.append(_local_rows(batch)[: len(prompts) - done])
+        progress(min(done + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)
+
+
+def _sample_batch(
+    program: build.SamplerProgram,
+    params: Params,
+    batch: Request,
+    seeds: Int32[Array, " B"],
+    progress: Progress,
+) -> UInt8[Array, "B T H W 3"]:
+    """Runs the sampler in `REPORTS` parts, so that it can say how far it is.
+
+    The devices go on with a part while the host waits for the one before.
+    """
+    N = program.num_evaluations
+    length, state, finished = -(-N // REPORTS), program.start(batch, seeds), None
+    for first in range(0, N, length):
+        last = min(first + length, N)
+        state, reached = program.advance(
+            params, batch, seeds, state, np.int32(first), np.int32(last)
+        )
+        if finished is not None:
+            progress(int(finished), N)
+        finished = reached
+    return program.finish(state)
 
 
 def sample_sheet(
@@ -148,15 +170,15 @@ def _local_rows(batch: UInt8[Array, "B ..."]) -> UInt8[np.ndarray, "b ..."]:
 
 def _check_low_res(denoiser: Denoiser, low_res: np.ndarray | None) -> None:
     """Raises ConfigError where videos of the stage before are missing, superfluous or misfits."""
-    if denoiser.low_res is None and low_res is None:
+    if denoiser.low_res_size is None and low_res is None:
         return
-    if denoiser.low_res is None or low_res is None:
+    if denoiser.low_res_size is None or low_res is None:
         upsampler = "an upsampler: it needs a first stage's videos"
-        kind = "a first stage" if denoiser.low_res is None else upsampler
+        kind = "a first stage" if denoiser.low_res_size is None else upsampler
         raise ConfigError(
             f"this checkpoint is {kind}; use --checkpoint=STAGE1 --upsampler=UPSAMPLER"
         )
-    expected = (denoiser.video_shape[0], *denoiser.low_res)
+    expected = (denoiser.video_shape[0], *denoiser.low_res_size)
     if low_res.shape[1:4] != expected:
         raise ConfigError(
             f"the upsampler enlarges videos of {expected} (frames, height, width), and the first "

@@ -44,8 +44,8 @@ def generate_long(
 ) -> UInt8[np.ndarray, "N S H W 3"]:
     """Makes one video of `span` a prompt, window by window.
 
-    Window i of a sample draws its noise from stream i of the sample's seed, so neither batches nor
-    hosts change it.
+    The noise of window i is a function of the sample's seed and i, so neither batches nor hosts
+    change it.
 
     Args:
         trained, settings, prompts, seeds, batch_size: as for `generate`.
@@ -78,7 +78,7 @@ def generate_long(
                 batch_size,
                 low_res=None if low_res is None else low_res[:, frames],
                 known=before if before.mask.any() else None,
-                stream=i,
+                window=i,
                 **options,
             )
             done[frames] = True

@@ -1,9 +1,9 @@
 """The EMA of a run or of an exported folder, with all that sampling needs beside it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
-from snapvideo_jax.errors import DataError, StorageError
+from snapvideo_jax.errors import DataError, StorageError, UserError
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.sampling import prompt_encoder
 from snapvideo_jax.training import checkpoint
@@ -55,25 +55,63 @@ def load(
         StorageError: there is no checkpoint, or none is whole.
         DataError: the text encoder is missing or another one.
     """
-    model: dict[str, Any] = {}
+    if exported := export_folder.is_export(workdir):
+        meta = export_folder.read(workdir)._asdict()
+        if step not in (None, meta["step"]):
+            raise StorageError(f"{workdir} is an export of step {meta['step']}, not of {step}")
+    elif step is not None:
+        meta = checkpoint.step_meta(workdir / "checkpoints", step)
+    else:
+        meta = checkpoint.newest_meta(workdir / "checkpoints")
+    if meta is None:
+        raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
 
-    def abstract(meta: dict) -> dict[str, Params]:
+    with _describing_model(workdir):
         config = ConfigDict(meta["config"])
         mesh, text = build.mesh_of_run(config), _text(config, workdir, t5, meta)
         denoiser = build.denoiser(config, text.vocabulary_size, mesh)
-        model.update(config=config, mesh=mesh, text=text, denoiser=denoiser)
-        return {"ema": build.abstract_params(config, denoiser, mesh)}
+        abstract_params = build.abstract_params(config, denoiser, mesh)
 
-    folder = workdir / "checkpoints"
-    if export_folder.is_export(workdir):
-        restored = export_folder.load(workdir, abstract)
-    elif step is not None:
+    if exported:
+        number, params = meta["step"], export_folder.load_params(workdir, abstract_params)
+    else:
+        number, params = _restore(workdir / "checkpoints", step, abstract_params, log)
+    return Trained(
+        config=config,
+        step=number,
+        denoiser=denoiser,
+        mesh=mesh,
+        text=text,
+        params=params,
+    )
+
+
+def _restore(
+    folder: Path, step: int | None, abstract_params: Params, log: Callable[[str], None]
+) -> tuple[int, Params]:
+    """Returns the step and the EMA of the checkpoint of `step`, or of the newest one."""
+    abstract = {"ema": abstract_params}
+    if step is not None:
         restored = checkpoint.restore_step(folder, step, abstract)
     else:
         restored = checkpoint.restore_newest(folder, abstract, log)
-    if restored is None:
-        raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
-    return Trained(step=restored.step, params=restored.state["ema"], **model)
+    assert restored is not None, "there are checkpoints, since their meta data were read"
+    return restored.step, restored.state["ema"]
+
+
+@contextlib.contextmanager
+def _describing_model(folder: Path) -> Iterator[None]:
+    """Raises DataError where the config in `folder` does not describe a model."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"the config in {folder} does not describe a model of this version ({reason}); train "
+            "or export the run again"
+        ) from error
 
 
 def _text(config: Config, workdir: Path, t5: Path | None, meta: dict) -> build.Text:

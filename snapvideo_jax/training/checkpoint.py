@@ -27,11 +27,10 @@ FORMAT = 1
 
 
 class Restored(NamedTuple):
-    """A verified checkpoint: its step, its state (or part of one), and what was saved beside it."""
+    """A verified checkpoint: its step, and its state or part of one."""
 
     step: int
     state: Any
-    meta: dict
 
 
 def digest(leaf: jax.Array) -> jax.Array:
@@ -123,30 +122,56 @@ class Checkpoints:
         return self._folder / f"bad-{step}-{n}"
 
 
-def restore_step(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
-    """Restores the checkpoint of `step` (see `restore_newest`).
+def newest_meta(folder: Path) -> dict | None:
+    """Reads what the newest checkpoint was saved with, or returns None if `folder` holds no step.
 
-    Raises StorageError if it is not there or not whole.
+    Its arrays are not looked at. Raises StorageError if steps exist and none can be read.
+    """
+    reasons = []
+    for step in hosts.broadcast(lambda: step_folders(folder)):
+        try:
+            return hosts.broadcast(lambda step=step: _read_meta(folder, step), _Broken)
+        except _Broken as reason:
+            reasons.append(f"checkpoint {step} {reason}")
+    if reasons:
+        raise _no_usable(folder, reasons)
+    return None
+
+
+def step_meta(folder: Path, step: int) -> dict:
+    """Reads what the checkpoint of `step` was saved with.
+
+    Raises StorageError if it is not there or cannot be read.
     """
     steps = hosts.broadcast(lambda: step_folders(folder))
     if step not in steps:
         there = ", ".join(map(str, reversed(steps))) or "none"
         raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
     try:
-        return _restore(folder / str(step), step, abstract)
+        return hosts.broadcast(lambda: _read_meta(folder, step), _Broken)
     except _Broken as reason:
         raise StorageError(f"{folder}: checkpoint {step} {reason}") from reason
 
 
-def restore_newest(
-    folder: Path, abstract: Callable[[dict], Any], log: Callable[[str], None]
-) -> Restored | None:
+def restore_step(folder: Path, step: int, abstract: Any) -> Restored:
+    """Restores the tree `abstract` from the checkpoint of `step` (see `restore_newest`).
+
+    Raises StorageError if it is not there or not whole.
+    """
+    step_meta(folder, step)
+    try:
+        return _restore(folder, step, abstract)
+    except _Broken as reason:
+        raise StorageError(f"{folder}: checkpoint {step} {reason}") from reason
+
+
+def restore_newest(folder: Path, abstract: Any, log: Callable[[str], None]) -> Restored | None:
     """Restores the newest checkpoint that verifies; returns None if `folder` holds no step at all.
 
     Args:
         folder: the checkpoints' folder.
-        abstract: what was saved beside the state -> the tree to restore, shapes, dtypes and
-            shardings; a part of the saved tree restores that part alone.
+        abstract: the tree to restore, with shapes, dtypes and shardings; a part of the saved tree
+            restores that part alone.
         log: called with a line for each step that is passed over, and why.
 
     Raises:
@@ -155,30 +180,34 @@ def restore_newest(
     reasons = []
     for step in hosts.broadcast(lambda: step_folders(folder)):
         try:
-            return _restore(folder / str(step), step, abstract)
+            return _restore(folder, step, abstract)
         except _Broken as reason:
             reasons.append(f"checkpoint {step} {reason}")
             log(f"ignoring {reasons[-1]}")
     if reasons:
-        raise StorageError(f"no usable checkpoint in {folder}: {'; '.join(reasons)}")
+        raise _no_usable(folder, reasons)
     return None
+
+
+def _no_usable(folder: Path, reasons: list[str]) -> StorageError:
+    return StorageError(f"no usable checkpoint in {folder}: {'; '.join(reasons)}")
 
 
 class _Broken(Exception):
     """Why a step's folder cannot be used."""
 
 
-def _restore(folder: Path, step: int, abstract: Callable[[dict], Any]) -> Restored:
-    meta = hosts.broadcast(lambda: read_meta(folder), _Broken)
-    tree = abstract(meta)
-    missing = [name for name in leaves_by_name(tree) if name not in meta["digests"]]
+def _restore(folder: Path, step: int, abstract: Any) -> Restored:
+    meta = hosts.broadcast(lambda: _read_meta(folder, step), _Broken)
+    missing = [name for name in leaves_by_name(abstract) if name not in meta["digests"]]
     if missing:
         raise _Broken(f"holds no {missing[0]}")
-    state = hosts.raise_on_all(lambda: _read(folder / "state", tree), _Broken)
+    path = folder / str(step) / "state"
+    state = hosts.raise_on_all(lambda: _read(path, abstract), _Broken)
     for name, value in digests(state).items():
         if value != meta["digests"][name]:
             raise _Broken(f"failed its checksum in {name}")
-    return Restored(step, state, meta)
+    return Restored(step, state)
 
 
 def _read(folder: Path, tree: Any) -> Any:
@@ -200,12 +229,15 @@ def _read(folder: Path, tree: Any) -> Any:
         raise _Broken(f"is incomplete: {str(error).splitlines()[0][:200]}") from error
 
 
-def read_meta(folder: Path) -> dict:
+def _read_meta(folder: Path, step: int) -> dict:
     """Reads what lies beside a state: format, step, config, fingerprint of the data, digests."""
     try:
-        meta = json.loads((folder / "meta" / "metadata").read_text())
+        meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:
         raise _Broken("is incomplete: its meta data cannot be read") from error
-    if meta.get("format") != FORMAT:
-        raise _Broken(f"has format {meta.get('format')}, this version reads {FORMAT}")
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        number = meta.get("format") if isinstance(meta, dict) else None
+        raise _Broken(f"has format {number}, this version reads {FORMAT}")
+    if meta.get("step") != step:
+        raise _Broken(f"says that it is of step {meta.get('step')}")
     return meta

@@ -32,18 +32,24 @@ class Objective:
     self_conditioning: float
 
 
+class Augmentation(NamedTuple):
+    """The noise on an upsampler's low resolution: its level, from 0 to 1, and unit noise."""
+
+    level: Float[Array, " B"]
+    eps: Float[Array, "B T h w C"]
+
+
 class Draws(NamedTuple):
     """What is random about a batch but dropout, a row an example, so that it splits as that does.
 
-    keep_text: of the first and of the second pass. low_res: an upsampler's level of augmentation
-    and its noise; () for a first stage.
+    keep_text: of the first and of the second pass. augmentation: None for a first stage.
     """
 
     log_sigma: Float[Array, " B"]
     eps: Float[Array, "B T H W C"]
     keep_text: tuple[Bool[Array, " B"], Bool[Array, " B"]]
     keep_latents: Bool[Array, " B"]
-    low_res: tuple[Float[Array, " B"], Float[Array, "B T h w C"]] | tuple[()]
+    augmentation: Augmentation | None
 
 
 def draw(
@@ -53,17 +59,19 @@ def draw(
     x = jax.eval_shape(denoiser.encode, video)
     n, keep_text = x.shape[0], 1 - objective.label_dropout
     keep = lambda stream, p: jax.random.bernoulli(streams[stream], p, (n,))
-    low_res = ()
-    if denoiser.low_res is not None:
-        shape = jax.eval_shape(denoiser.shrink, x).shape
-        level = jax.random.uniform(streams["level"], (n,))
-        low_res = level, jax.random.normal(streams["low_res"], shape)
+    augmentation = None
+    if denoiser.low_res_size is not None:
+        low_res = jax.eval_shape(denoiser.shrink, x)
+        augmentation = Augmentation(
+            level=jax.random.uniform(streams["level"], (n,)),
+            eps=jax.random.normal(streams["low_res"], low_res.shape),
+        )
     return Draws(
         log_sigma=sigmas.draw_log_sigma(streams["sigma"], n, objective.P_mean, objective.P_std),
         eps=jax.random.normal(streams["eps"], x.shape, jnp.float32),
         keep_text=(keep("label1", keep_text), keep("label2", keep_text)),
         keep_latents=keep("latents", objective.self_conditioning),
-        low_res=low_res,
+        augmentation=augmentation,
     )
 
 
@@ -89,10 +97,9 @@ def loss(
     x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, edm.expand(si, x))
 
     conditions = denoiser.conditions(params, batch)
-    if draws.low_res:
-        level, low_res_eps = draws.low_res
-        low_res = denoiser.shrink(x)
-        conditions = denoiser.with_low_res(conditions, low_res, level, low_res_eps)
+    if draws.augmentation is not None:
+        level, low_res_eps = draws.augmentation
+        conditions = denoiser.with_low_res(conditions, denoiser.shrink(x), level, low_res_eps)
     first, second = (conditions.drop_text(keep) for keep in draws.keep_text)
     F = denoiser.self_conditioned_F(
         params,
@@ -102,11 +109,14 @@ def loss(
         keep_latents=draws.keep_latents,
         dropout_keys=dropout,
     )
-    weight = lambda si: sigmas.mean_loss_weight_F(objective.P_mean, objective.P_std, sd, si)
+    losses = edm.loss_F(F, x, eps, sigma, sd, si)
+    mean_w = functools.partial(sigmas.mean_loss_weight_F, objective.P_mean, objective.P_std, sd)
     if not denoiser.image_sigma_in:
-        return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si)) / weight(denoiser.sigma_in)
-    mean_w = jnp.where(image, weight(denoiser.image_sigma_in), weight(denoiser.sigma_in))
-    return jnp.mean(edm.loss_F(F, x, eps, sigma, sd, si) / mean_w)
+        return jnp.mean(losses) / mean_w(denoiser.sigma_in)
+    # Images have another sigma_in, and so another E[w].
+    return jnp.mean(
+        losses / jnp.where(image, mean_w(denoiser.image_sigma_in), mean_w(denoiser.sigma_in))
+    )
 
 
 def loss_and_gradient(
@@ -115,7 +125,7 @@ def loss_and_gradient(
     streams: dict,
     denoiser: Denoiser,
     objective: Objective,
-    accumulate: int = 1,
+    accumulate: int,
 ) -> tuple[Float[Array, ""], Params]:
     """Returns the loss of a batch and its gradient, from `accumulate` micro-batches in turn.
 
@@ -163,7 +173,7 @@ def train_step(
     ema_half_life: float,
     ema_ramp: float,
     seed: int,
-    accumulate: int = 1,
+    accumulate: int,
 ) -> tuple[TrainState, Metrics]:
     """Returns the next state, and metrics. A step with a non-finite loss or gradient changes
     nothing but the step counter and reports `skipped` = 1.

@@ -5,7 +5,6 @@ run writes the very bytes that the unbroken one would have; times go to screen a
 """
 
 import json
-import math
 import re
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from jaxtyping import Float, UInt8
 from snapvideo_jax import trees
 from snapvideo_jax.errors import DivergedError
 from snapvideo_jax.parallel import hosts
+from snapvideo_jax.units import duration, size_text
 
 
 class MetricsFile:
@@ -49,14 +49,6 @@ def _whole_lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def duration(seconds: float) -> str:
-    """Formats 75 as "1m15s", 4000 as "1h06m"."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60}h{minutes % 60:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
 SUMMARY_LINES = 8  # beside the total
 
 
@@ -84,7 +76,7 @@ def parameter_summary(params: Any) -> str:
         rows[SUMMARY_LINES - 1 :] = [(f"{len(rest)} smaller parts", sum(n for _, n in rest))]
     name_width, width = max(len(name) for name, _ in rows), len(f"{total:,}")
     return "\n".join(
-        [f"{total:,} parameters, {_bytes_text(size)}"]
+        [f"{total:,} parameters, {size_text(size)}"]
         + [f"  {name:{name_width}}  {n:{width},}  {100 * n / total:3.0f} %" for name, n in rows]
     )
 
@@ -97,12 +89,6 @@ def _children(sizes: Counter[tuple[str, ...]], parent: tuple[str, ...]) -> Count
         if path[:depth] == parent:
             children[path[: depth + 1]] += size
     return children
-
-
-def _bytes_text(size: int) -> str:
-    """Formats 1_234_567 as "1.2 MB"."""
-    power = min(int(math.log10(max(size, 1))) // 3, 4)
-    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 class Progress:
@@ -266,10 +252,13 @@ class Report:
         self._skipped += int(values["skipped"])
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
         if self._skipped_in_a_row >= self._max_skipped:
+            first = step - self._skipped_in_a_row + 1
             raise DivergedError(
-                f"the loss is not finite since step {step - self._skipped_in_a_row + 1}; the "
-                "parameters are those before it, and checkpoints in "
-                f"{self._workdir / 'checkpoints'} are sound"
+                f"the loss is not finite since step {first}, and no update was made since; "
+                f"checkpoints in {self._workdir / 'checkpoints'} up to step {first - 1} are from "
+                f"before, but the update of step {first - 1} may be what broke it: if a resumed "
+                "run ends here again, delete that checkpoint or lower optimizer.learning_rate in "
+                "a new run"
             )
 
     def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:

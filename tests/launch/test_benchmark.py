@@ -83,6 +83,9 @@ def test_a_config_that_cannot_be_loaded_ends_with_one_line_and_exit_code_2(tmp_p
         (["--configs=tests/tiny.py,tests/tiny.py"], "name each one once"),
         ([CONFIGS, "--devices=1,64"], "--devices=64: there are 8"),
         ([CONFIGS, "--sweep", "--batch_sizes=4", "--max_batch=2"], "is above --max_batch=2"),
+        ([CONFIGS, "--max_batch=2"], "--max_batch does nothing here: it needs --sweep"),
+        ([CONFIGS, "--topology=v5e-1", "--sweep"], "--sweep does nothing here"),
+        ([CONFIGS, "--topology=v5e-1", "--repeats=3"], "--repeats does nothing here"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(tmp_path, flags, says):
@@ -151,8 +154,3 @@ def test_a_mesh_that_cannot_be_is_refused_before_anything_is_compiled(tmp_path):
             f"--out={tmp_path / 'o'}",
         )
     assert not (tmp_path / "o").exists()
-
-
-def test_a_topology_goes_without_a_sweep(tmp_path):
-    with pytest.raises(ConfigError, match="--topology predicts for one slice"):
-        launch("benchmark", CONFIGS, "--topology=v5e-1", "--sweep", f"--out={tmp_path / 'o'}")

@@ -146,9 +146,7 @@ def test_the_losses_are_those_of_one_process(pair, alone):
 
 def test_one_process_restores_what_two_saved_and_finds_the_parameters_of_its_own_run(pair, alone):
     _, program, state, _ = alone
-    restored = checkpoint.restore_newest(
-        pair[0] / "checkpoints", lambda meta: program.abstract_state, print
-    )
+    restored = checkpoint.restore_newest(pair[0] / "checkpoints", program.abstract_state, print)
     assert restored is not None and restored.step == 8
     for name in ("params", "ema"):
         pairs = zip(

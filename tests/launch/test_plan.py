@@ -53,6 +53,10 @@ def test_without_libtpu_there_is_one_line_with_the_command(monkeypatch, tmp_path
         ),
         ("this config is a first stage", ["--topology=v5e-1", "--program=upsample"]),
         ("--search needs the slice to search on: --topology=v5p-64", ["--search", "--count"]),
+        ("--devices does nothing here: it needs --doctor", ["--count", "--devices=4"]),
+        ("--candidates does nothing here: it needs --search", ["--count", "--candidates=4"]),
+        ("--program does nothing here: it needs --topology", ["--doctor", "--program=train"]),
+        ("--json does nothing here: it needs one answer", ["--doctor", "--count", "--json=x"]),
     ],
 )
 def test_what_cannot_be_planned_is_one_line_that_says_what_could(libtpu, says, flags):

@@ -369,6 +369,11 @@ def test_the_first_half_of_a_video_is_known_where_no_frames_are_named(clip):
         (ConfigError, "0.25 s is too short", ["--duration=0.25", "--frame_rates=4"]),
         (DataError, "ends", ["--duration=9", "--frame_rates=4", "--known_frames=35"]),
         (flags.Error, "--known_frames=0,x", ["--known_frames=0,x"]),
+        (
+            ConfigError,
+            "--frame_rate does nothing here: it needs a short video",
+            ["--frame_rate=2", "--duration=1", "--frame_rates=2,4"],
+        ),
     ],
 )
 def test_known_frames_and_lengths_that_cannot_be_are_one_line(
@@ -378,6 +383,25 @@ def test_known_frames_and_lengths_that_cannot_be_are_one_line(
     with pytest.raises(error, match=says) as raised:
         made(trained_folder, tmp_path / "out", *flags)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "flag, needs",
+    [
+        ("--known_frames=0", "--init_video=FILE"),
+        ("--augmentation=0.1", "--upsampler=FOLDER"),
+        ("--upsampler_step=3", "--upsampler=FOLDER"),
+        ("--upsampler_steps=3", "--upsampler=FOLDER"),
+        ("--upsampler_guidance=3", "--upsampler=FOLDER"),
+        ("--t5=T5", "a model that was trained on stored text states"),
+        ("--negative_prompt=a", "--guidance=W above 0"),
+        ("--oscillate", "--guidance=W above 0"),
+    ],
+)
+def test_a_flag_that_nothing_would_read_is_refused(trained_folder, tmp_path, flag, needs):
+    name = flag.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{name} does nothing here: it needs {needs}$"):
+        made(trained_folder, tmp_path / "out", "--guidance=0", flag)
 
 
 def command(run, out, prompts):

@@ -73,7 +73,7 @@ def test_every_technique_of_the_settings_changes_the_sample_and_repeats(trained,
 def test_it_is_the_guided_estimate_that_is_thresholded(trained, threshold, inside):
     settings = build.sampler_settings(trained.config, guidance=500.0, threshold=threshold)
     request = request_of(["a red circle"], trained.text, 0.25, (16, 16))
-    request["stream"] = np.zeros(1, np.int32)
+    request["window"] = np.zeros(1, np.int32)
 
     @jax.jit
     def estimate(params, request, seeds):
@@ -128,10 +128,10 @@ def test_a_long_video_is_enlarged_in_windows_that_share_a_frame(monkeypatch):
     small = np.arange(7, dtype=np.uint8)[None, :, None, None, None] * np.ones((2, 1, 4, 4, 3), "u1")
     calls = []
 
-    def enlarge(trained, settings, prompts, seeds, batch, low_res, known, stream, **conditions):
+    def enlarge(trained, settings, prompts, seeds, batch, low_res, known, window, **conditions):
         frames = low_res[0, :, 0, 0, 0].tolist()
-        calls.append((settings.frame_rate, frames, known, stream, conditions))
-        return low_res.repeat(4, 2).repeat(4, 3) + np.uint8(10 * stream)
+        calls.append((settings.frame_rate, frames, known, window, conditions))
+        return low_res.repeat(4, 2).repeat(4, 3) + np.uint8(10 * window)
 
     monkeypatch.setattr(long_video, "generate", enlarge)
     config = tiny.get_config()

@@ -121,7 +121,7 @@ def stand_in(answer, dtype=jnp.float32):
         encode=lambda video: jnp.zeros((len(video), 1, 8, 8, 3)),
         cast_kernels=lambda params: params.astype(dtype),
         conditions=lambda params, batch: given(batch),
-        low_res=None,
+        low_res_size=None,
         self_conditioned_F=lambda params, x_sigma, log_sigma, dropout_keys, **_: answer(
             params, x_sigma, dropout_keys
         ),

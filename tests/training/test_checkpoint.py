@@ -53,7 +53,7 @@ def folder(saved, tmp_path):
 
 def restore(folder, log=lambda line: None, shape=(2, 4)):
     target = abstract(tree(mesh(*shape)))
-    return checkpoint.restore_newest(folder, lambda meta: target, log)
+    return checkpoint.restore_newest(folder, target, log)
 
 
 def flip_bit(folder, rng):
@@ -72,7 +72,7 @@ def assert_same(a, b):
 
 def test_the_newest_step_comes_back_bit_for_bit_with_its_shardings(folder):
     restored = restore(folder)
-    assert restored.step == 3 and restored.meta["config"] == {"a": 1}
+    assert restored.step == 3 and checkpoint.newest_meta(folder)["config"] == {"a": 1}
     assert_same(restored.state, tree(mesh(2, 4), 3))
     assert restored.state["params"]["kernel"].sharding.spec == PartitionSpec(None, "fsdp")
 
@@ -84,7 +84,7 @@ def test_another_mesh_reads_the_same_bits(folder, shape):
 
 def test_a_part_is_restored_alone(folder):
     target = {"ema": abstract(tree(mesh(2, 4)))["ema"]}
-    restored = checkpoint.restore_newest(folder, lambda meta: target, print)
+    restored = checkpoint.restore_newest(folder, target, print)
     assert list(restored.state) == ["ema"]
     assert_same(restored.state["ema"], tree(mesh(2, 4), 3)["ema"])
 
@@ -117,6 +117,26 @@ def test_a_run_whose_checkpoints_are_all_bad_never_starts_anew(folder):
 
 def test_no_checkpoint_is_none(tmp_path):
     assert restore(tmp_path / "nothing") is None
+    assert checkpoint.newest_meta(tmp_path / "nothing") is None
+
+
+def test_a_folder_that_says_it_is_of_another_step_is_passed_over(folder):
+    (folder / "3").rename(folder / "7")
+    said = []
+    assert restore(folder, said.append).step == 2
+    assert said == ["ignoring checkpoint 7 says that it is of step 3"]
+    assert checkpoint.newest_meta(folder)["step"] == 2
+
+
+def test_meta_data_that_cannot_be_read_are_passed_over_and_never_none(folder):
+    (folder / "3" / "meta" / "metadata").write_text("[]")
+    (folder / "2" / "meta" / "metadata").unlink()
+    assert checkpoint.newest_meta(folder)["step"] == 1
+    with pytest.raises(StorageError, match="checkpoint 2 is incomplete"):
+        checkpoint.step_meta(folder, 2)
+    (folder / "1" / "meta" / "metadata").write_text("{")
+    with pytest.raises(StorageError, match="no usable checkpoint .* checkpoint 3 .* checkpoint 1"):
+        checkpoint.newest_meta(folder)
 
 
 def test_steps_that_failed_are_set_aside_not_deleted(folder):

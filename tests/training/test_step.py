@@ -187,7 +187,7 @@ def loss_with(answer, n=4096, si=4.0):
         spec=Denoiser,
         encode=lambda video: x,
         conditions=lambda params, batch: given,
-        low_res=None,
+        low_res_size=None,
         self_conditioned_F=self_conditioned_F,
         sigma_data=1.0,
         sigma_in=si,

@@ -39,11 +39,6 @@ def test_the_last_step_is_always_reported():
     assert lines[-1].startswith("step 9/9")
 
 
-def test_durations_read_well():
-    seen = [telemetry.duration(s) for s in (0.4, 59, 61, 3599, 3600, 360_000)]
-    assert seen == ["0s", "59s", "1m01s", "59m59s", "1h00m", "100h00m"]
-
-
 def test_a_resumed_metrics_file_drops_what_will_be_run_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     first = telemetry.MetricsFile(path, 0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snapvideo_jax.planner import units
+from snapvideo_jax import units
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,8 @@ def test_operations_have_a_unit_that_suits_their_number(flops, text):
 )
 def test_small_shares_have_two_digits_too(share, text):
     assert units.percent_text(share) == text
+
+
+def test_durations_read_well():
+    seen = [units.duration(s) for s in (0.4, 59, 61, 3599, 3600, 360_000)]
+    assert seen == ["0s", "59s", "1m01s", "59m59s", "1h00m", "100h00m"]

@@ -3,6 +3,14 @@
 import math
 
 
+def duration(seconds: float) -> str:
+    """Writes seconds: 75 -> "1m15s", 4000 -> "1h06m"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
 def size_text(size: float) -> str:
     """Writes bytes with a decimal unit: 15_684_047_040 -> "15.7 GB"."""
     power = 0 if size < 1000 else min(4, int(math.log10(size * (1 + 5e-4)) // 3))
