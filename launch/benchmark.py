@@ -73,7 +73,7 @@ def run() -> None:
     measure.check(request, devices)
     rows_of = predicted_rows if TOPOLOGY.value else measured_rows
     folder = storage.make_folder(OUT.value)
-    facts = machine.facts(devices) | {"date": today(), "command": command()}  # the load before
+    facts = machine.describe(devices) | {"date": today(), "command": command()}  # the load before
     rows, parts = [], measure.parts(request)
     progress = screen.progress("parts of the benchmark")
     for number, some in enumerate(measure.run(request, devices, rows_of), start=1):

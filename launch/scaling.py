@@ -67,7 +67,7 @@ def facts() -> dict:
     """Returns device, host, versions, date (of Greenwich) and command."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     command = shlex.join(["python", "-m", "launch.scaling", *sys.argv[1:]])
-    return machine.facts(jax.devices()) | {"date": today, "command": command}
+    return machine.describe(jax.devices()) | {"date": today, "command": command}
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def free_memory(device: jax.Device) -> int | None:
     return 1024 * int(lines["MemAvailable"].split()[0])
 
 
-def facts(devices: Sequence[jax.Device]) -> dict[str, Any]:
+def describe(devices: Sequence[jax.Device]) -> dict[str, Any]:
     """Returns device, host and versions. `load`: programs that wanted a core in the last minute.
 
     devices: those that are timed, or chips of a slice that is only compiled for.

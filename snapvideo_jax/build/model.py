@@ -45,7 +45,7 @@ def network(config: Config, attend: Attend) -> FIT | UNet:
         )
     fit = model.fit
     return FIT(
-        cut=Grouping(fit.patch, tuple(fit.group)),
+        grouping=Grouping(fit.patch, tuple(fit.group)),
         patch_channels=fit.patch_channels,
         latents=fit.latents,
         latent_channels=fit.latent_channels,

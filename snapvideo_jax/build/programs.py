@@ -73,10 +73,10 @@ def _cpu_or(devices: Sequence[jax.Device]) -> Sequence[jax.Device]:
 def without_recompute(
     config: Config, devices: Sequence[jax.Device]
 ) -> tuple[Config, Sequence[jax.Device]]:
-    """Returns a config and a device for the same mathematics with nothing computed twice.
+    """Returns what to count FLOPs by: the config without remat, and one device without a kernel.
 
-    Neither remat nor the gradient of an attention kernel computes again there: the device is one
-    CPU, which has no kernel, unless JAX may use none. To count FLOPs by.
+    Remat and the gradient of an attention kernel compute things again, which the mathematics does
+    not ask for. The device is a CPU, which has no kernel, unless JAX may use none.
     """
     plain = copy.deepcopy(config)
     plain.model.remat = "none"
@@ -353,7 +353,7 @@ def video_sharding(denoiser: Denoiser, mesh: Mesh) -> NamedSharding:
     """
     network = denoiser.network
     grouped = isinstance(network, FIT) and not denoiser.pad_rows
-    return meshes.video_sharding(mesh, network.cut.grid(network.video) if grouped else None)
+    return meshes.video_sharding(mesh, network.grouping.groups(network.video) if grouped else None)
 
 
 def _with_shardings(tree: Any, shardings: Any) -> Any:

@@ -80,7 +80,7 @@ class FIT(nn.Module):
     """F and the last latents from c_in * x_sigma, the noise level, conditions, previous latents."""
 
     video: tuple[int, int, int]  # T, H, W with padding
-    cut: Grouping
+    grouping: Grouping
     patch_channels: int
     latents: int  # M, all groups together
     latent_channels: int
@@ -98,7 +98,7 @@ class FIT(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        num_groups = self.cut.num_groups(self.video)
+        num_groups = self.grouping.num_groups(self.video)
         for field, size, by in (
             ("latents", self.latents, num_groups),
             ("patch_channels", self.patch_channels, self.patch_head_channels),
@@ -113,7 +113,7 @@ class FIT(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(G, m, D) of one example's latents, the state that self-conditioning carries."""
-        num_groups = self.cut.num_groups(self.video)
+        num_groups = self.grouping.num_groups(self.video)
         return num_groups, self.latents // num_groups, self.latent_channels
 
     @nn.compact
@@ -158,16 +158,16 @@ class FIT(nn.Module):
             attend=self.attend,
             name="blocks",
         )(tokens, conditioning, train)
-        patch_size = self.cut.patch**2 * x.shape[-1]
+        patch_size = self.grouping.patch**2 * x.shape[-1]
         F = dense(patch_size, self.dtype, "head")(layer_norm(self.dtype, "head_norm")(patches))
         F, latents = (constrain(group(t, self.latent_shape[0]), GROUPED) for t in (F, latents))
-        return unpatchify(F, self.cut, self.video), latents
+        return unpatchify(F, self.grouping, self.video), latents
 
     def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n D"]:
         """patches = LN(Dense(patches)) + table, a learned position table that all groups share."""
         init = nn.initializers.truncated_normal(self.table_std)
-        table = self.param("positions", init, (self.cut.tokens, self.patch_channels))
-        patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.cut))
+        table = self.param("positions", init, (self.grouping.tokens, self.patch_channels))
+        patches = dense(self.patch_channels, self.dtype, "stem")(patchify(x, self.grouping))
         patches = layer_norm(jnp.float32, "stem_norm")(patches)
         return constrain(patches + gather_kernel(table, (None, None))[None, None], GROUPED)
 

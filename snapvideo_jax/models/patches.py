@@ -21,7 +21,7 @@ class Grouping(NamedTuple):
     patch: int
     group: tuple[int, int, int]
 
-    def grid(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
+    def groups(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
         """Returns the groups along (T, rows, columns) of a (T, H, W) video; ConfigError: no fit."""
         unit = (self.group[0], self.group[1] * self.patch, self.group[2] * self.patch)
         if any(size % step for size, step in zip(video, unit, strict=True)):
@@ -35,7 +35,7 @@ class Grouping(NamedTuple):
 
     def num_groups(self, video: tuple[int, int, int]) -> int:
         """Returns G for a video of (T, H, W)."""
-        return math.prod(self.grid(video))
+        return math.prod(self.groups(video))
 
     @property
     def tokens(self) -> int:
@@ -43,25 +43,25 @@ class Grouping(NamedTuple):
         return math.prod(self.group)
 
 
-def patchify(x: Float[Array, "B T H W C"], cut: Grouping) -> Float[Array, "B G n P"]:
+def patchify(x: Float[Array, "B T H W C"], grouping: Grouping) -> Float[Array, "B G n P"]:
     """Cuts a video into groups of patch tokens of P = p * p * C numbers."""
-    gt, gh, gw = cut.group
+    gt, gh, gw = grouping.group
     return rearrange(
         x,
         "B (T gt) (H gh p) (W gw q) C -> B (T H W) (gt gh gw) (p q C)",
         gt=gt,
         gh=gh,
         gw=gw,
-        p=cut.patch,
-        q=cut.patch,
+        p=grouping.patch,
+        q=grouping.patch,
     )
 
 
 def unpatchify(
-    tokens: Float[Array, "B G n P"], cut: Grouping, video: tuple[int, int, int]
+    tokens: Float[Array, "B G n P"], grouping: Grouping, video: tuple[int, int, int]
 ) -> Float[Array, "B T H W C"]:
     """Inverts `patchify` for a video of (T, H, W)."""
-    (gt, gh, gw), (T, H, W) = cut.group, cut.grid(video)
+    (gt, gh, gw), (T, H, W) = grouping.group, grouping.groups(video)
     return rearrange(
         tokens,
         "B (T H W) (gt gh gw) (p q C) -> B (T gt) (H gh p) (W gw q) C",
@@ -71,8 +71,8 @@ def unpatchify(
         gt=gt,
         gh=gh,
         gw=gw,
-        p=cut.patch,
-        q=cut.patch,
+        p=grouping.patch,
+        q=grouping.patch,
     )
 
 

@@ -6,8 +6,8 @@ latents of the global layers, the only thing that FIT's groups exchange. In such
 exchange queries, keys and values so that each holds all latents for some of the heads, attend, and
 exchange the result back (Ulysses). Where heads do not divide, keys and values are gathered.
 
-Inside the shard_map a TPU uses the kernel of kernel.py wherever that fits: it keeps the scores on
-the chip instead of writing them to memory.
+Inside the shard_map a TPU uses the kernel of pallas_attention.py wherever that fits: it keeps the
+scores on the chip instead of writing them to memory.
 """
 
 import functools
@@ -19,8 +19,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.layers import Attend, dot_product_attention
-from snapvideo_jax.parallel import kernel as tpu
 from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.parallel import pallas_attention
 from snapvideo_jax.parallel.mesh import BATCH_AXES
 
 Kernel = Callable[..., Array]  # (q, k, v, and a mask if there is one) -> attention
@@ -29,7 +29,7 @@ Kernel = Callable[..., Array]  # (q, k, v, and a mask if there is one) -> attent
 def for_mesh(mesh: Mesh) -> Attend:
     """Returns the attention for a mesh: split over its devices, with their fastest kernel."""
     on_tpu = mesh.devices.flat[0].platform == "tpu"
-    kernel = tpu.attention if on_tpu else dot_product_attention
+    kernel = pallas_attention.attention if on_tpu else dot_product_attention
     if mesh.size == 1 and kernel is dot_product_attention:
         return dot_product_attention
     return functools.partial(attend, kernel=kernel, mesh=mesh)
@@ -53,7 +53,7 @@ def attend(
         return dot_product_attention(q, k, v, mask)
     masks, mask_specs = ((), ()) if mask is None else ((mask,), (spec.mask,))
     return jax.shard_map(
-        functools.partial(exchange(mesh, spec, heads=q.shape[-2]), kernel),
+        functools.partial(per_device(mesh, spec, heads=q.shape[-2]), kernel),
         mesh=mesh,
         in_specs=(spec.q, spec.keys, spec.keys, *mask_specs),
         out_specs=spec.q,
@@ -86,11 +86,11 @@ def specs(ndim: int, masked: bool) -> Specs:
     return Specs(q=latents, keys=keys, mask=PartitionSpec(BATCH_AXES), split_keys=not masked)
 
 
-def exchange(mesh: Mesh, spec: Specs, heads: int) -> Callable[..., Array]:
+def per_device(mesh: Mesh, spec: Specs, heads: int) -> Callable[..., Array]:
     """Returns what each device runs: (kernel, q, k, v, and a mask if there is one) -> attention."""
     if not spec.split_keys or mesh.shape["group"] == 1:
         return local
-    return by_heads if heads % meshes.ways(mesh, ("group", "tensor")) == 0 else by_keys
+    return exchange_heads if heads % meshes.ways(mesh, ("group", "tensor")) == 0 else gather_keys
 
 
 def local(
@@ -101,10 +101,10 @@ def local(
     *mask: Bool[Array, "*b k"],
 ) -> Float[Array, "*b n A d"]:
     """Attends to the keys that this device holds; sends nothing."""
-    return (kernel if tpu.fits(q, k) else dot_product_attention)(q, k, v, *mask)
+    return (kernel if pallas_attention.fits(q, k) else dot_product_attention)(q, k, v, *mask)
 
 
-def by_heads(
+def exchange_heads(
     kernel: Kernel,
     q: Float[Array, "b n A d"],
     k: Float[Array, "b k A d"],
@@ -119,7 +119,7 @@ def by_heads(
     return swap(out, split_axis=1, concat_axis=2)
 
 
-def by_keys(
+def gather_keys(
     kernel: Kernel,
     q: Float[Array, "b n A d"],
     k: Float[Array, "b k A d"],

@@ -68,34 +68,34 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def video_sharding(mesh: Mesh, grid: tuple[int, int, int] | None) -> NamedSharding:
+def video_sharding(mesh: Mesh, groups: tuple[int, int, int] | None) -> NamedSharding:
     """Returns the sharding that splits examples over (data, fsdp), and their pixels over group.
 
-    A device then holds the pixels of its own patch groups. grid: groups along (T, rows, columns).
-    Videos stay whole without one, and where the devices cannot each have a box of groups.
+    A device then holds the pixels of its own patch groups. groups: their number along (T, rows,
+    columns). Videos stay whole without it, and where devices cannot each have a box of groups.
     """
-    cut = None if grid is None else tiles(mesh.shape["group"], grid)
-    if cut is None:
+    split = None if groups is None else tiles(mesh.shape["group"], groups)
+    if split is None:
         return batch_sharding(mesh)
     data, fsdp, _, tensor = mesh.devices.shape
     axes = ("data", "fsdp", "T", "rows", "columns", "tensor")
-    tiled = Mesh(mesh.devices.reshape(data, fsdp, *cut, tensor), axes)
+    tiled = Mesh(mesh.devices.reshape(data, fsdp, *split, tensor), axes)
     return NamedSharding(tiled, PartitionSpec(BATCH_AXES, "T", "rows", "columns"))
 
 
-def tiles(parts: int, grid: tuple[int, int, int]) -> tuple[int, int, int] | None:
-    """Returns the parts along each axis of `grid`; each is a box and a run of cells, row-major.
+def tiles(parts: int, groups: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    """Returns the parts along each axis of `groups`; each is a box and a run of cells, row-major.
 
     None where `parts` boxes cannot be such runs.
     """
-    cut, left = [], parts
-    for cells in grid:
+    split, left = [], parts
+    for cells in groups:
         along = math.gcd(left, cells)
         left //= along
-        cut.append(along)
+        split.append(along)
         if along < cells and left > 1:
             return None
-    return None if left > 1 else (cut[0], cut[1], cut[2])
+    return None if left > 1 else (split[0], split[1], split[2])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

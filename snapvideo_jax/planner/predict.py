@@ -87,7 +87,10 @@ def exchange_seconds(collective: hlo.Collective, chip: Chip, num_chips: int) -> 
 
 
 def axes(devices: Sequence[int], shape: dict[str, int]) -> tuple[str, ...]:
-    """Returns the axes of a mesh of this shape along which `devices` exchange; () means all."""
+    """Returns the axes of a mesh of this shape along which `devices` exchange.
+
+    devices: numbers in the mesh; an empty list means all of them, as in a program's text.
+    """
     if not devices:
         return tuple(axis for axis, size in shape.items() if size > 1)
     places = np.array(np.unravel_index(np.array(devices), tuple(shape.values())))

@@ -38,11 +38,11 @@ def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:
         if old is None:
             return leaf
         if name == "network/stem/kernel":
-            old = widen_stem(old, network.cut.patch, leaf.shape[0])
+            old = widen_stem(old, network.grouping.patch, leaf.shape[0])
         elif name == "network/latent_table":
             old = split_latents(old, _grid(stage1_network), _grid(network))
         elif name == "network/positions":
-            old = resize_positions(old, stage1_network.cut.group, network.cut.group)
+            old = resize_positions(old, stage1_network.grouping.group, network.grouping.group)
         if old.shape != leaf.shape:
             raise ConfigError(
                 f"training.start_from: {name} is {old.shape} there and {leaf.shape} here; the two "
@@ -97,4 +97,4 @@ def resize_positions(
 
 
 def _grid(network: FIT) -> tuple[int, int, int]:
-    return network.cut.grid(network.video)
+    return network.grouping.groups(network.video)

@@ -1,4 +1,19 @@
-"""One training step: noise, two passes, loss, clip, update, EMA. Pure, jitted and donated."""
+"""One training step, a pure function: `build.train_program` jits it and donates its state.
+
+With p the parameters, n1, n2 standard normal draws, and the equations of diffusion/edm.py:
+
+    x = video in [-1, 1]
+    sigma = exp(P_mean + P_std n1);  eps = n2                                      (draw)
+    x_sigma = x / sigma_in + sigma eps
+    c1, c2 = conditions, their text dropped with probability label_dropout, for each pass anew
+    _, latents = F(p, x_sigma, sigma, c1, 0)            first pass, without gradient
+    latents = latents with probability self_conditioning, else 0
+    F, _ = F(p, x_sigma, sigma, c2, latents)            second pass
+    loss = mean w |F - c_nrm v|^2 / E[w]                                           (loss)
+    g = d loss / d p, summed over micro-batches                       (loss_and_gradient)
+    unless loss or |g| is not finite:                                       (train_step)
+        p = p + LAMB(clip(g));  ema = decay ema + (1 - decay) p
+"""
 
 import dataclasses
 import functools

@@ -19,7 +19,7 @@ from snapvideo_jax.models.remat import REMAT
 
 TOY = dict(
     video=(2, 8, 16),
-    cut=Grouping(4, (2, 2, 2)),  # two groups, the left half of the picture and the right
+    grouping=Grouping(4, (2, 2, 2)),  # two groups, the left half of the picture and the right
     patch_channels=8,
     latents=4,
     latent_channels=12,
@@ -33,7 +33,7 @@ TOY = dict(
 )
 PAPER_3B9 = dict(
     video=(16, 40, 64),
-    cut=Grouping(4, (16, 5, 4)),
+    grouping=Grouping(4, (16, 5, 4)),
     patch_channels=1024,
     latents=768,
     latent_channels=3072,
@@ -78,7 +78,7 @@ def by_hand(params, x, c_noise, conditions, previous):
     tokens = ConditioningTokens(8).apply({"params": params["tokens"]}, c_noise, conditions)
     plus = lambda t, param: t + jnp.broadcast_to(param, t.shape)
     linear = lambda name, t: plus(t @ params[name]["kernel"], params[name]["bias"])
-    patches = norm(params["stem_norm"], linear("stem", patchify(x, TOY["cut"])))
+    patches = norm(params["stem_norm"], linear("stem", patchify(x, TOY["grouping"])))
     patches = plus(patches, params["positions"])
     memory = FeedForward().apply({"params": params["self_conditioning"]}, previous)
     latents = plus(norm(params["self_conditioning_norm"], memory), params["latent_table"])
@@ -95,7 +95,7 @@ def by_hand(params, x, c_noise, conditions, previous):
         write = [layer(2, "write")(patches[:, g], latents[:, g]) for g in range(2)]
         patches = jnp.stack(write, axis=1)
     out = linear("head", norm(params["head_norm"], patches))
-    return unpatchify(out, TOY["cut"], TOY["video"]), latents
+    return unpatchify(out, TOY["grouping"], TOY["video"]), latents
 
 
 def test_it_is_the_papers_order_of_reads_global_layers_and_writes(toy):

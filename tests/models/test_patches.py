@@ -10,12 +10,12 @@ from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unp
 STAGE_1 = (16, 40, 64), Grouping(4, (16, 5, 4))
 SMALL = (4, 12, 8), Grouping(2, (2, 3, 2))  # two groups along every axis of a longer walk
 UPSAMPLER = (16, 288, 512), Grouping(4, (16, 18, 16))
-every_size = pytest.mark.parametrize(("video", "cut"), [STAGE_1, SMALL, UPSAMPLER])
+every_size = pytest.mark.parametrize(("video", "grouping"), [STAGE_1, SMALL, UPSAMPLER])
 
 
-def place(video, cut, t, y, x, c):
+def place(video, grouping, t, y, x, c):
     """(group, token, channel) of a pixel, from the paper's words."""
-    p, (gt, gh, gw) = cut.patch, cut.group
+    p, (gt, gh, gw) = grouping.patch, grouping.group
     rows, columns = video[1] // p // gh, video[2] // p // gw
     in_group = ((t // gt) * rows + y // p // gh) * columns + x // p // gw
     token = ((t % gt) * gh + (y // p) % gh) * gw + (x // p) % gw
@@ -23,39 +23,39 @@ def place(video, cut, t, y, x, c):
 
 
 @every_size
-def test_each_pixel_lands_where_the_formula_says(video, cut):
+def test_each_pixel_lands_where_the_formula_says(video, grouping):
     x = np.arange(np.prod(video) * 3, dtype=np.int32).reshape(1, *video, 3)
-    tokens = np.asarray(patchify(jnp.asarray(x, jnp.float32), cut))
-    assert tokens.shape == (1, cut.num_groups(video), cut.tokens, 3 * cut.patch**2)
+    tokens = np.asarray(patchify(jnp.asarray(x, jnp.float32), grouping))
+    assert tokens.shape == (1, grouping.num_groups(video), grouping.tokens, 3 * grouping.patch**2)
     pixel = np.stack(np.unravel_index(x[0].ravel(), (*video, 3)))
-    np.testing.assert_array_equal(tokens[0][place(video, cut, *pixel)], x[0].ravel())
+    np.testing.assert_array_equal(tokens[0][place(video, grouping, *pixel)], x[0].ravel())
 
 
 @every_size
-def test_cutting_and_joining_give_back_every_bit(video, cut):
+def test_cutting_and_joining_give_back_every_bit(video, grouping):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *video, 3)), jnp.float32)
-    np.testing.assert_array_equal(unpatchify(patchify(x, cut), cut, video), x)
+    np.testing.assert_array_equal(unpatchify(patchify(x, grouping), grouping, video), x)
 
 
 def test_one_pixel_touches_one_token():
-    video, cut = STAGE_1
+    video, grouping = STAGE_1
     rng = np.random.default_rng(1)
     for t, y, x in zip(*(rng.integers(0, size, 20) for size in video), strict=True):
         lit = np.zeros((1, *video, 3))
         lit[0, t, y, x] = 1
-        touched = np.argwhere(np.asarray(patchify(jnp.asarray(lit), cut))[0].any(axis=-1))
-        assert touched.tolist() == [list(place(video, cut, t, y, x, 0)[:2])]
+        touched = np.argwhere(np.asarray(patchify(jnp.asarray(lit), grouping))[0].any(axis=-1))
+        assert touched.tolist() == [list(place(video, grouping, t, y, x, 0)[:2])]
 
 
 def test_stage_1_has_8_groups_of_320_tokens_and_the_upsampler_32_of_4608():
-    for (video, cut), groups, tokens in ((STAGE_1, 8, 320), (UPSAMPLER, 32, 4608)):
-        assert cut.num_groups(video) == groups
-        assert cut.tokens == tokens
+    for (video, grouping), groups, tokens in ((STAGE_1, 8, 320), (UPSAMPLER, 32, 4608)):
+        assert grouping.num_groups(video) == groups
+        assert grouping.tokens == tokens
 
 
 def test_stage_1_groups_are_two_rows_of_four_and_span_all_frames():
-    video, cut = STAGE_1
-    assert cut.grid(video) == (1, 2, 4)
+    video, grouping = STAGE_1
+    assert grouping.groups(video) == (1, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_stage_1_groups_are_two_rows_of_four_and_span_all_frames():
 )
 def test_a_video_that_does_not_divide_is_refused_with_the_nearest_that_does(video, nearest):
     with pytest.raises(ConfigError) as error:
-        STAGE_1[1].grid(video)
+        STAGE_1[1].groups(video)
     assert str(video) in str(error.value) and str(nearest) in str(error.value)
     assert "\n" not in str(error.value)
 

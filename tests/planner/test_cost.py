@@ -205,7 +205,7 @@ def test_fit_has_the_size_and_the_operations_of_table_8(name):
     (patch, latents, latent, patch_head, latent_head, conditioning), size, operations = FITS[name]
     net = FIT(
         video=(16, 40, 64),
-        cut=Grouping(4, (16, 5, 4)),
+        grouping=Grouping(4, (16, 5, 4)),
         patch_channels=patch,
         latents=latents,
         latent_channels=latent,

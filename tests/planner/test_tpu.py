@@ -72,7 +72,7 @@ def block_gradient(config, **sizes):
     net, B = build.network(config, dot_product_attention), meshes.ways(mesh, meshes.BATCH_AXES)
     (G, m, D), n, C, E = (
         net.latent_shape,
-        net.cut.tokens,
+        net.grouping.tokens,
         net.patch_channels,
         config.model.conditioning_channels,
     )

@@ -20,9 +20,9 @@ WIDTHS = dict(
     patch_head_channels=4, latent_head_channels=4, conditioning_channels=8, table_std=1.0,
     attend=dot_product_attention,
 )  # fmt: skip
-STAGE1 = FIT(video=(2, 4, 8), cut=Grouping(2, (2, 2, 2)), **WIDTHS)  # 1 x 1 x 2 groups of 4
-SAME = FIT(video=(2, 4, 8), cut=Grouping(2, (2, 2, 2)), **WIDTHS)
-LARGE = FIT(video=(2, 16, 32), cut=Grouping(2, (2, 4, 8)), **WIDTHS)  # 1 x 2 x 2 groups of 2
+STAGE1 = FIT(video=(2, 4, 8), grouping=Grouping(2, (2, 2, 2)), **WIDTHS)  # 1 x 1 x 2 groups of 4
+SAME = FIT(video=(2, 4, 8), grouping=Grouping(2, (2, 2, 2)), **WIDTHS)
+LARGE = FIT(video=(2, 16, 32), grouping=Grouping(2, (2, 4, 8)), **WIDTHS)  # 1 x 2 x 2 groups of 2
 
 
 def given(network, low_res):
@@ -106,7 +106,9 @@ def test_groups_that_cannot_share_the_latents_are_refused(after):
 
 
 def test_a_first_stage_of_other_widths_is_refused_by_name(stage1):
-    wider = FIT(video=(2, 4, 8), cut=Grouping(2, (2, 2, 2)), **(WIDTHS | {"latent_channels": 16}))
+    wider = FIT(
+        video=(2, 4, 8), grouping=Grouping(2, (2, 2, 2)), **(WIDTHS | {"latent_channels": 16})
+    )
     with pytest.raises(ConfigError, match=r"training.start_from: network/\S+ is .* there"):
         graft.graft(stage1, params(wider, True, 1), STAGE1, wider)
     deeper = params(STAGE1, False, 0)

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from snapvideo_jax.models.layers import dot_product_attention
-from snapvideo_jax.parallel import kernel
+from snapvideo_jax.parallel import pallas_attention
 from snapvideo_jax.planner import cost
 
 # Batch, queries, keys, heads, their width, whether keys are masked.
@@ -32,8 +32,8 @@ def test_it_is_softmax_attention_and_so_is_its_gradient(case):
     qkv, dout, mask = draw(*case)
     total = lambda attend: lambda *qkv: jnp.sum(attend(*qkv, mask) * dout)
     with pltpu.force_tpu_interpret_mode():
-        out = kernel.attention(*qkv, mask)
-        gradients = jax.grad(total(kernel.attention), (0, 1, 2))(*qkv)
+        out = pallas_attention.attention(*qkv, mask)
+        gradients = jax.grad(total(pallas_attention.attention), (0, 1, 2))(*qkv)
     np.testing.assert_allclose(out, dot_product_attention(*qkv, mask), atol=1e-5)
     expected = jax.grad(total(dot_product_attention), (0, 1, 2))(*qkv)
     for a, b in zip(gradients, expected, strict=True):
@@ -42,11 +42,13 @@ def test_it_is_softmax_attention_and_so_is_its_gradient(case):
 
 def test_short_sequences_are_packed_where_they_fill_rows():
     tokens = lambda batch, n, width=64: jax.ShapeDtypeStruct((*batch, n, 2, width), jnp.bfloat16)
-    packed = lambda batch, n, keys: kernel.sequences_per_row(tokens(batch, n), tokens(batch, keys))
+    packed = lambda batch, n, keys: pallas_attention.sequences_per_row(
+        tokens(batch, n), tokens(batch, keys)
+    )
     assert packed((5120,), 16, 16) == packed((2, 4), 16, 16) == 8
     assert packed((9,), 16, 16) == 1  # would leave a row with seven places empty
     assert packed((16,), 24, 24) == packed((16,), 16, 24) == packed((16,), 256, 256) == 1
-    fits = lambda batch: kernel.fits(tokens(batch, 16), tokens(batch, 16))
+    fits = lambda batch: pallas_attention.fits(tokens(batch, 16), tokens(batch, 16))
     assert fits((16,)) and not fits((9,))
 
 
@@ -54,7 +56,7 @@ def test_bfloat16_goes_in_and_out_with_float32_between():
     qkv, _, _ = draw((1,), 64, 64, 2, 64, False)
     half = [x.astype(jnp.bfloat16) for x in qkv]
     with pltpu.force_tpu_interpret_mode():
-        out = kernel.attention(*half)
+        out = pallas_attention.attention(*half)
     assert out.dtype == jnp.bfloat16
     exact = dot_product_attention(*(x.astype(jnp.float32) for x in half))
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.02)
@@ -64,29 +66,29 @@ def test_its_cost_counts_both_products_of_every_head_and_five_in_the_gradient():
     q = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
     k = jax.ShapeDtypeStruct((3, 128, 4, 64), jnp.bfloat16)
     scores = 3 * 4 * 256 * 128
-    assert cost.flops(kernel.attention, q, k, k) == 2 * 2 * scores * 64
-    gradient = jax.grad(lambda *qkv: jnp.sum(kernel.attention(*qkv)), (0, 1, 2))
+    assert cost.flops(pallas_attention.attention, q, k, k) == 2 * 2 * scores * 64
+    gradient = jax.grad(lambda *qkv: jnp.sum(pallas_attention.attention(*qkv)), (0, 1, 2))
     assert cost.flops(gradient, q, k, k) == (2 + 5) * 2 * scores * 64
 
 
 def test_a_matrix_unit_pays_for_whole_tiles():
     shape = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
-    (narrow,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
+    (narrow,) = cost.kernels(pallas_attention.attention, 128, shape, shape, shape)
     # A head's 256 queries against two tiles of keys, 64 of 128 rows of each in use; then 256 rows
     # of weights through two tiles of values, 64 of 128 columns of each in use.
     assert (narrow.name, narrow.runs, narrow.rows) == ("forward_attention", 1, 3 * 4 * (512 + 512))
     scores = 3 * 4 * 256 * 256
     assert (cost.EXP + 4) * scores < narrow.elements < (cost.EXP + 7) * scores
-    (wide,) = cost.kernels(kernel.attention, 256, shape, shape, shape)
+    (wide,) = cost.kernels(pallas_attention.attention, 256, shape, shape, shape)
     assert wide.rows == narrow.rows / 2
 
 
 def test_a_kernel_counts_in_every_turn_of_a_loop_and_in_one_branch_of_a_choice():
     shape = jax.ShapeDtypeStruct((3, 256, 4, 64), jnp.bfloat16)
-    (single,) = cost.kernels(kernel.attention, 128, shape, shape, shape)
+    (single,) = cost.kernels(pallas_attention.attention, 128, shape, shape, shape)
 
     def chosen(q, k, v):
-        attend = lambda q: kernel.attention(q, k, v)
+        attend = lambda q: pallas_attention.attention(q, k, v)
         turn = lambda _, q: jax.lax.cond(q[0, 0, 0, 0] > 0, attend, lambda q: attend(attend(q)), q)
         return jax.lax.fori_loop(0, 5, turn, q)
 
