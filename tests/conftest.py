@@ -11,13 +11,15 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from launch import entry
+import tests.checker  # noqa: E402, F401  by whose name jaxtyping's hook looks for it
+from launch import entry  # noqa: E402
 
 CACHE = Path(tempfile.gettempdir()) / f"snapvideo_jax-tests-{os.getuid()}"
 
 entry.collect_seldom()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

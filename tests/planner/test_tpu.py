@@ -5,6 +5,7 @@ bash tests/run.sh tests/planner/test_tpu.py -m slow     the block at its full si
 
 import re
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import fit_3b9_upsampler, shapes
 from snapvideo_jax import build, trees
+from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.fit import FITBlock
 from snapvideo_jax.models.layers import dense, dot_product_attention
@@ -277,7 +279,7 @@ def on_one(slice, function, *shapes, dtype=jnp.float32):
         resident={"parameters": arguments},
         inputs={},
         gradients=None,
-        denoiser=None,
+        denoiser=mock.Mock(spec=Denoiser),
         mesh=mesh,
         videos=1,
         calls=1,
