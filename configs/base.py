@@ -56,7 +56,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "fit"  # "fit" or "unet": which of the two below is built
     config.model.conditioning_channels = 768  # Tables 7 and 8, FIT 500M
-    config.model.dropout = 0.1  # FIT: after self-attention; U-Net: residual blocks; Tables 7, 8
+    config.model.dropout = 0.1  # FIT: global layers' hidden units; U-Net: residual blocks
     # Computed again in the backward pass: nothing ("none"), what is cheap ("dots"; "offload" too,
     # and the rest waits in the host's memory), or a whole block ("block").
     config.model.remat = "none"
@@ -115,7 +115,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.training = ConfigDict()
     config.training.steps = 550_000  # Table 9
     config.training.batch_size = 4096  # examples a step over all devices, Table 9
-    config.training.accumulate = 1  # micro-batches a step, for memory; gradients add in float32
+    config.training.accumulate = 1  # micro-batches a step, for memory; their gradients' mean
     config.training.ema_half_life = 6000.0  # steps, Table 9
     config.training.ema_ramp = 0.05  # half-life of at most this fraction of the steps done, EDM
     config.training.start_from = ""  # run of a first stage whose EMA an upsampler starts from, 3.5

@@ -32,7 +32,14 @@ CONFIG_ERRORS = (
     TypeError,
     ValueError,
 )
-ABSENT = re.compile(r"flag --(\w+)=None: Flag --\1 must have a value other than None\.")  # absl's
+# What absl, Python and ml_collections say, in plainer words.
+PLAINER = (
+    (re.compile(r"flag --(\w+)=None: Flag --\1 must have a value other than None\."),
+     r"--\1 is required"),
+    (re.compile(r"flag --config=(\S+): Error whilst parsing config file: \w+: "), r"--config=\1: "),
+    (re.compile(r"invalid literal for int\(\) with base 10: "), "this is no whole number: "),
+    (re.compile(r"could not convert string to float: "), "this is no number: "),
+)  # fmt: skip
 CONFIG_FLAG = re.compile(r"--?config(?:\.([\w.]+))?=(.*)", re.DOTALL)
 DEFAULT_CONFIG = "configs/shapes.py"
 SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")  # of a config
@@ -143,8 +150,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _refuse(error: Exception, mistake: str | None) -> NoReturn:
     """Ends the command with one line about its flags: `mistake`, or what `error` says."""
-    line = ABSENT.sub(r"--\1 is required", screen.one_line(error))
-    _exit(ConfigError(mistake or f"flags: {line}"))
+    line = f"flags: {screen.one_line(error)}"
+    for pattern, words in PLAINER:
+        line = pattern.sub(words, line)
+    _exit(ConfigError(mistake or line))
 
 
 def _config_mistake(argv: Sequence[str]) -> str | None:

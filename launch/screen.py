@@ -8,7 +8,7 @@ import jax
 
 from snapvideo_jax.errors import Preempted, Stopped, UserError
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.units import duration
+from snapvideo_jax.units import duration_text
 
 
 def speaks() -> bool:
@@ -33,7 +33,7 @@ def progress(things: str) -> Callable[[int, int], None]:
             return
         last = now
         left = (now - start) * (total - done) / done
-        say(f"{done}/{total} {things} in {duration(now - start)}, {duration(left)} left")
+        say(f"{done}/{total} {things} in {duration_text(now - start)}, {duration_text(left)} left")
 
     return report
 

@@ -81,8 +81,9 @@ class Denoiser:
         conditions, x = self.conditions(params, batch), self.encode(batch["video"])
         log_sigma = jnp.zeros(x.shape[0])
         if self.low_res_size is not None:
-            low_res = self.shrink(x)
-            conditions = self.with_low_res(conditions, low_res, log_sigma, low_res)
+            low_res, no_noise = self.shrink(x), jnp.zeros(x.shape[0])
+            eps = jnp.zeros_like(low_res)
+            conditions = self.with_low_res(conditions, low_res, no_noise, eps)
         return x, log_sigma, conditions, self.no_latents(x.shape[0])
 
     def encode(self, video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T h W 3"]:
@@ -135,7 +136,7 @@ class Denoiser:
             return ()
         return jnp.zeros((batch_size,) + self.network.latent_shape, jnp.float32)
 
-    def input_scale(self, frame_interval: Float[Array, " B"]) -> Float[Array, " B"] | float:
+    def sigma_in_of(self, frame_interval: Float[Array, " B"]) -> Float[Array, " B"] | float:
         """Returns sigma_in, of each example where images have their own."""
         if not self.image_sigma_in:
             return self.sigma_in
@@ -154,7 +155,7 @@ class Denoiser:
 
         Dropout is on where `dropout_key` is given.
         """
-        scale = self.input_scale(conditions.frame_interval)
+        scale = self.sigma_in_of(conditions.frame_interval)
         c_in = edm.c_in(jnp.exp(log_sigma), self.sigma_data, scale)
         out, latents = self.network.apply(
             {"params": params["network"]},
@@ -178,6 +179,7 @@ class Denoiser:
         """D = c_skip x_sigma + c_out F, the estimate of x, at one level for the whole batch."""
         log_sigma = jnp.broadcast_to(jnp.log(sigma), x_sigma.shape[:1])
         F, latents = self.F(params, x_sigma, log_sigma, conditions, latents)
+        # With the videos' sigma_in: images with their own are not sampled (sampling/generate.py).
         return edm.denoised(x_sigma, F, sigma, self.sigma_data, self.sigma_in), latents
 
     def self_conditioned_F(

@@ -114,7 +114,7 @@ def start(
         known = _known(denoiser, request, streams)
         x = known.insert(x, jnp.float32(settings.sigma_max), denoiser.sigma_in)
     latents = denoiser.no_latents(len(seeds))
-    return sampler.SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=latents)
+    return sampler.start(x, carry=latents)
 
 
 def sampler_inputs(

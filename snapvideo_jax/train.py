@@ -194,7 +194,7 @@ def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
 def _first_state(run: Run) -> TrainState:
     """Restores the newest verified checkpoint, or makes a fresh state where there is none."""
     program, log, folder = run.program, run.log, run.workdir / "checkpoints"
-    if saved := checkpoint.newest_meta(folder):
+    if saved := checkpoint.newest_meta(folder):  # all checkpoints of a folder are of one experiment
         resume.check_same_experiment(run.workdir, saved, run.meta)
     restored = checkpoint.restore_newest(folder, program.abstract_state, log)
     log(telemetry.parameter_summary(program.abstract_state.params))
@@ -229,7 +229,7 @@ def _report(run: Run, state: TrainState) -> telemetry.Report:
     return telemetry.Report(
         workdir=run.workdir,
         start=start,
-        skipped=start - int(optim.updates(state.opt_state)),
+        skipped=start - int(optim.num_updates(state.opt_state)),
         steps=config.training.steps,
         batch_size=config.training.batch_size,
         # All at once: a computation between steps would wait for the one that is under way.

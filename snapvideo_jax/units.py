@@ -3,7 +3,7 @@
 import math
 
 
-def duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Writes seconds: 75 -> "1m15s", 4000 -> "1h06m"."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:

@@ -301,7 +301,7 @@ def test_a_trace_that_starts_after_the_run_is_refused_before_anything_is_made(tm
         (ConfigError, {"optimizer__name": "lion"}, "optimizer.name='lion' is not known"),
         (ConfigError, {"optimizer__b2": 1.0}, "optimizer.b2=1.0 must be below 1"),
         (ConfigError, {"optimizer__warmup_steps": 8}, "must be below training.steps=8"),
-        (ConfigError, {"mesh__data": 3}, "their product must be 8"),
+        (ConfigError, {"mesh__data": 3}, "give sizes whose product is 8"),
         (ConfigError, {"mesh__fsdp": 8, "training__batch_size": 12}, "nearest that does is"),
         (ConfigError, {"data__source": "folder"}, "needs --config.data.path"),
         (DataError, {"data__source": "folder", "data__path": "/no/such"}, "/no/such"),

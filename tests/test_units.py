@@ -41,5 +41,5 @@ def test_small_shares_have_two_digits_too(share, text):
 
 
 def test_durations_read_well():
-    seen = [units.duration(s) for s in (0.4, 59, 61, 3599, 3600, 360_000)]
+    seen = [units.duration_text(s) for s in (0.4, 59, 61, 3599, 3600, 360_000)]
     assert seen == ["0s", "59s", "1m01s", "59m59s", "1h00m", "100h00m"]

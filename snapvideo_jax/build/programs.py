@@ -20,10 +20,8 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from snapvideo_jax import generator
+from snapvideo_jax.build import model, recipe
 from snapvideo_jax.build.config import Config
-from snapvideo_jax.build.model import denoiser as make_denoiser
-from snapvideo_jax.build.recipe import objective
-from snapvideo_jax.build.recipe import optimizer as make_optimizer
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import sampler
 from snapvideo_jax.errors import ConfigError
@@ -121,7 +119,7 @@ def abstract_params(config: Config, denoiser: Denoiser, mesh: Mesh) -> Params:
 def abstract_model(config: Config, vocabulary_size: int) -> tuple[Denoiser, Params]:
     """Returns a denoiser to count with, and its abstract parameters, on one device."""
     mesh = counting_mesh()
-    denoiser = make_denoiser(config, vocabulary_size, mesh)
+    denoiser = model.denoiser(config, vocabulary_size, mesh)
     return denoiser, abstract_params(config, denoiser, mesh)
 
 
@@ -146,8 +144,8 @@ def train_program(
 ) -> TrainProgram:
     """Assembles the training step on the mesh of `config`."""
     mesh = training_mesh(config, devices)
-    denoiser = make_denoiser(config, vocabulary_size, mesh)
-    optimizer = make_optimizer(config)
+    denoiser = model.denoiser(config, vocabulary_size, mesh)
+    optimizer = recipe.optimizer(config)
 
     def init() -> TrainState:
         return init_state(denoiser, optimizer, config.seed, blank_batch(config))
@@ -155,13 +153,13 @@ def train_program(
     state = jax.eval_shape(init)
     state_places, batch = rules.shardings(state, mesh), abstract_batch(config)
     batch_places = dict.fromkeys(batch, meshes.batch_sharding(mesh)) | {
-        "video": video_sharding(denoiser, mesh)
+        "video": grouped_video_sharding(denoiser, mesh)
     }
     bound_step = functools.partial(
         train_step,
         denoiser=denoiser,
         optimizer=optimizer,
-        objective=objective(config),
+        objective=recipe.objective(config),
         ema_half_life=config.training.ema_half_life,
         ema_ramp=config.training.ema_ramp,
         seed=config.seed,
@@ -211,7 +209,7 @@ def sampler_program(denoiser: Denoiser, mesh: Mesh, settings: SamplerSettings) -
 
     The batch is split over the mesh, and videos on the way as FIT's groups are.
     """
-    state_places = state_shardings(denoiser, mesh)
+    state_places = sampler_state_shardings(denoiser, mesh)
     jit = functools.partial(jax.jit, compiler_options=chips.options(mesh))
 
     def advance(
@@ -272,15 +270,15 @@ def sampler_arguments(config: Config, program: SamplerProgram) -> SamplerArgumen
         params=_with_shardings(params, rules.shardings(params, mesh)),
         request=request,
         seeds=seeds,
-        state=_with_shardings(state, state_shardings(denoiser, mesh)),
+        state=_with_shardings(state, sampler_state_shardings(denoiser, mesh)),
         first=number,
         last=number,
     )
 
 
-def state_shardings(denoiser: Denoiser, mesh: Mesh) -> sampler.SamplerState:
+def sampler_state_shardings(denoiser: Denoiser, mesh: Mesh) -> sampler.SamplerState:
     """Returns where a sampler's videos and latents lie between evaluations."""
-    video: Any = video_sharding(denoiser, mesh)
+    video: Any = grouped_video_sharding(denoiser, mesh)
     latents = jax.tree.map(lambda _: rules.latents_sharding(mesh), denoiser.no_latents(1))
     return sampler.SamplerState(x=video, point=video, D=video, carry=latents)
 
@@ -306,7 +304,7 @@ def evaluation_program(
 ) -> EvaluationProgram:
     """Assembles the network alone on the mesh of `config`: no noise law, guidance or sampler."""
     mesh = training_mesh(config, devices)
-    denoiser = make_denoiser(config, vocabulary_size, mesh)
+    denoiser = model.denoiser(config, vocabulary_size, mesh)
 
     def init_float32() -> Params:
         return denoiser.init(jax.random.key(config.seed), blank_batch(config))
@@ -318,7 +316,7 @@ def evaluation_program(
         return denoiser.inputs(init_float32(), blank_batch(config, config.training.batch_size))
 
     params, abstract_inputs = jax.eval_shape(init), jax.eval_shape(inputs)
-    video, rows = video_sharding(denoiser, mesh), meshes.batch_sharding(mesh)
+    video, rows = grouped_video_sharding(denoiser, mesh), meshes.batch_sharding(mesh)
     _, _, conditions, latents = abstract_inputs
     condition_places = dataclasses.replace(
         jax.tree.map(lambda _: rows, conditions),
@@ -346,7 +344,7 @@ def evaluation_program(
     )
 
 
-def video_sharding(denoiser: Denoiser, mesh: Mesh) -> NamedSharding:
+def grouped_video_sharding(denoiser: Denoiser, mesh: Mesh) -> NamedSharding:
     """Returns where videos lie: examples split, and pixels as FIT's groups are.
 
     Videos are whole where rows are padded, since pixels then do not end with a group.

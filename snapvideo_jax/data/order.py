@@ -1,8 +1,9 @@
-"""The order of training data as a pure function of (seed, global sample number): no state.
+"""The order of training data as a pure function of (seed, example number): no state.
 
-Step s of batch size B reads samples g = s B ... s B + B - 1. The file that g shows and every choice
-that is drawn for it follow from (seed, g) alone. So a run resumes from its step number, and any
-number of hosts draws the same batches.
+Images and videos are counted apart: step s with I images and V videos a batch reads the images
+g = s I ... s I + I - 1 and the videos g = s V ... s V + V - 1. The file that g shows and every
+choice that is drawn for it follow from (seed, g) alone. So a run resumes from its step number, and
+any number of hosts draws the same batches.
 """
 
 import hashlib
@@ -110,6 +111,7 @@ def image_rows(batch_size: int, image_fraction: float) -> int:
     if not math.isclose(rows, batch_size * image_fraction, abs_tol=1e-6):
         raise ConfigError(
             f"data.image_fraction = {image_fraction} of {batch_size} rows is not a whole number;"
-            f" the nearest that is: {rows / batch_size:.6g} ({rows} rows)"
+            f" the nearest that is: {rows / batch_size:.6g} ({rows} rows), or another"
+            " training.batch_size"
         )
     return rows

@@ -9,6 +9,7 @@ At sigma_in = 1 all of it is EDM (Karras et al. 2022) up to the sign of F and c_
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 
@@ -66,7 +67,9 @@ def loss_weight(sigma: Array, sigma_data: float) -> Array:
     return 1 / sigma_data**2 + 1 / sigma**2
 
 
-def loss_weight_F(sigma: Array, sigma_data: float, sigma_in: Array | float) -> Array:
+def loss_weight_F(
+    sigma: Array | np.ndarray, sigma_data: float, sigma_in: Array | float
+) -> Array | np.ndarray:
     """w = lambda c_out^2, the weight of |F - c_nrm v|^2 (App. E); between 1 and sigma_in^2."""
     return ((sigma**2 + sigma_data**2) / (sigma**2 + sigma_data**2 / sigma_in)) ** 2
 
@@ -88,7 +91,7 @@ def loss_F(
     level = expand(sigma, x)
     residual = F - c_nrm(level, sigma_data) * velocity(x, level, eps, sigma_data)
     per_example = jnp.mean(jnp.square(residual), axis=range(1, x.ndim))
-    return loss_weight_F(sigma, sigma_data, sigma_in) * per_example
+    return jnp.asarray(loss_weight_F(sigma, sigma_data, sigma_in)) * per_example
 
 
 def ode_slope(x_sigma: Array, D: Array, sigma: Array | float, sigma_in: float) -> Array:

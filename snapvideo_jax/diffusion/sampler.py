@@ -78,6 +78,11 @@ class SamplerState(NamedTuple):
     carry: Any
 
 
+def start(x: Float[Array, "B ..."], carry: Any) -> SamplerState:
+    """Returns the state before the first evaluation. x: noise of level grid[0], float32."""
+    return SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=carry)
+
+
 def sample(
     denoise: Denoise,
     x: Float[Array, "B ..."],
@@ -88,14 +93,13 @@ def sample(
     heun: bool = True,
     churn: Churn | None = None,
 ) -> Float[Array, "B ..."]:
-    """Takes x from sigma = grid[0] down to grid[N] = 0; returns the sample in the data's range.
+    """Takes x from sigma = grid[0] down to grid[N] = 0 without a pause.
 
-    x is noise of level grid[0], float32; carry is what the first evaluation receives; the rest is
-    as in `SamplerInputs`.
+    Returns the sample in the data's range. x and carry are as in `start`, the rest as in
+    `SamplerInputs`. `sampling/generate.py` calls `start` and `advance` itself, to tell progress.
     """
     inputs = SamplerInputs(denoise, grid, sigma_in, controls=controls, heun=heun, churn=churn)
-    state = SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=carry)
-    return advance(inputs, state, 0, num_evaluations(len(grid) - 1, heun)).D
+    return advance(inputs, start(x, carry), 0, num_evaluations(len(grid) - 1, heun)).D
 
 
 def num_evaluations(num_steps: int, heun: bool) -> int:
@@ -126,11 +130,12 @@ def advance(
         level = jnp.where(corrects, t_next, t_hat)
         D_point, carry = inputs.denoise(state.point, level, control, state.carry)
         D = jnp.where(corrects, state.D, D_point)
-        # Before the correction the two slopes are one, and this is Euler's step.
         slope = ode_slope(state.x, D, t_hat, sigma_in)
+        # Before the correction point is x, so the two slopes are one, and this is Euler's step.
         slope_at_point = ode_slope(state.point, D_point, level, sigma_in)
         point = state.x + (t_next - t_hat) * (slope + slope_at_point) / 2
-        return SamplerState(jnp.where(finishes, point, state.x), point, D, carry)
+        x = jnp.where(finishes, point, state.x)
+        return SamplerState(x=x, point=point, D=D, carry=carry)
 
     return jax.lax.fori_loop(first, last, evaluate, state)
 

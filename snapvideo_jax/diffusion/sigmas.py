@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from snapvideo_jax.diffusion import edm
+
 
 def draw_log_sigma(key: PRNGKeyArray, n: int, P_mean: float, P_std: float) -> Float[Array, " n"]:
     """Draws ln sigma ~ N(P_mean, P_std^2), one an example (EDM Table 1, the paper's values)."""
@@ -23,8 +25,7 @@ def mean_loss_weight_F(P_mean: float, P_std: float, sigma_data: float, sigma_in:
     """
     z = np.linspace(-12, 12, 20_001)
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    sigma_squared = np.exp(2 * (P_mean + P_std * z))
-    w = ((sigma_squared + sigma_data**2) / (sigma_squared + sigma_data**2 / sigma_in)) ** 2
+    w = edm.loss_weight_F(np.exp(P_mean + P_std * z), sigma_data, sigma_in)
     return float(np.trapezoid(w * density, z))
 
 

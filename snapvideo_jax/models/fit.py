@@ -163,7 +163,7 @@ class FIT(nn.Module):
         F, latents = (constrain(group(t, self.latent_shape[0]), GROUPED) for t in (F, latents))
         return unpatchify(F, self.grouping, self.video), latents
 
-    def stem(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B G n D"]:
+    def stem(self, x: Float[Array, "B T H W P"]) -> Float[Array, "B G n C"]:
         """patches = LN(Dense(patches)) + table, a learned position table that all groups share."""
         init = nn.initializers.truncated_normal(self.table_std)
         table = self.param("positions", init, (self.grouping.tokens, self.patch_channels))

@@ -34,8 +34,8 @@ Attend = Callable[[Array, Array, Array, Array | None], Array]
 BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
-# A device's inputs for each number of a kernel, above which its gradient is summed as a whole: to
-# turn them around in a TPU's memory takes longer than to send the sum (docs/history).
+# With more inputs on a device than so many for each number of a kernel, its gradient is summed over
+# devices as a whole: transposing the inputs in a TPU's memory would take longer (docs/history).
 SUM_WHOLE_ABOVE = 16
 
 

@@ -82,7 +82,7 @@ class SigmaEmbedding(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, c_noise: Float[Array, " B"]) -> Float[Array, "B E"]:
+    def __call__(self, c_noise: Float[Array, " B"]) -> Float[Array, "B e"]:
         """Returns one embedding a video, 4 x `channels` wide."""
         features = sinusoid(SCALE["c_noise"] * c_noise, self.channels)
         hidden = nn.silu(dense(4 * self.channels, self.dtype, "up")(features))
@@ -102,7 +102,7 @@ class ResidualBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Maps, embedding: Float[Array, "B E"], train: bool = False) -> Maps:
+    def __call__(self, x: Maps, embedding: Float[Array, "B e"], train: bool = False) -> Maps:
         """Returns the block's output; dropout needs the rng stream "dropout" if `train`."""
         h = nn.silu(group_norm(self.dtype, "input_norm")(x))
         x, h = self.resample(x), self.resample(h)
@@ -114,7 +114,7 @@ class ResidualBlock(nn.Module):
             x = conv(self.channels, 1, self.dtype, "skip")(x)
         return x + conv(self.channels, 3, self.dtype, "output_conv", ZERO)(h)
 
-    def modulate(self, h: Frames, embedding: Float[Array, "B E"]) -> Frames:
+    def modulate(self, h: Frames, embedding: Float[Array, "B e"]) -> Frames:
         """h = h (1 + scale) + shift, the same for all frames of a video."""
         scale_shift = dense(2 * self.channels, self.dtype, "scale_shift")(nn.silu(embedding))
         num_frames = h.shape[0] // embedding.shape[0]
@@ -240,7 +240,7 @@ class UNetBlock(nn.Module):
     def __call__(
         self,
         x: Maps,
-        embedding: Float[Array, "B C"],
+        embedding: Float[Array, "B e"],
         conditioning: tuple[Float[Array, "B K E"], Bool[Array, "B K"]],
         train: bool,
     ) -> Maps:

@@ -97,7 +97,7 @@ def compile_on_all(function: Any, *arguments: Any) -> Callable[..., Any]:
     """Compiles a jitted function for (abstract) arguments on all processes before any runs it.
 
     Otherwise a process that compiles for long would come too late: the collectives of CPUs give up
-    after 30 seconds. With one process, returns `function` as it is.
+    after 30 seconds. With one process, returns `function` as it is: its first call compiles.
     """
     if jax.process_count() == 1:
         return function

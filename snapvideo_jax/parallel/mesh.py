@@ -57,8 +57,8 @@ def resolve(sizes: list[int], num_devices: int) -> list[int]:
     if num_devices % known or (-1 not in sizes and known != num_devices):
         multiple = " or a multiple" if -1 in sizes else ""
         raise ConfigError(
-            f"{fields} need {known} devices{multiple}, and there are {num_devices}; their product "
-            f"must be {num_devices} (-1 takes the rest)"
+            f"{fields} need {known} devices{multiple}, and there are {num_devices}; give sizes "
+            f"whose product is {num_devices} (-1 takes the rest)"
         )
     return [num_devices // known if size == -1 else size for size in sizes]
 

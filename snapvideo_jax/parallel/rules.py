@@ -31,8 +31,8 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     (r"(q|k|v|gate|up)/bias", ("tensor",)),
     (r"(o|down)/bias", (None,)),
     (r"\w*norm/(scale|bias)", (None,)),
-    (r"network/(stem|tokens/text)/kernel", (None, SPLIT)),  # [patch pixels or E, C]
-    (r"network/head/kernel", (SPLIT, None)),  # [C, patch pixels]
+    (r"network/(stem|tokens/text)/kernel", (None, SPLIT)),  # [P or E, C]; U-Net: [3, 3, 3, C]
+    (r"network/head/kernel", (SPLIT, None)),  # [C, P]; U-Net: [3, 3, C, 3]
     (r"network/(stem|head|tokens/text)/bias", (None,)),
     (r"input_conv/kernel", (SPLIT, "tensor")),  # U-Net: [3, 3, C, D]
     (r"input_conv/bias", ("tensor",)),

@@ -54,7 +54,7 @@ class PlannedProgram:
 
     @property
     def flops(self) -> int:
-        """Of one call over all devices, with what is computed again."""
+        """FLOPs of one call on all devices, with what is computed again."""
         return cost.flops(self.call, *self.arguments, trips=1)
 
     @property

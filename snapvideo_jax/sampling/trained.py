@@ -20,7 +20,7 @@ from snapvideo_jax.training import checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained model on the devices at hand. config: the run's, handed to `build` alone."""
+    """A trained model on the devices at hand. config: the run's, which `build` reads."""
 
     config: Config
     step: int

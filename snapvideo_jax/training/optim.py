@@ -25,7 +25,7 @@ def adapted_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: names(path)[-1] in ADAPTED, params)
 
 
-def layer_norms(path: tuple, x: Array) -> Array:
+def l2_norms_by_layer(path: tuple, x: Array) -> Array:
     """Returns the l2 norm of each layer's slice of x, broadcastable to x."""
     stacked = any(name in STACKED for name in names(path))
     axes = tuple(range(1 if stacked else 0, x.ndim))
@@ -38,7 +38,7 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
     def scale(path, update, param):
         if isinstance(update, optax.MaskedNode):
             return update
-        norm, update_norm = layer_norms(path, param), layer_norms(path, update)
+        norm, update_norm = l2_norms_by_layer(path, param), l2_norms_by_layer(path, update)
         ratio = jnp.where((norm > 0) & (update_norm > 0), norm / update_norm, 1.0)
         return update * ratio
 
@@ -75,7 +75,7 @@ def make_optimizer(
     )
 
 
-def updates(opt_state: optax.OptState) -> Int[Array, ""]:
+def num_updates(opt_state: optax.OptState) -> Int[Array, ""]:
     """Returns the number of updates, by which the schedule goes; a skipped step makes none."""
     return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
 

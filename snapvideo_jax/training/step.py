@@ -4,15 +4,17 @@ With p the parameters, n1, n2 standard normal draws, and the equations of diffus
 
     x = video in [-1, 1]
     sigma = exp(P_mean + P_std n1);  eps = n2                                      (draw)
-    x_sigma = x / sigma_in + sigma eps
+    x_sigma = x / sigma_in + sigma eps;  an upsampler's low resolution is noised too
     c1, c2 = conditions, their text dropped with probability label_dropout, for each pass anew
-    _, latents = F(p, x_sigma, sigma, c1, 0)            first pass, without gradient
+    latents = second result of network(p, x_sigma, sigma, c1, 0)             no gradient
     latents = latents with probability self_conditioning, else 0
-    F, _ = F(p, x_sigma, sigma, c2, latents)            second pass
+    F = first result of network(p, x_sigma, sigma, c2, latents)
     loss = mean w |F - c_nrm v|^2 / E[w]                                           (loss)
-    g = d loss / d p, summed over micro-batches                       (loss_and_gradient)
+    g = d loss / d p, the mean over micro-batches                     (loss_and_gradient)
     unless loss or |g| is not finite:                                       (train_step)
-        p = p + LAMB(clip(g));  ema = decay ema + (1 - decay) p
+        p = p - learning_rate * LAMB(clip(g) with Adam's moments, decay of p)
+        ema = beta ema + (1 - beta) p
+    step = step + 1
 """
 
 import dataclasses
@@ -47,7 +49,7 @@ class Objective:
     self_conditioning: float
 
 
-class Augmentation(NamedTuple):
+class LowResNoise(NamedTuple):
     """The noise on an upsampler's low resolution: its level, from 0 to 1, and unit noise."""
 
     level: Float[Array, " B"]
@@ -57,14 +59,14 @@ class Augmentation(NamedTuple):
 class Draws(NamedTuple):
     """What is random about a batch but dropout, a row an example, so that it splits as that does.
 
-    keep_text: of the first and of the second pass. augmentation: None for a first stage.
+    keep_text: of the first and of the second pass. low_res_noise: None for a first stage.
     """
 
     log_sigma: Float[Array, " B"]
     eps: Float[Array, "B T H W C"]
     keep_text: tuple[Bool[Array, " B"], Bool[Array, " B"]]
     keep_latents: Bool[Array, " B"]
-    augmentation: Augmentation | None
+    low_res_noise: LowResNoise | None
 
 
 def draw(
@@ -72,21 +74,21 @@ def draw(
 ) -> Draws:
     """Draws noise levels, noise and masks for a whole batch; of `video` only the shape counts."""
     x = jax.eval_shape(denoiser.encode, video)
-    n, keep_text = x.shape[0], 1 - objective.label_dropout
+    n, keep_probability = x.shape[0], 1 - objective.label_dropout
     keep = lambda stream, p: jax.random.bernoulli(streams[stream], p, (n,))
-    augmentation = None
+    low_res_noise = None
     if denoiser.low_res_size is not None:
         low_res = jax.eval_shape(denoiser.shrink, x)
-        augmentation = Augmentation(
+        low_res_noise = LowResNoise(
             level=jax.random.uniform(streams["level"], (n,)),
             eps=jax.random.normal(streams["low_res"], low_res.shape),
         )
     return Draws(
         log_sigma=sigmas.draw_log_sigma(streams["sigma"], n, objective.P_mean, objective.P_std),
         eps=jax.random.normal(streams["eps"], x.shape, jnp.float32),
-        keep_text=(keep("label1", keep_text), keep("label2", keep_text)),
+        keep_text=(keep("label1", keep_probability), keep("label2", keep_probability)),
         keep_latents=keep("latents", objective.self_conditioning),
-        augmentation=augmentation,
+        low_res_noise=low_res_noise,
     )
 
 
@@ -103,17 +105,18 @@ def loss(
     dropout: keys of the first and of the second pass.
     """
     x = denoiser.encode(batch["video"])
-    sd, si = denoiser.sigma_data, jnp.asarray(denoiser.input_scale(batch["frame_interval"]))
+    sigma_data = denoiser.sigma_data
+    sigma_in = jnp.asarray(denoiser.sigma_in_of(batch["frame_interval"]))
     log_sigma, eps = draws.log_sigma, draws.eps
     sigma = jnp.exp(log_sigma)
     image = batch["frame_interval"] == 0
     if denoiser.image_sigma_in:
         eps = jnp.where(edm.expand(image, x), eps[:, :1], eps)
-    x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, edm.expand(si, x))
+    x_sigma = edm.add_noise(x, edm.expand(sigma, x), eps, edm.expand(sigma_in, x))
 
     conditions = denoiser.conditions(params, batch)
-    if draws.augmentation is not None:
-        level, low_res_eps = draws.augmentation
+    if draws.low_res_noise is not None:
+        level, low_res_eps = draws.low_res_noise
         conditions = denoiser.with_low_res(conditions, denoiser.shrink(x), level, low_res_eps)
     first, second = (conditions.drop_text(keep) for keep in draws.keep_text)
     F = denoiser.self_conditioned_F(
@@ -124,8 +127,10 @@ def loss(
         keep_latents=draws.keep_latents,
         dropout_keys=dropout,
     )
-    losses = edm.loss_F(F, x, eps, sigma, sd, si)
-    mean_w = functools.partial(sigmas.mean_loss_weight_F, objective.P_mean, objective.P_std, sd)
+    losses = edm.loss_F(F, x, eps, sigma, sigma_data, sigma_in)
+    mean_w = lambda sigma_in: sigmas.mean_loss_weight_F(
+        objective.P_mean, objective.P_std, sigma_data, sigma_in
+    )
     if not denoiser.image_sigma_in:
         return jnp.mean(losses) / mean_w(denoiser.sigma_in)
     # Images have another sigma_in, and so another E[w].
@@ -144,8 +149,8 @@ def loss_and_gradient(
 ) -> tuple[Float[Array, ""], Params]:
     """Returns the loss of a batch and its gradient, from `accumulate` micro-batches in turn.
 
-    The gradient is that of kernels in the network's dtype (`Denoiser.cast_kernels`), which is the
-    same and rounds them once a step; it is added and returned in float32. Only the activations of
+    Kernels are cast to the network's dtype one time, before the gradient: the same values, one
+    rounding a step. Gradients are averaged and returned in float32. Only the activations of
     one micro-batch are alive at a time, and all draws are the whole batch's, so their number
     changes nothing but memory and time; dropout alone is drawn anew in each.
     """
@@ -159,9 +164,10 @@ def loss_and_gradient(
         return jax.tree.map(wide, value_and_grad(cast, batch, draws, dropout))
 
     def add(sums, micro):
-        number, rows = micro
-        keys = jax.tree.map(lambda key: jax.random.fold_in(key, number), dropout)
-        return jax.tree.map(jnp.add, sums, value_and_grad(cast, *rows, keys)), None
+        number, (rows, their_draws) = micro
+        dropout_keys = jax.tree.map(lambda key: jax.random.fold_in(key, number), dropout)
+        terms = value_and_grad(cast, rows, their_draws, dropout_keys)
+        return jax.tree.map(jnp.add, sums, terms), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (jnp.zeros(()), params))
     micros = jnp.arange(accumulate), micro_batches((batch, draws), accumulate)

@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from snapvideo_jax import trees
 from snapvideo_jax.errors import DivergedError
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.units import duration, size_text
+from snapvideo_jax.units import duration_text, size_text
 
 
 class MetricsFile:
@@ -125,7 +125,9 @@ class Progress:
         self._losses.append(loss)
         if not self._compiled:
             self._compiled = True
-            self._log(f"first step after {duration(self._clock() - self._then)}: loss {loss:.4f}")
+            self._log(
+                f"first step after {duration_text(self._clock() - self._then)}: loss {loss:.4f}"
+            )
             self._restart(step)
             return {}
         elapsed = self._clock() - self._then
@@ -139,7 +141,7 @@ class Progress:
         self._log(
             f"step {step:{self._width}d}/{self._steps}  loss {np.mean(self._losses):.4f}  "
             f"{rates['videos_per_second']:.1f} videos/s  "
-            f"ETA {duration((self._steps - step) * seconds_a_step)}  "
+            f"ETA {duration_text((self._steps - step) * seconds_a_step)}  "
             f"waiting for data {100 * rates['data_wait']:.0f} %"
         )
         self._restart(step)

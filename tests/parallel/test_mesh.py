@@ -39,7 +39,7 @@ def test_minus_one_takes_the_devices_that_are_left(sizes_of_axes, devices, expec
     ("sizes_of_axes", "words"),
     [
         ([3, 1, 1, 1], ["mesh.data=3", "need 3 devices", "there are 8"]),
-        ([4, 1, 1, 1], ["mesh.data=4", "need 4 devices", "must be 8"]),
+        ([4, 1, 1, 1], ["mesh.data=4", "need 4 devices", "product is 8"]),
         ([-1, 3, 1, 1], ["mesh.fsdp=3", "3 devices or a multiple", "there are 8"]),
         ([2, 4, 2, 1], ["mesh.group=2", "need 16 devices", "there are 8"]),
         ([-1, -1, 1, 1], ["at most one is -1"]),

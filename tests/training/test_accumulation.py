@@ -128,7 +128,7 @@ def stand_in(answer, dtype=jnp.float32):
         sigma_data=1.0,
         sigma_in=1.0,
         image_sigma_in=0.0,
-        input_scale=lambda frame_interval: 1.0,
+        sigma_in_of=lambda frame_interval: 1.0,
     )
 
 

@@ -192,7 +192,7 @@ def loss_with(answer, n=4096, si=4.0):
         sigma_data=1.0,
         sigma_in=si,
         image_sigma_in=0.0,
-        input_scale=lambda frame_interval: si,
+        sigma_in_of=lambda frame_interval: si,
     )
     batch = {"video": jnp.zeros(x.shape, jnp.uint8), "frame_interval": jnp.zeros(n)}
     streams = keys.streams(0, 0, step.STREAMS)

@@ -50,7 +50,7 @@ CUT = dict(patch=4, group=(4, 2, 2), latents=32)  # 4 groups of 4 frames x 2 x 2
 FAMILIES = ("fit", "unet")
 LEARNING_RATES = {"fit": 3e-3, "unet": 1e-3}
 BATCH = 8
-WARMUP = 15  # it takes one step in so many, as in configs/shapes.py
+WARMUP = 15  # it takes 1/15 of the steps, as in configs/shapes.py
 HELD_OUT = 128  # videos
 BINS = 6  # of ln sigma, equally likely in training
 
