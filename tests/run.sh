@@ -32,7 +32,8 @@ part install install
 if [ $# -eq 0 ]; then
   part lint lint
   part types "$python" -m basedpyright --level error
-  set -- -n 2 --dist loadfile  # compiling is most of the work, and each file compiles by itself
+  # Compiling is most of the work, and each file compiles by itself; tests/conftest.py orders them.
+  set -- -n 2 --dist loadfile --no-loadscope-reorder
 fi
 part tests "$python" -m pytest "$@"
 echo "$seconds"
