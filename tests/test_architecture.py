@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
     "benchmark": {"build", "data", "denoiser", "diffusion", "parallel", "planner"},
     "planner": {"build", "denoiser", "models", "parallel"},
-    "evaluation": {"data"},
+    "evaluation": {"data", "files"},
     "sampling": {"build", "data", "denoiser", "diffusion", "export", "files", "generator",
                  "models", "parallel", "training"},
     "export": {"files", "training"},
@@ -44,7 +44,14 @@ MAY_IMPORT = {
 ONLY_IN = {
     "tensorflow": {"data/pipeline.py"},
     "clu": {"training/telemetry.py"},
-    "flax": {"models", "denoiser", "training/state.py", "parallel/rules.py", "files/t5_weights.py"},
+    "flax": {
+        "models",
+        "denoiser",
+        "training/state.py",
+        "parallel/rules.py",
+        "files/t5_weights.py",
+        "evaluation/features",
+    },
     "ml_collections": {"build/checks.py", "sampling/trained.py"},
     "optax": {"training", "build/recipe.py"},
     "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "benchmark/scaling/plots.py"},
@@ -52,7 +59,11 @@ ONLY_IN = {
     "sentencepiece": {"data/text.py"},
     "av": {"data/clips.py", "files/video.py"},
 }
-NO_JAX = ("data", "evaluation", "errors", "storage", "files/video", "files/safetensors")
+NO_JAX = (
+    "data", "errors", "storage", "files/video", "files/safetensors", "evaluation/oracle",
+    "evaluation/protocol", "evaluation/plots", "evaluation/moments", "evaluation/distances",
+    "evaluation/scores", "evaluation/motion",
+)  # fmt: skip
 
 # Who may read or change the fields of a config; all others get named values.
 READERS = {
