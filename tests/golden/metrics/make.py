@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch_fidelity
+from PIL import Image
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "evaluation"))
@@ -57,14 +58,102 @@ def distances() -> dict:
     }
 
 
-MAKERS = {"distances": distances}
+def archives() -> dict:
+    """Writes what torch saves, in its three forms; returns the tensors in them."""
+    folder = HERE / "archives"
+    folder.mkdir(exist_ok=True)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+    network.register_buffer("turned", torch.arange(6).reshape(2, 3).half().t())
+    tensors = state(network)
+    torch.save(tensors, folder / "zip.pt")
+    torch.save(tensors, folder / "old.pt", _use_new_zipfile_serialization=False)
+    torch.jit.trace(network.eval(), torch.ones(1, 3, 2, 2)).save(folder / "script.pt")
+    return {name: [tuple(x.shape), x.flatten().tolist()] for name, x in tensors.items()}
+
+
+def resizes() -> dict:
+    """Every resize kernel on one small picture, by the code that each reference calls."""
+    from cdfvd.third_party.i3d.utils import preprocess_i3d
+    from cleanfid.resize import make_resizer
+    from torch_fidelity.interpolate_compat_tensorflow import (
+        interpolate_bilinear_2d_like_tensorflow1x as like_tensorflow,
+    )
+    from torchvision import transforms
+
+    image = inputs.pixels((1, 13, 18, 3), 0)
+    x = torch.tensor(image).permute(0, 3, 1, 2).float()
+    channels_last = lambda y: y.permute(0, 2, 3, 1).numpy()
+    tf1 = lambda corners: like_tensorflow(x, size=(11, 7), align_corners=corners)
+    clean = make_resizer("PIL", False, "bicubic", (7, 11))(image[0])[None]
+    clip = transforms.Compose(
+        [transforms.Resize(8, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(8)]
+    )(Image.fromarray(image[0]))
+    half_pixel = preprocess_i3d(image[None], target_resolution=(11, 7))[0].permute(1, 2, 3, 0)
+    arrays = {
+        "tf1": channels_last(tf1(False)),
+        "align_corners": channels_last(tf1(True)),
+        "half_pixel": (half_pixel.numpy() + 1) * 127.5,
+        "pillow_float": clean,
+        "clip": np.asarray(clip),
+    }
+    return {name: array.round(2).ravel().tolist() for name, array in arrays.items()}
+
+
+def state(network: torch.nn.Module) -> dict:
+    """Fills a network with the tests' random tensors; returns its state."""
+    tensors = {
+        name: torch.tensor(inputs.tensor(name, tuple(value.shape)))
+        for name, value in network.state_dict().items()
+        if not name.endswith(("num_batches_tracked", "position_ids"))
+    }
+    missing, unexpected = network.load_state_dict(tensors, strict=False)
+    assert not unexpected and all(n.endswith(("tracked", "position_ids")) for n in missing), missing
+    return network.state_dict()
+
+
+def summary(features: torch.Tensor) -> dict:
+    """A few features as they are, and random sums of all of them."""
+    array = features.float().numpy()
+    return {"first": array[:, :6].tolist(), "sums": inputs.projection(array).tolist()}
+
+
+def inception() -> dict:
+    """torch-fidelity's Inception-v3 on its own preprocessing, and on clean-fid's."""
+    from cleanfid.resize import make_resizer
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    layers = ["2048", "logits_unbiased"]
+    module.load_state_dict_from_url = lambda *_, **__: {}  # nothing is fetched
+    load, module.FeatureExtractorInceptionV3.load_state_dict = (
+        module.FeatureExtractorInceptionV3.load_state_dict,
+        lambda *_, **__: None,
+    )
+    network = module.FeatureExtractorInceptionV3("inception", layers)
+    module.FeatureExtractorInceptionV3.load_state_dict = load
+    state(network)
+    images = inputs.pixels((2, 61, 90, 3), 0)
+    pooled, logits = network(torch.tensor(images).permute(0, 3, 1, 2))
+    module.interpolate_bilinear_2d_like_tensorflow1x = lambda x, **_: resized
+    resizer = make_resizer("PIL", False, "bicubic", (299, 299))
+    resized = torch.tensor(np.stack([resizer(i) for i in images])).permute(0, 3, 1, 2)
+    clean, _ = network(torch.tensor(images).permute(0, 3, 1, 2))
+    return {"pooled": summary(pooled), "logits": summary(logits), "clean": summary(clean)}
+
+
+MAKERS = {
+    "distances": distances,
+    "archives": archives,
+    "resizes": resizes,
+    "inception": inception,
+}
 
 
 def main(names: list[str]) -> None:
     print("torch", torch.__version__, "torch-fidelity", torch_fidelity.__version__)
     torch.set_grad_enabled(False)
     for name in names or MAKERS:
-        (HERE / f"{name}.json").write_text(json.dumps(MAKERS[name](), indent=1) + "\n")
+        lines = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in MAKERS[name]().items())
+        (HERE / f"{name}.json").write_text("{" + ",\n ".join(lines) + "}\n")
         print(name)
 
 
