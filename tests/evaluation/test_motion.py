@@ -35,9 +35,9 @@ def test_speed_is_the_length_of_the_velocity(velocity):
     np.testing.assert_allclose(motion.speeds(moving(velocity)), np.hypot(*velocity), atol=0.35)
 
 
-def test_noise_on_a_still_picture_is_no_motion():
+def test_noise_is_no_motion():
     noise = np.random.RandomState(0).uniform(-20, 20, (6, 64, 64, 3))
-    video = (CANVAS[:64, :64] / 2.0 + 60 + noise).clip(0, 255).astype(np.uint8)
+    video = (128 + noise).astype(np.uint8)
     assert motion.speeds(video).max() < 0.5
     assert not motion.is_dynamic(video)
 

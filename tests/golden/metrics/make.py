@@ -140,7 +140,23 @@ def inception() -> dict:
     return {"pooled": summary(pooled), "logits": summary(logits), "clean": summary(clean)}
 
 
+def i3d() -> dict:
+    """cd-fvd's I3D on its own preprocessing, with its epsilon and with the original's."""
+    from cdfvd.third_party.i3d import pytorch_i3d, utils
+
+    network = pytorch_i3d.InceptionI3d(400, in_channels=3).eval()
+    state(network)
+    videos = inputs.pixels((1, 17, 36, 64, 3), 0)  # two places in time are averaged
+    results = {"port": summary(network(utils.preprocess_i3d(videos)))}
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.eps = 1e-3
+    results["original"] = summary(network(utils.preprocess_i3d(videos)))
+    return results
+
+
 MAKERS = {
+    "i3d": i3d,
     "distances": distances,
     "archives": archives,
     "resizes": resizes,
