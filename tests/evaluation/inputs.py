@@ -37,6 +37,43 @@ def tensor(name, shape):
     return noise * np.float32(np.sqrt(2 / np.prod(shape[1:])))
 
 
+def colors(shape, seed):
+    """Normalized pictures."""
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def tokens(n, largest, seed):
+    """Ids of texts of several lengths, which end with the largest id, and zeros after it."""
+    generator = np.random.RandomState(seed)
+    ids = generator.randint(1, largest - 1, (n, 77)).astype(np.int32)
+    for row, end in zip(ids, generator.randint(4, 77, n), strict=True):
+        row[end:] = 0
+        row[end] = largest - 1
+    return ids
+
+
+# As transformers' configs say it.
+CLIP_TOWERS = (
+    dict(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2,
+        image_size=32, patch_size=8,
+    ),
+    dict(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1,
+        vocab_size=300, max_position_embeddings=77, bos_token_id=298, eos_token_id=299,
+    ),
+)  # fmt: skip
+CAPTIONS = [
+    "a red circle moves left slowly",
+    "A man is Riding a horse,  on the beach!!",
+    "they're 24 dogs & it's 3.5m high... isn't it?",
+    "caf\u00e9 na\u00efve \u00fcber \u65e5\u672c\u8a9e \U0001f600",
+    "&lt;b&gt; \u201cquoted\u201d it\u2019s x\u00b2 \u00bd \t tab",
+    "",
+    "supercalifragilisticexpialidocious " * 12,
+]
+
+
 def projection(features, size=8, seed=5):
     """A few random sums of everything, over the last axis: small enough to store."""
     generator = np.random.RandomState(seed)

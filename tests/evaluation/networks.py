@@ -18,11 +18,11 @@ def golden(name):
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
-def tensors(module, *example, rename=lambda name: name):
+def tensors(module, *example):
     """What a published file of this network holds: name -> array, by the network's own tree."""
     abstract = jax.eval_shape(module.init, jax.random.key(0), *example)["params"]
     shapes = {
-        rename(weights.torch_name(leaf)): weights.to_torch(leaf, np.empty(x.shape, np.bool_)).shape
+        weights.torch_name(leaf): weights.to_torch(leaf, np.empty(x.shape, np.bool_)).shape
         for leaf, x in flatten_dict(abstract).items()
     }
     return {name: inputs.tensor(name, shape) for name, shape in shapes.items()}

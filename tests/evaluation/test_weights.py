@@ -16,19 +16,17 @@ from tests.evaluation import networks
 ARCHIVES = Path(__file__).parents[1] / "golden/metrics/archives"
 NETWORK, EXAMPLE = inception.conv(2, 1, name=None), jnp.zeros((1, 1, 1, 3))
 # The archives hold a Sequential of the same layers.
-PLACES = {"conv": "0", "bn": "1"}
+PLACES = {"0": "conv", "1": "bn"}
 
 
-def rename(name):
-    layer, last = name.split(".")
-    return f"{PLACES[layer]}.{last}"
-
-
-def archive(form, **fields):
-    ignored = ("num_batches_tracked", "turned", "0.bias")
-    return weights.load(
-        ARCHIVES / f"{form}.pt", NETWORK, EXAMPLE, rename=rename, ignored=ignored, **fields
-    )
+def archive(form, sha256=None):
+    file = weights.open_file(ARCHIVES / f"{form}.pt", sha256)
+    tensors = {
+        f"{PLACES[name[0]]}{name[1:]}": array
+        for name, array in file.tensors.items()
+        if name not in ("turned", "0.bias")
+    }
+    return weights.fit(file._replace(tensors=tensors), NETWORK, EXAMPLE)
 
 
 @pytest.fixture
@@ -57,12 +55,6 @@ def test_what_torch_saved_loads_without_torch(form):
     values = np.array(expected["0.weight"][1], np.float32).reshape(2, 3)
     np.testing.assert_array_equal(params["params"]["conv"]["kernel"][0, 0], values.T)
     assert NETWORK.apply(params, EXAMPLE).shape == (1, 1, 1, 2)
-
-
-def test_a_prefix_leaves_the_rest_of_a_file_alone(tmp_path, arrays):
-    both = {f"vision.{name}": a for name, a in arrays.items()} | {"text.weight": np.ones(3)}
-    path = networks.write(tmp_path / "w.npz", both)
-    assert load(path, prefix="vision.").file == "w.npz"
 
 
 def refusal(call):

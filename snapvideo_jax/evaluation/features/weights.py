@@ -7,7 +7,6 @@ another network, of another port of it, or cut short is one clear line.
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,15 @@ LEAVES = {
 }
 MIN_DIGITS = 8  # of a sha256 that are enough to check; torch's own file names have so many
 
-Rename = Callable[[str], str]
+Tensors = dict[str, np.ndarray]
+
+
+class WeightFile(NamedTuple):
+    """The tensors of a file by torch's names, and its digest."""
+
+    path: Path
+    sha256: str
+    tensors: Tensors
 
 
 class Weights(NamedTuple):
@@ -41,54 +48,59 @@ class Weights(NamedTuple):
     sha256: str
 
 
-def load(
-    path: str | Path,
-    module: nn.Module,
-    *inputs: Any,
-    sha256: str | None = None,
-    rename: Rename = lambda name: name,
-    ignored: tuple[str, ...] = ("num_batches_tracked",),
-    prefix: str = "",
-) -> Weights:
-    """Reads a file into the parameters of `module`, in float32.
+def load(path: str | Path, module: nn.Module, *inputs: Any, sha256: str | None = None) -> Weights:
+    """Reads a file into the parameters of `module`: `open_file`, then `fit`."""
+    return fit(open_file(path, sha256), module, *inputs)
+
+
+def open_file(path: str | Path, sha256: str | None = None) -> WeightFile:
+    """Reads a file of weights.
 
     Args:
         path: .safetensors, .npz, or what torch saved (any other suffix).
-        module: the network.
-        inputs: arrays or jax.ShapeDtypeStruct that its call takes; sizes decide nothing.
-        sha256: of the file, whole or its first 8 or more digits; None: any file that fits.
-        rename: our name in torch's way ("block.conv.weight") -> that in the file.
-        ignored: endings of names in the file that the network does without.
-        prefix: of the names in the file that belong to the network; others are ignored.
+        sha256: of the file, whole or its first 8 or more digits; None: any file.
 
     Raises:
-        DataError: one line, where the file is missing or damaged, has another sha256, or a tensor
-            is missing, left over, of another shape or not finite.
+        DataError: one line, where the file is missing or damaged or has another sha256.
     """
     path = Path(path)
     digest = _digest(path)
     if sha256 is not None:
         _check_digest(path, digest, sha256)
-    tensors = {
-        name.removeprefix(prefix): array
-        for name, array in read(path).items()
-        if name.startswith(prefix) and not name.endswith(ignored)
-    }
+    return WeightFile(path, digest, read(path))
+
+
+def fit(
+    file: WeightFile,
+    module: nn.Module,
+    *inputs: Any,
+    ignored: tuple[str, ...] = ("num_batches_tracked",),
+) -> Weights:
+    """Makes the tensors of a file the parameters of `module`, in float32.
+
+    A module's path, joined with dots, is the name in the file; see `torch_name`.
+
+    Args:
+        file: what `open_file` read; its tensors may be renamed in between.
+        module: the network.
+        inputs: arrays or jax.ShapeDtypeStruct that its call takes.
+        ignored: endings of names in the file that the network does without.
+
+    Raises:
+        DataError: one line, where a tensor is missing, left over, of another shape or not finite.
+    """
     abstract = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     leaves: dict[tuple[str, ...], Any] = flatten_dict(abstract)  # pyright: ignore
-    names = {leaf: rename(torch_name(leaf)) for leaf in leaves}
-    extra = sorted(set(tensors) - set(names.values()))
-    params = {
-        leaf: _fit(path, names[leaf], tensors, shape=leaves[leaf].shape, leaf=leaf)
-        for leaf in leaves
-    }
+    params = {leaf: _fit_leaf(file, leaf, shape=leaves[leaf].shape) for leaf in leaves}
+    names = {name for name in file.tensors if not name.endswith(ignored)}
+    extra = sorted(names - set(map(torch_name, leaves)))
     if extra:
         network = type(module).__name__
-        raise DataError(f"{path}: holds {extra[0][:80]!r}, which {network} has not; wrong file?")
-    return Weights({"params": unflatten_dict(params)}, file=path.name, sha256=digest)
+        raise DataError(f"{file.path}: holds {extra[0][:80]!r}, which {network} has not")
+    return Weights({"params": unflatten_dict(params)}, file=file.path.name, sha256=file.sha256)
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> Tensors:
     """Returns every tensor of a file; raises DataError, one line, where it cannot be read."""
     if path.suffix == ".safetensors":
         infos = safetensors.open_file(path)
@@ -98,7 +110,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return torch_archive.read(path)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path) -> Tensors:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -122,18 +134,12 @@ def _from_torch(leaf: tuple[str, ...], array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, (0, 1), (-1, -2)) if leaf[-1] == "kernel" else array
 
 
-def _fit(
-    path: Path,
-    name: str,
-    tensors: Mapping[str, np.ndarray],
-    *,
-    shape: tuple[int, ...],
-    leaf: tuple[str, ...],
-) -> np.ndarray:
+def _fit_leaf(file: WeightFile, leaf: tuple[str, ...], *, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a tensor of the file as the parameter `leaf`, checked."""
-    if name not in tensors:
+    path, name = file.path, torch_name(leaf)
+    if name not in file.tensors:
         raise DataError(f"{path}: lacks {name!r}; is it a file of this network?")
-    array = tensors[name]
+    array = file.tensors[name]
     expected = to_torch(leaf, np.empty(shape, np.bool_)).shape
     if array.shape != expected:
         raise DataError(f"{path}: {name!r} is {array.shape}, expected {expected}; wrong network?")

@@ -155,7 +155,73 @@ def i3d() -> dict:
     return results
 
 
+def clip() -> dict:
+    """Two toy CLIPs: transformers' with its names, open_clip's with OpenAI's names."""
+    import open_clip
+    from transformers import CLIPConfig, CLIPModel
+
+    images = torch.tensor(inputs.colors((2, 32, 32, 3), 1)).permute(0, 3, 1, 2)
+    ids = torch.tensor(inputs.tokens(2, 300, 1)).long()
+    results = {}
+    for activation in ("quick_gelu", "gelu"):
+        vision, text = inputs.CLIP_TOWERS
+        towers = dict(text_config=text, vision_config=vision, projection_dim=24)
+        for tower in (text, vision):
+            tower.update(projection_dim=24, hidden_act=activation)
+        network = CLIPModel(CLIPConfig(**towers)).eval()
+        state(network)
+        features = network(input_ids=ids, pixel_values=images)
+        # What the towers pool is projected in place by transformers 5.
+        image_features, text_features = (
+            part.pooler_output
+            for part in (features.vision_model_output, features.text_model_output)
+        )
+        results[f"transformers_{activation}"] = {
+            "images": summary(image_features),
+            "texts": summary(text_features),
+        }
+    network = open_clip.CLIP(
+        24,
+        dict(layers=2, width=128, head_width=64, patch_size=8, image_size=32),
+        dict(context_length=77, vocab_size=300, width=64, heads=1, layers=2),
+        quick_gelu=True,
+    ).eval()
+    tensors = state(network)
+    results["open_clip"] = {
+        "images": summary(network.encode_image(images)),
+        "texts": summary(network.encode_text(ids)),
+    }
+    results["open_clip_shapes"] = {n: tuple(x.shape) for n, x in tensors.items()}
+    return results
+
+
+class Log(dict):
+    """Notes which pairs have a rank."""
+
+    def __init__(self, ranks):
+        super().__init__(ranks)
+        self.used = {}
+
+    def get(self, pair, otherwise):
+        if pair in self:
+            self.used[pair] = self[pair]
+        return super().get(pair, otherwise)
+
+
+def tokens() -> dict:
+    """open_clip's tokens of the captions, with the merges that they need."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    tokenizer.bpe_ranks = log = Log(tokenizer.bpe_ranks)
+    rows = [[int(i) for i in row if i] for row in tokenizer(inputs.CAPTIONS)]
+    merges = [[*pair, rank] for pair, rank in sorted(log.used.items(), key=lambda item: item[1])]
+    return {"ids": rows, "merges": merges}
+
+
 MAKERS = {
+    "clip": clip,
+    "tokens": tokens,
     "i3d": i3d,
     "distances": distances,
     "archives": archives,
