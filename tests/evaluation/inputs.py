@@ -37,6 +37,11 @@ def tensor(name, shape):
     return noise * np.float32(np.sqrt(2 / np.prod(shape[1:])))
 
 
+def mean_clip():
+    """A mean of videos in blue, green and red, as C3D's file has it."""
+    return np.random.RandomState(7).uniform(80, 120, (3, 16, 128, 171)).astype(np.float32)
+
+
 def colors(shape, seed):
     """Normalized pictures."""
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)

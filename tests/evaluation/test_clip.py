@@ -33,8 +33,8 @@ def arrays():
 
 def agree(loaded, golden):
     images, texts = loaded.module.apply(loaded.weights.params, IMAGES, IDS)
-    networks.agree(images, golden["images"])
-    networks.agree(texts, golden["texts"])
+    networks.agree(images, golden["images"], 1e-5)
+    networks.agree(texts, golden["texts"], 1e-5)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])

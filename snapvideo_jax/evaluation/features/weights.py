@@ -91,13 +91,14 @@ def fit(
     """
     abstract = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     leaves: dict[tuple[str, ...], Any] = flatten_dict(abstract)  # pyright: ignore
-    params = {leaf: _fit_leaf(file, leaf, shape=leaves[leaf].shape) for leaf in leaves}
+    fitted = {leaf: _fit_leaf(file, leaf, shape=leaves[leaf].shape) for leaf in leaves}
     names = {name for name in file.tensors if not name.endswith(ignored)}
     extra = sorted(names - set(map(torch_name, leaves)))
     if extra:
         network = type(module).__name__
         raise DataError(f"{file.path}: holds {extra[0][:80]!r}, which {network} has not")
-    return Weights({"params": unflatten_dict(params)}, file=file.path.name, sha256=file.sha256)
+    params = jax.device_put(unflatten_dict(fitted))  # here, and not again with every batch
+    return Weights({"params": params}, file=file.path.name, sha256=file.sha256)
 
 
 def read(path: Path) -> Tensors:

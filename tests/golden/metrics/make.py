@@ -219,7 +219,51 @@ def tokens() -> dict:
     return {"ids": rows, "merges": merges}
 
 
+class C3D(torch.nn.Module):
+    """Written here from the published layers: no package has it."""
+
+    def __init__(self, widths=(64, 128, 256, 512, 512), hidden=4096):
+        super().__init__()
+        before, layers = 3, ("1a", "2a", "3a 3b", "4a 4b", "5a 5b")
+        self.groups = []
+        for names, width in zip(layers, widths, strict=True):
+            for name in names.split():
+                self.add_module(f"conv{name}", torch.nn.Conv3d(before, width, 3, padding=1))
+                before = width
+            self.groups.append([f"conv{name}" for name in names.split()])
+        self.fc6 = torch.nn.Linear(before * 16, hidden)
+        self.fc7 = torch.nn.Linear(hidden, hidden)
+        self.fc8 = torch.nn.Linear(hidden, 101)
+
+    def forward(self, x):
+        for i, names in enumerate(self.groups):
+            for name in names:
+                x = torch.relu(getattr(self, name)(x))
+            window = (2, 2, 2) if i else (1, 2, 2)
+            x = torch.nn.functional.max_pool3d(x, window, ceil_mode=True)  # Chainer's cover_all
+        x = torch.relu(self.fc6(x.flatten(1)))
+        return self.fc8(torch.relu(self.fc7(x)))
+
+
+def c3d() -> dict:
+    """A narrow C3D and the published one on the same clip, with an align-corners resize."""
+    video = torch.tensor(inputs.pixels((1, 16, 36, 64, 3), 0)).float()
+    frames = video[0].permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(
+        frames, size=(112, 112), mode="bilinear", align_corners=True
+    )
+    mean = torch.tensor(inputs.mean_clip())[:, :, 8:120, 8:120]
+    clip = (resized.flip(1).permute(1, 0, 2, 3) - mean)[None]
+    results = {}
+    for name, sizes in (("narrow", ((4, 6, 8, 10, 12), 16)), ("published", ())):
+        network = C3D(*sizes).eval()
+        state(network)
+        results[name] = summary(network(clip) / 128)
+    return results
+
+
 MAKERS = {
+    "c3d": c3d,
     "clip": clip,
     "tokens": tokens,
     "i3d": i3d,
