@@ -9,6 +9,8 @@ from jaxtyping import UInt8
 from snapvideo_jax.errors import DataError
 from snapvideo_jax.files import video
 
+Batches = Iterator[UInt8[np.ndarray, "B T H W 3"]]
+
 READERS = {
     ".npz": video.read_npz,
     **dict.fromkeys((".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif"), video.read_video),
@@ -38,9 +40,7 @@ def _is_video(path: Path) -> bool:
     return frames or (path.suffix.lower() in READERS and not path.name.startswith("."))
 
 
-def batches(
-    videos: list[Path], *, frames: int, batch_size: int
-) -> Iterator[UInt8[np.ndarray, "B T H W 3"]]:
+def batches(videos: list[Path], *, frames: int, batch_size: int) -> Batches:
     """Yields the first `frames` frames of each video, `batch_size` videos at a time.
 
     Raises DataError, one line that names the file, where a video is damaged, shorter than `frames`
@@ -68,10 +68,3 @@ def _read(path: Path, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
     if len(clip) < frames:
         raise DataError(f"{path}: has {len(clip)} frames, the protocol takes {frames}")
     return clip[:frames]
-
-
-def single_frames(
-    clips: Iterator[UInt8[np.ndarray, "B T H W 3"]],
-) -> Iterator[UInt8[np.ndarray, "B H W 3"]]:
-    """Yields the frames of all videos, a batch of videos at a time, for features of pictures."""
-    return (batch.reshape(-1, *batch.shape[2:]) for batch in clips)

@@ -32,12 +32,6 @@ def test_the_first_n_of_a_larger_set_are_taken(folder):
     assert len(video_set.paths(folder)) == 5
 
 
-def test_frames_of_all_videos_are_pictures(folder):
-    batches = video_set.batches(video_set.paths(folder), frames=2, batch_size=5)
-    (frames,) = video_set.single_frames(batches)
-    np.testing.assert_array_equal(frames[3], VIDEOS[1, 1])
-
-
 def test_mp4_is_read(tmp_path):
     video.write_mp4(tmp_path / "a.mp4", VIDEOS[0], 8, scale=1)
     (batch,) = video_set.batches(video_set.paths(tmp_path), frames=6, batch_size=1)
