@@ -1,8 +1,8 @@
 """I3D on RGB, trained on Kinetics-400 (Carreira and Zisserman 2017): the features of FVD.
 
 FVD's features are the 400 logits, averaged over time (Unterthiner et al. 2018). Parameters have the
-names of the torch port `i3d_pretrained_400.pt` (VideoGPT, TATS, cd-fvd), which holds the weights of
-TF-Hub's deepmind/i3d-kinetics-400/1, and not those that were first released as rgb_imagenet.
+names of the torch port `i3d_pretrained_400.pt` (VideoGPT, TATS, cd-fvd). FVD was defined with the
+weights of TF-Hub's deepmind/i3d-kinetics-400/1, which are not those first released as rgb_imagenet.
 Batch norm's epsilon is 1e-3 in the original; the port's code has 1e-5, and so its own values.
 """
 
