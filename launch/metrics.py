@@ -38,7 +38,7 @@ SHA256 = flags.DEFINE_string("sha256", "", "Of --weights: its first 8 or more di
 MEAN = flags.DEFINE_string("mean", "", "mean2.npz of C3D.")
 MERGES = flags.DEFINE_string("merges", "", "CLIP's bpe_simple_vocab_16e6.txt.gz or merges.txt.")
 CAPTIONS = flags.DEFINE_string("captions", "", "Text file: a line for each video, by its name.")
-WAY = flags.DEFINE_string("preprocessing", "", "Way of resizing; default: the original's.")
+VARIANT = flags.DEFINE_string("variant", "", "Whose resizing and constants; see docs/metrics.md.")
 NUM = flags.DEFINE_integer("num_videos", None, "Videos of each folder; default: all.", 2)
 FRAMES = flags.DEFINE_integer("frames", 16, "Frames of each video.", lower_bound=2)
 RATE = flags.DEFINE_float("frame_rate", 0.0, "Frames per second of both sets, for the record.")
@@ -52,7 +52,7 @@ COMPARE = flags.DEFINE_string("compare", "", "JSON file of another value of the 
 
 def run() -> None:
     """Measures, writes, and compares."""
-    metric, way = METRIC.value, metrics.check_way(METRIC.value, WAY.value)
+    metric, variant = METRIC.value, metrics.check_variant(METRIC.value, VARIANT.value)
     other = measurement.read(COMPARE.value) if COMPARE.value else None
     if (metric in metrics.NEED_REAL) != bool(REAL.value):
         verb = "needs" if metric in metrics.NEED_REAL else "takes no"
@@ -65,9 +65,9 @@ def run() -> None:
     files = metrics.Files(WEIGHTS.value, SHA256.value, MEAN.value, MERGES.value)
     if metric == "clipsim":
         texts = captions(len(generated))
-        value, error, sha256 = metrics.clipsim(files, batches(generated), texts)
+        value, error, sha256 = metrics.clipsim(files, variant, batches(generated), texts)
     else:
-        by = metrics.extractor(metric, files, way)
+        by = metrics.extractor(metric, files, variant)
         sha256 = by.sha256
         if metric == "is":
             value, error = metrics.inception_score(by, batches(generated))
@@ -75,7 +75,7 @@ def run() -> None:
             sets = batches(real), batches(generated)
             value, error = metrics.distance(metric, by, *sets, singular=SINGULAR.value)
     result = Measurement(
-        value, error, protocol(way, sha256, len(real), generated), {"model": MODEL.value}
+        value, error, protocol(variant, sha256, len(real), generated), {"model": MODEL.value}
     )
     measurement.write(OUT.value, result)
     screen.say(f"{metric} {value:.6g}" + ("" if error is None else f" +- {error:.2g}"))
@@ -105,14 +105,14 @@ def captions(count: int) -> list[str]:
     return lines
 
 
-def protocol(way: str, sha256: str, n_real: int, generated: list[Path]) -> Protocol:
+def protocol(variant: str, sha256: str, n_real: int, generated: list[Path]) -> Protocol:
     """Returns the record of what decides the value."""
     first = next(video_set.batches(generated[:1], frames=FRAMES.value, batch_size=1))
     return Protocol(
         metric=METRIC.value,
         features=metrics.NETWORKS[METRIC.value],
         weights_sha256=sha256,
-        preprocessing=way,
+        variant=variant,
         n_real=n_real,
         n_generated=len(generated),
         reference=REFERENCE.value,

@@ -18,7 +18,7 @@ class Protocol:
     metric: str  # "FVD", "FID", "CLIPSIM", ...
     features: str  # the network, or "random_conv", "factors"
     weights_sha256: str  # of the feature file; "" without one
-    preprocessing: str  # the way's name, as the extractor has it
+    variant: str  # whose resizing and constants, as `metrics.VARIANTS` has it
     n_real: int  # 0 for a score of one set
     n_generated: int
     reference: str  # data set and split

@@ -18,8 +18,6 @@ Extract = Callable[[Any], Float[np.ndarray, "N D"]]
 class Extractor(NamedTuple):
     """Features of a network: `extract` takes videos, or their frames if `of_frames`."""
 
-    network: str
-    preprocessing: str
     sha256: str
     of_frames: bool
     extract: Extract
@@ -41,7 +39,6 @@ class Files(NamedTuple):
         return path
 
 
-# Metric -> its network. The first way of preprocessing is the default.
 NETWORKS = {
     "fvd": "i3d",
     "fid": "inception",
@@ -52,11 +49,18 @@ NETWORKS = {
     "random_conv": "random_conv",
     "motion": "none",
 }
-WAYS = {
-    "i3d": i3d.PREPROCESSING,
+# Preprocessing and epsilon of each reference's I3D.
+I3D_VARIANTS = {
+    "tf1": ("tf1", i3d.EPSILON),
+    "cd_fvd": ("half_pixel", i3d.EPSILON_OF_PORTS),
+    "videogpt": ("videogpt", i3d.EPSILON_OF_PORTS),
+}
+# Network -> how its references differ; the first is the default.
+VARIANTS = {
+    "i3d": tuple(I3D_VARIANTS),
     "inception": inception.PREPROCESSING,
-    "clip": ("pillow_crop",),
-    "c3d": ("align_corners",),
+    "clip": ("quick_gelu", "gelu"),
+    "c3d": ("tganv2",),
     "random_conv": ("none",),
     "none": ("none",),
 }
@@ -64,35 +68,37 @@ NAMES = tuple(NETWORKS)
 NEED_REAL = ("fvd", "fid", "kid", "clip_fid", "random_conv")
 
 
-def check_way(metric: str, way: str) -> str:
-    """Returns the way of preprocessing, the first for ""; raises ConfigError for an unknown one."""
-    ways = WAYS[NETWORKS[metric]]
-    if way and way not in ways:
-        raise ConfigError(f"--preprocessing={way} is not one of {metric}'s: {', '.join(ways)}")
-    return way or ways[0]
+def check_variant(metric: str, variant: str) -> str:
+    """Returns the variant, the first for ""; raises ConfigError if it is not the metric's."""
+    variants = VARIANTS[NETWORKS[metric]]
+    if variant and variant not in variants:
+        raise ConfigError(f"--variant={variant} is not one of {metric}'s: {', '.join(variants)}")
+    return variant or variants[0]
 
 
-def extractor(metric: str, files: Files, way: str) -> Extractor:
+def extractor(metric: str, files: Files, variant: str) -> Extractor:
     """Loads the network of a distance or of the inception score; raises as its `load` does."""
     network, digest = NETWORKS[metric], files.sha256 or None
     if network == "random_conv":
-        return Extractor(network, way, "", False, random_conv.features)
+        return Extractor("", False, random_conv.features)
     path = files.path("weights", metric)
     if network == "i3d":
+        way, epsilon = I3D_VARIANTS[variant]
         loaded = i3d.load(path, digest)
-        extract = lambda videos: i3d.features(loaded, videos, way)
-        return Extractor(network, way, loaded.sha256, False, extract)
+        return Extractor(
+            loaded.sha256, False, lambda videos: i3d.features(loaded, videos, way, epsilon)
+        )
     if network == "inception":
         frames = inception.load(path, digest)
-        extract = lambda images: inception.features(frames, images, way).pooled
-        return Extractor(network, way, frames.sha256, True, extract)
+        return Extractor(
+            frames.sha256, True, lambda images: inception.features(frames, images, variant).pooled
+        )
     if network == "clip":
-        towers = clip.load(path, digest)
+        towers = clip.load(path, digest, quick_gelu=variant == "quick_gelu")
         extract = lambda images: clip.image_features(towers, images)
-        return Extractor(network, way, towers.weights.sha256, True, extract)
+        return Extractor(towers.weights.sha256, True, extract)
     clips = c3d.load(path, files.path("mean", metric), digest)
-    extract = lambda videos: c3d.logits(clips, videos)
-    return Extractor(network, way, clips.weights.sha256, False, extract)
+    return Extractor(clips.weights.sha256, False, lambda videos: c3d.logits(clips, videos))
 
 
 def features(by: Extractor, batches: Iterable[Batch]) -> Iterator[Float[np.ndarray, "N D"]]:
@@ -136,10 +142,11 @@ def inception_score(by: Extractor, generated: Iterable[Batch]) -> tuple[float, f
 
 
 def clipsim(
-    files: Files, generated: Iterable[Batch], captions: Sequence[str]
+    files: Files, variant: str, generated: Iterable[Batch], captions: Sequence[str]
 ) -> tuple[float, float, str]:
     """Returns CLIPSIM, its standard error over videos, and the sha256 of the weights."""
-    loaded = clip.load(files.path("weights", "clipsim"), files.sha256 or None)
+    path, digest = files.path("weights", "clipsim"), files.sha256 or None
+    loaded = clip.load(path, digest, quick_gelu=variant == "quick_gelu")
     merges = clip_tokens.read_vocabulary(files.path("merges", "clipsim"))
     rest, frames, texts = iter(captions), [], []
     for batch in generated:

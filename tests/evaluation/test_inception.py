@@ -27,8 +27,9 @@ def test_features_and_logits_are_torch_fidelitys(loaded):
     networks.agree(features.logits, GOLDEN["logits"])
 
 
-def test_clean_features_are_clean_fids(loaded):
-    networks.agree(inception.features(loaded, IMAGES, "clean").pooled, GOLDEN["clean"])
+@pytest.mark.parametrize("way", ["clean", "half_pixel"])
+def test_features_are_clean_fids_and_pytorch_fids_by_their_ways(loaded, way):
+    networks.agree(inception.features(loaded, IMAGES, way).pooled, GOLDEN[way])
 
 
 def test_the_ways_of_preprocessing_are_told_apart(loaded):

@@ -95,19 +95,20 @@ def test_networks_are_loaded_by_metric_and_fed_videos_or_frames(
     arrays = networks.tensors(module, jax.ShapeDtypeStruct(shape, jnp.float32))
     weights, shapes = networks.write(tmp_path / "w.safetensors", arrays), []
 
-    def features(loaded, batch, way):  # the network itself has its own tests
+    def features(loaded, batch, *variant):  # the network itself has its own tests
         shapes.append(batch.shape)
         means = batch.reshape(len(batch), -1, 3).mean(1)
         return inception.Features(means, means) if place is inception else means
 
     monkeypatch.setattr(place, name, features)
-    flags = (f"--weights={weights}", "--batch_size=30", "--preprocessing=half_pixel")
+    variant = "cd_fvd" if metric == "fvd" else "half_pixel"
+    flags = (f"--weights={weights}", "--batch_size=30", f"--variant={variant}")
     if metric == "kid":
         with pytest.raises(DataError, match="KID takes subsets of 1000 samples"):
             measure(folders, tmp_path / "k.json", metric, *flags)
     else:
         report = measure(folders, tmp_path / "f.json", metric, *flags)
-        assert report["protocol"]["preprocessing"] == "half_pixel" and report["value"] > 0
+        assert report["protocol"]["variant"] == variant and report["value"] > 0
     frames = place is inception
     # The last batch is filled up, so that one program measures them all.
     assert set(shapes) == {(30 * T, 16, 16, 3) if frames else (30, T, 16, 16, 3)}
@@ -117,8 +118,8 @@ REFUSALS = {
     "--metric=fvd needs --real": ("fvd", False, ()),
     "--metric=motion takes no --real": ("motion", True, ()),
     "--metric=fvd needs --weights; see docs/metrics.md": ("fvd", True, ()),
-    "--preprocessing=clean is not one of fvd's: tf1, half_pixel, videogpt": (
-        "fvd", True, ("--preprocessing=clean",),
+    "--variant=clean is not one of fvd's: tf1, cd_fvd, videogpt": (
+        "fvd", True, ("--variant=clean",),
     ),
     "--metric=clipsim needs --captions": ("clipsim", False, ()),
 }  # fmt: skip

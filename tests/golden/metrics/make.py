@@ -118,7 +118,8 @@ def summary(features: torch.Tensor) -> dict:
 
 
 def inception() -> dict:
-    """torch-fidelity's Inception-v3 on its own preprocessing, and on clean-fid's."""
+    """torch-fidelity's Inception-v3 on its own preprocessing and clean-fid's; pytorch-fid's."""
+    import pytorch_fid.inception
     from cleanfid.resize import make_resizer
     from torch_fidelity import feature_extractor_inceptionv3 as module
 
@@ -137,7 +138,15 @@ def inception() -> dict:
     resizer = make_resizer("PIL", False, "bicubic", (299, 299))
     resized = torch.tensor(np.stack([resizer(i) for i in images])).permute(0, 3, 1, 2)
     clean, _ = network(torch.tensor(images).permute(0, 3, 1, 2))
-    return {"pooled": summary(pooled), "logits": summary(logits), "clean": summary(clean)}
+    pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: network.state_dict()
+    other = pytorch_fid.inception.InceptionV3([3]).eval()
+    (half_pixel,) = other(torch.tensor(images).permute(0, 3, 1, 2) / 255)
+    return {
+        "pooled": summary(pooled),
+        "logits": summary(logits),
+        "clean": summary(clean),
+        "half_pixel": summary(half_pixel[:, :, 0, 0]),
+    }
 
 
 def i3d() -> dict:
