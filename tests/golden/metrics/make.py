@@ -1,13 +1,15 @@
 """Makes the files beside it: what independent implementations say of the tests' inputs.
 
   python3.11 -m venv ORACLES
-  ORACLES/bin/pip install torch scipy transformers open-clip-torch
+  ORACLES/bin/pip install torch scipy transformers open-clip-torch requests einops h5py imageio
   ORACLES/bin/pip install --no-deps torch-fidelity cd-fvd clean-fid pytorch-fid
   ORACLES/bin/python tests/golden/metrics/make.py [NAME ...]
 
 None of these is in requirements-test.txt: the tests compare with the files. Weights are random, by
 `tests/evaluation/inputs.py`, since nothing here may be downloaded; a network that agrees with such
 weights has every layer, stride, padding and epsilon in place.
+Made with torch 2.14.1, torch-fidelity 0.4.0, cd-fvd 0.1.1, transformers 5.24.0, open-clip-torch
+3.3.0, clean-fid 0.1.35 and pytorch-fid 0.3.0 on a CPU, float32.
 """
 
 import json
