@@ -62,7 +62,8 @@ ONLY_IN = {
 NO_JAX = (
     "data", "errors", "storage", "files/video", "files/safetensors", "evaluation/oracle",
     "evaluation/protocol", "evaluation/plots", "evaluation/moments", "evaluation/distances",
-    "evaluation/scores", "evaluation/motion",
+    "evaluation/scores", "evaluation/motion", "evaluation/factors", "evaluation/measurement",
+    "evaluation/video_set", "files/torch_archive",
 )  # fmt: skip
 
 # Who may read or change the fields of a config; all others get named values.
@@ -170,6 +171,7 @@ def test_models_step_and_sampler_import_without_tensorflow_and_clu():
         "snapvideo_jax.sampling.generate",
         "snapvideo_jax.sampling.long_video",
         "snapvideo_jax.evaluation.protocol",
+        "snapvideo_jax.evaluation.metrics",
     ]
     import_without(HEAVY, *modules)
 

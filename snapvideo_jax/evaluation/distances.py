@@ -74,8 +74,8 @@ def frechet_distance(real: Moments, generated: Moments, *, singular: bool = Fals
         if part.n <= size and not singular:
             raise DataError(
                 f"the {name} set has {part.n} samples, and a covariance of {size} numbers needs "
-                f"{size + 1} not to be singular; take more, or singular=True for a published "
-                "protocol of so few"
+                f"{size + 1} not to be singular; take more, or allow singular ones to repeat a "
+                "published protocol of so few"
             )
     of_real, of_generated = moments.covariance(real), moments.covariance(generated)
     return gaussian_frechet(real.mean, of_real, generated.mean, of_generated)

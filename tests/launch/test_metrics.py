@@ -3,8 +3,6 @@
 import gzip
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +10,7 @@ from snapvideo_jax.errors import ConfigError, DataError
 from snapvideo_jax.evaluation import distances, moments, scores
 from snapvideo_jax.evaluation.features import clip, clip_tokens, i3d, inception, random_conv
 from snapvideo_jax.evaluation.features.clip_names import Sizes, Tower
+from snapvideo_jax.evaluation.features.weights import Weights
 from snapvideo_jax.files import video
 from tests.evaluation import inputs, networks
 from tests.in_process import launch
@@ -85,34 +84,33 @@ def means(batch):
     return batch.reshape(len(batch), -1, 3).mean(1)
 
 
-NETWORKS = {
-    "fvd": (i3d.I3D(), (1, 9, 224, 224, 3), i3d, "features"),
-    "fid": (inception.InceptionV3(), (1, 299, 299, 3), inception, "features"),
-}
-
-
 @pytest.mark.parametrize("metric", ["fvd", "fid", "kid"])
 def test_networks_are_loaded_by_metric_and_fed_videos_or_frames(
     folders, tmp_path, monkeypatch, metric
 ):
-    module, shape, place, name = NETWORKS["fid" if metric == "kid" else metric]
-    arrays = networks.tensors(module, jax.ShapeDtypeStruct(shape, jnp.float32))
-    weights, shapes = networks.write(tmp_path / "w.safetensors", arrays), []
+    place, shapes = i3d if metric == "fvd" else inception, []
 
-    def features(loaded, batch, *variant):  # the network itself has its own tests
+    def load(path, sha256):  # loading and the network itself have tests of their own
+        assert (path, sha256) == ("w.safetensors", "0123abcd")
+        return Weights(None, path, "0123abcd" * 8)
+
+    def features(loaded, batch, *variant):
         shapes.append(batch.shape)
         values = means(batch)
         return inception.Features(values, values) if place is inception else values
 
-    monkeypatch.setattr(place, name, features)
+    monkeypatch.setattr(place, "load", load)
+    monkeypatch.setattr(place, "features", features)
     variant = "cd_fvd" if metric == "fvd" else "half_pixel"
-    flags = (f"--weights={weights}", "--batch_size=30", f"--variant={variant}")
+    flags = ("--weights=w.safetensors", "--sha256=0123abcd", f"--variant={variant}")
+    flags = (*flags, "--batch_size=30")
     if metric == "kid":
         with pytest.raises(DataError, match="KID takes subsets of 1000 samples"):
             measure(folders, tmp_path / "k.json", metric, *flags)
     else:
         report = measure(folders, tmp_path / "f.json", metric, *flags)
         assert report["protocol"]["variant"] == variant
+        assert report["protocol"]["weights_sha256"] == "0123abcd" * 8
         shape = (-1, 1, 16, 16, 3) if place is inception else REAL.shape
         of_sets = [moments.of(means(x.reshape(shape))) for x in (REAL, FAKE)]
         assert report["value"] == pytest.approx(distances.frechet_distance(*of_sets), rel=1e-9)
