@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
     "benchmark": {"build", "data", "denoiser", "diffusion", "parallel", "planner"},
     "planner": {"build", "denoiser", "models", "parallel"},
-    "evaluation": {"data"},
+    "evaluation": {"data", "files"},
     "sampling": {"build", "data", "denoiser", "diffusion", "export", "files", "generator",
                  "models", "parallel", "training"},
     "export": {"files", "training"},
@@ -45,7 +45,14 @@ MAY_IMPORT = {
 ONLY_IN = {
     "tensorflow": {"data/pipeline.py"},
     "clu": {"training/telemetry.py"},
-    "flax": {"models", "denoiser", "training/state.py", "parallel/rules.py", "files/t5_weights.py"},
+    "flax": {
+        "models",
+        "denoiser",
+        "training/state.py",
+        "parallel/rules.py",
+        "files/t5_weights.py",
+        "evaluation/features",
+    },
     "ml_collections": {"build/checks.py", "sampling/trained.py"},
     "optax": {"training", "build/recipe.py"},
     "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "benchmark/scaling/plots.py"},
@@ -53,7 +60,12 @@ ONLY_IN = {
     "sentencepiece": {"data/text.py"},
     "av": {"data/clips.py", "files/video.py"},
 }
-NO_JAX = ("data", "evaluation", "errors", "storage", "files/video", "files/safetensors")
+NO_JAX = (
+    "data", "errors", "storage", "files/video", "files/safetensors", "evaluation/oracle",
+    "evaluation/protocol", "evaluation/plots", "evaluation/moments", "evaluation/distances",
+    "evaluation/scores", "evaluation/motion", "evaluation/factors", "evaluation/measurement",
+    "evaluation/video_set", "files/torch_archive",
+)  # fmt: skip
 
 # Who may read or change the fields of a config; all others get named values.
 READERS = {
@@ -160,6 +172,7 @@ def test_models_step_and_sampler_import_without_tensorflow_and_clu():
         "snapvideo_jax.sampling.generate",
         "snapvideo_jax.sampling.long_video",
         "snapvideo_jax.evaluation.protocol",
+        "snapvideo_jax.evaluation.metrics",
     ]
     import_without(HEAVY, *modules)
 

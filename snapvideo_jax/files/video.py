@@ -131,7 +131,8 @@ def write_npz(path: str | Path, video: Video, frame_rate: float) -> None:
 def read_npz(path: str | Path) -> Video:
     """Reads the video that `write_npz` wrote; raises DataError if the file holds no such."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # np.load leaves a file open that it opened itself and finds damaged.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["video"]
     except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is not an npz of a video") from error

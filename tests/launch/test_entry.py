@@ -150,7 +150,17 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["train", "sample", "evaluate", "export", "plan", "benchmark", "scaling", "prepare embed"],
+    [
+        "train",
+        "sample",
+        "evaluate",
+        "export",
+        "plan",
+        "benchmark",
+        "scaling",
+        "metrics",
+        "prepare embed",
+    ],
 )
 def test_help_teaches(name):
     done = launch(*name.split(), "--help")

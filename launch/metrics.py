@@ -1,0 +1,134 @@
+"""Measures a folder of videos, alone or against real ones, and writes the value with its protocol.
+
+  python -m launch.metrics --metric=fvd --real=REAL --generated=SAMPLES --num_videos=2048 \\
+      --weights=i3d_pretrained_400.pt --frame_rate=25 --reference="UCF-101 train" --out=fvd.json
+
+--metric       needs
+  fvd          --real, --weights of I3D
+  fid, kid     --real, --weights of Inception-v3 (all frames)
+  clip_fid     --real, --weights of CLIP (all frames)
+  clipsim      --weights of CLIP, --merges, --captions
+  is           --weights of C3D, --mean
+  random_conv  --real; a Frechet distance of random features, which is no FVD
+  motion       nothing: flicker, smoothness, speed, dynamic degree
+
+The first --num_videos of a folder by name are taken, and the first --frames of each; fewer are an
+error. Two values are comparable where their protocol_digest is the same: --compare=OTHER.json
+prints the difference, or which fields differ. docs/metrics.md says which files, from where.
+Exit codes: 0 done, 2 bad flags or unlike protocols, 3 bad videos or weights, 5 --out not written.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from launch import entry, screen
+from snapvideo_jax import storage
+from snapvideo_jax.errors import ConfigError, DataError
+from snapvideo_jax.evaluation import measurement, metrics, video_set
+from snapvideo_jax.evaluation.measurement import Measurement, Protocol
+
+METRIC = flags.DEFINE_enum("metric", None, metrics.NAMES, "What is measured.", required=True)
+GENERATED = flags.DEFINE_string("generated", None, "Folder of videos.", required=True)
+OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
+REAL = flags.DEFINE_string("real", "", "Folder of real videos, for distances.")
+WEIGHTS = flags.DEFINE_string("weights", "", "File of the network's weights.")
+SHA256 = flags.DEFINE_string("sha256", "", "Of --weights: its first 8 or more digits; checked.")
+MEAN = flags.DEFINE_string("mean", "", "mean2.npz of C3D.")
+MERGES = flags.DEFINE_string("merges", "", "CLIP's bpe_simple_vocab_16e6.txt.gz or merges.txt.")
+CAPTIONS = flags.DEFINE_string("captions", "", "Text file: a line for each video, by its name.")
+VARIANT = flags.DEFINE_string("variant", "", "Whose resizing and constants; see docs/metrics.md.")
+NUM = flags.DEFINE_integer("num_videos", None, "Videos of each folder; default: all.", 2)
+FRAMES = flags.DEFINE_integer("frames", 16, "Frames of each video.", lower_bound=2)
+RATE = flags.DEFINE_float("frame_rate", 0.0, "Frames per second of both sets, for the record.")
+REFERENCE = flags.DEFINE_string("reference", "", "Data set and split of --real, for the record.")
+COMPRESSION = flags.DEFINE_string("compression", "", "Of both sets, for the record.")
+MODEL = flags.DEFINE_string("model", "", "What made the videos, for the record.")
+BATCH = flags.DEFINE_integer("batch_size", 16, "Videos at a time.", lower_bound=1)
+SINGULAR = flags.DEFINE_bool("singular", False, "Allow fewer samples than features, as some do.")
+COMPARE = flags.DEFINE_string("compare", "", "JSON file of another value of the same protocol.")
+
+
+def run() -> None:
+    """Measures, writes, and compares."""
+    metric, variant = METRIC.value, metrics.check_variant(METRIC.value, VARIANT.value)
+    other = measurement.read(COMPARE.value) if COMPARE.value else None
+    if (metric in metrics.NEED_REAL) != bool(REAL.value):
+        verb = "needs" if metric in metrics.NEED_REAL else "takes no"
+        raise ConfigError(f"--metric={metric} {verb} --real")
+    generated = video_set.paths(GENERATED.value, NUM.value)
+    real = video_set.paths(REAL.value, NUM.value or len(generated)) if REAL.value else []
+    if metric == "motion":
+        write_motion(metrics.motions(batches(generated)))
+        return
+    files = metrics.Files(WEIGHTS.value, SHA256.value, MEAN.value, MERGES.value)
+    if metric == "clipsim":
+        texts = captions(len(generated))
+        value, error, sha256 = metrics.clipsim(files, variant, batches(generated), texts)
+    else:
+        by = metrics.extractor(metric, files, variant)
+        sha256 = by.sha256
+        if metric == "is":
+            value, error = metrics.inception_score(by, batches(generated))
+        else:
+            sets = batches(real), batches(generated)
+            value, error = metrics.distance(metric, by, *sets, singular=SINGULAR.value)
+    result = Measurement(
+        value, error, protocol(variant, sha256, len(real), generated), {"model": MODEL.value}
+    )
+    measurement.write(OUT.value, result)
+    screen.say(f"{metric} {value:.6g}" + ("" if error is None else f" +- {error:.2g}"))
+    if other is not None:
+        screen.say(f"{measurement.difference(result, other):+.6g} against {COMPARE.value}")
+
+
+def batches(videos: list[Path]) -> video_set.Batches:
+    """Reads a set; the screen shows how far it is."""
+    progress, done = screen.progress("videos"), 0
+    for batch in video_set.batches(videos, frames=FRAMES.value, batch_size=BATCH.value):
+        yield batch
+        done += len(batch)
+        progress(done, len(videos))
+
+
+def captions(count: int) -> list[str]:
+    """Reads --captions; raises DataError where there is not one for each video."""
+    if not CAPTIONS.value:
+        raise ConfigError("--metric=clipsim needs --captions")
+    try:
+        lines = Path(CAPTIONS.value).read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{CAPTIONS.value}: cannot be read: {error}") from error
+    if len(lines) != count:
+        raise DataError(f"{CAPTIONS.value}: has {len(lines)} lines, the set {count} videos")
+    return lines
+
+
+def protocol(variant: str, sha256: str, n_real: int, generated: list[Path]) -> Protocol:
+    """Returns the record of what decides the value."""
+    first = next(video_set.batches(generated[:1], frames=FRAMES.value, batch_size=1))
+    return Protocol(
+        metric=METRIC.value,
+        features=metrics.NETWORKS[METRIC.value],
+        weights_sha256=sha256,
+        variant=variant,
+        n_real=n_real,
+        n_generated=len(generated),
+        reference=REFERENCE.value,
+        frames=FRAMES.value,
+        frame_rate=RATE.value,
+        height=first.shape[2],
+        width=first.shape[3],
+        compression=COMPRESSION.value,
+    )
+
+
+def write_motion(values: dict[str, float]) -> None:
+    """Writes the measures of motion, which have no protocol but the videos."""
+    storage.write(OUT.value, json.dumps(values, indent=2).encode() + b"\n")
+    screen.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+
+if __name__ == "__main__":
+    entry.run(run)

@@ -1,0 +1,1 @@
+"""Features of videos, frames and captions: published networks, and some without weights."""
