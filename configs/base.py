@@ -73,6 +73,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.model.fit.patch_head_channels = 48  # Table 8
     config.model.fit.latent_head_channels = 64  # Table 8
     config.model.fit.table_std = 0.02  # of the initial position and latent tables; FIT's, open
+    config.model.fit.write_scale = 1.0  # of write's initial output kernels, Glorot's x this; open
     # Blocks in one turn of training's loop over them; all, and there is no loop: faster, as nothing
     # is stacked up for the backward pass, but longer to compile.
     config.model.fit.unroll = 1

@@ -54,6 +54,7 @@ def network(config: Config, attend: Attend) -> FIT | UNet:
         patch_head_channels=fit.patch_head_channels,
         latent_head_channels=fit.latent_head_channels,
         table_std=fit.table_std,
+        write_scale=fit.write_scale,
         unroll=fit.unroll,
         **common,
     )

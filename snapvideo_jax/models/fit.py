@@ -38,7 +38,8 @@ class FITBlock(nn.Module):
     """One block in the paper's order, in the form that a scan needs.
 
     heads and head channels are (patch attention, latent attention). Attention between two widths
-    takes the fewer heads of the two and the narrower width (FIT's rule).
+    takes the fewer heads of the two and the narrower width (FIT's rule). write_scale: of the
+    initial output kernels of write, in units of Glorot's.
     """
 
     groups: int
@@ -46,6 +47,7 @@ class FITBlock(nn.Module):
     head_channels: tuple[int, int]
     global_layers: int
     dropout: float
+    write_scale: float
     dtype: DTypeLike
     attend: Attend
 
@@ -72,7 +74,8 @@ class FITBlock(nn.Module):
                 dropout=self.dropout,
                 name=f"global{i}",
             )(latents, train=train)
-        patches = cross(groups=self.groups, name="write")(patches, constrain(latents, TOKENS))
+        write = cross(groups=self.groups, output_scale=self.write_scale, name="write")
+        patches = write(patches, constrain(latents, TOKENS))
         return (row_major(patches, TOKENS), latents), None
 
 
@@ -92,6 +95,7 @@ class FIT(nn.Module):
     attend: Attend
     dropout: float = 0.0
     table_std: float = 0.02  # of the initial position and latent tables
+    write_scale: float = 1.0  # of the initial output kernels of write, in units of Glorot's
     remat: str = "none"  # what the backward pass computes again: remat.REMAT
     unroll: int = 1  # blocks in one turn of the loop over them, in training
     dtype: DTypeLike = jnp.float32
@@ -154,6 +158,7 @@ class FIT(nn.Module):
             head_channels=(self.patch_head_channels, self.latent_head_channels),
             global_layers=self.global_layers,
             dropout=self.dropout,
+            write_scale=self.write_scale,
             dtype=self.dtype,
             attend=self.attend,
             name="blocks",

@@ -26,6 +26,12 @@ from snapvideo_jax.models.remat import save_bits
 NORM_EPSILON = 1e-6
 GLOROT = nn.initializers.xavier_uniform()  # Keras' default, as in FIT
 
+
+def glorot(scale: float) -> Callable[..., Array]:
+    """Returns Glorot's uniform initialization times `scale`."""
+    return nn.initializers.variance_scaling(scale**2, "fan_avg", "uniform")
+
+
 # (q [*b n A d], k [*b k A d], v, mask [*b k] or None) -> [*b n A d]: `dot_product_attention`, or a
 # kernel of the devices in its place.
 Attend = Callable[[Array, Array, Array, Array | None], Array]
@@ -176,10 +182,14 @@ _materialize.defvjp(lambda x: (jax.lax.optimization_barrier(x), None), lambda _,
 
 
 class FeedForward(nn.Module):
-    """x + Dense(dropout(gelu(Dense(LN(x))))): 4x wide, exact GELU, dropout on the hidden units."""
+    """x + Dense(dropout(gelu(Dense(LN(x))))): 4x wide, exact GELU, dropout on the hidden units.
+
+    output_scale: of the initial kernel of the last projection, in units of Glorot's.
+    """
 
     dropout: float = 0.0
     ratio: int = 4
+    output_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -190,7 +200,9 @@ class FeedForward(nn.Module):
         hidden = gelu(hidden)
         if train and self.dropout:
             hidden = dropout(hidden, self.dropout, self.make_rng("dropout"))
-        return x + dense(x.shape[-1], self.dtype, "down")(materialize(hidden))
+        init = glorot(self.output_scale)
+        down = dense(x.shape[-1], self.dtype, "down", kernel_init=init)
+        return x + down(materialize(hidden))
 
 
 def dot_product_attention(
@@ -211,6 +223,7 @@ class Attention(nn.Module):
 
     The inner width is heads * head_channels; the output projection returns to the width of x.
     Tokens stand in a row, group by group; with `groups` above 1 each sees those of its own alone.
+    output_scale: of the initial kernel of the output projection, in units of Glorot's.
     """
 
     heads: int
@@ -218,6 +231,7 @@ class Attention(nn.Module):
     attend: Attend
     dtype: DTypeLike = jnp.float32
     groups: int = 1
+    output_scale: float = 1.0
 
     @nn.compact
     def __call__(
@@ -235,7 +249,8 @@ class Attention(nn.Module):
             for name, tokens in (("q", queries), ("k", keys), ("v", keys))
         )
         out = save_bits(self.attend(q, k, v, mask), "attention").reshape(*x.shape[:2], width)
-        return x + dense(x.shape[-1], self.dtype, "o")(out)
+        init = glorot(self.output_scale)
+        return x + dense(x.shape[-1], self.dtype, "o", kernel_init=init)(out)
 
     def split(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B *G n A d"]:
         """Splits tokens by groups, where there are some, and by heads."""
@@ -252,6 +267,7 @@ class AttentionBlock(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     groups: int = 1
+    output_scale: float = 1.0  # of the initial kernels whose products x is increased by
 
     @nn.compact
     def __call__(
@@ -269,9 +285,15 @@ class AttentionBlock(nn.Module):
             attend=self.attend,
             dtype=self.dtype,
             groups=self.groups,
+            output_scale=self.output_scale,
             name="attention",
         )(x, context, mask)
-        return FeedForward(dropout=self.dropout, dtype=self.dtype, name="feed_forward")(x, train)
+        return FeedForward(
+            dropout=self.dropout,
+            output_scale=self.output_scale,
+            dtype=self.dtype,
+            name="feed_forward",
+        )(x, train)
 
 
 def sinusoid(x: Real[Array, " B"], width: int) -> Float[Array, "B D"]:

@@ -16,6 +16,7 @@ from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.layers import AttentionBlock, FeedForward, dot_product_attention
 from snapvideo_jax.models.patches import Grouping, patchify, unpatchify
 from snapvideo_jax.models.remat import REMAT
+from snapvideo_jax.trees import names
 
 TOY = dict(
     video=(2, 8, 16),
@@ -141,6 +142,19 @@ def test_previous_latents_change_nothing_at_initialization(toy):
     assert np.asarray(F).any()
     kernels = initial["blocks"]["global0"]["attention"]["q"]["kernel"]
     assert (kernels[0] != kernels[1]).any()  # each block has its own draw
+
+
+def test_write_scale_shrinks_what_write_adds_at_initialization_and_nothing_else(toy):
+    def initial(scale):
+        init = jax.jit(FIT(**TOY, write_scale=scale).init, compiler_options=QUICKLY)
+        leaves = jax.tree_util.tree_leaves_with_path(init(jax.random.key(0), *toy[2])["params"])
+        return {names(path): leaf for path, leaf in leaves}
+
+    whole, tenth = initial(1.0), initial(0.1)
+    outputs = [("blocks", "write", *layer) for layer in (("attention", "o"), ("feed_forward", "down"))]
+    assert {path[:-1] for path in whole if (whole[path] != tenth[path]).any()} == set(outputs)
+    for path in outputs:
+        np.testing.assert_allclose(tenth[*path, "kernel"], 0.1 * whole[*path, "kernel"], rtol=1e-5)
 
 
 def test_previous_latents_matter_once_trained(toy):
