@@ -15,7 +15,7 @@ from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.errors import DataError, StorageError, UserError
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.sampling import prompt_encoder
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import checkpoint, resume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def load(
         raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
 
     with _describing_model(workdir):
-        config = ConfigDict(meta["config"])
+        config = ConfigDict(resume.with_later_fields(meta["config"]))
         mesh, text = build.mesh_of_run(config), _text(config, workdir, t5, meta)
         denoiser = build.denoiser(config, text.vocabulary_size, mesh)
         abstract_params = build.abstract_params(config, denoiser, mesh)

@@ -1,5 +1,6 @@
 """What may change between the runs of one folder, and what must be the same on all processes."""
 
+import copy
 import hashlib
 import importlib.metadata
 from pathlib import Path
@@ -13,6 +14,9 @@ MAY_CHANGE = (
     "training.accumulate", "model.remat", "model.fit.unroll",
     "data.path", "data.vocabulary", "data.workers", "data.prefetch",
 )  # fmt: skip
+
+# Fields that configs of earlier versions lack, and the value that was theirs.
+LATER_FIELDS = {"model.fit.write_scale": 1.0}
 
 # Fields that may differ between the processes of one job.
 MAY_DIFFER = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
@@ -31,7 +35,7 @@ def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
         ConfigError: fields differ that are not in MAY_CHANGE.
         DataError: the data or the text encoder differ.
     """
-    before, now = flatten(saved["config"]), flatten(meta["config"])
+    before, now = flatten(with_later_fields(saved["config"])), flatten(meta["config"])
     differences = [
         f"{name}={before.get(name)!r} there, {now.get(name)!r} here"
         for name in sorted(before.keys() | now.keys())
@@ -47,6 +51,21 @@ def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
             f"the data of {workdir} have changed since step {saved['step']}; put them back or "
             "choose another --workdir"
         )
+
+
+def with_later_fields(config: dict) -> dict:
+    """Returns a stored config with the fields that came after it."""
+    config = copy.deepcopy(config)
+    for name, value in LATER_FIELDS.items():
+        *sections, field = name.split(".")
+        place = config
+        for section in sections:
+            place = place.get(section)
+            if not isinstance(place, dict):
+                break
+        else:
+            place.setdefault(field, value)
+    return config
 
 
 def job_facts(config: dict) -> dict[str, Any]:
