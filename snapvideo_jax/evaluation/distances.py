@@ -16,7 +16,9 @@ from snapvideo_jax.evaluation import moments
 from snapvideo_jax.evaluation.moments import Moments
 
 Features = Float[np.ndarray, "N D"]
-Kernel = Callable[[Features, Features], Float[np.ndarray, "N M"]]
+OtherFeatures = Float[np.ndarray, "M D"]  # of a second set, which may be smaller or larger
+Gram = Float[np.ndarray, "N M"]
+Kernel = Callable[[Features, OtherFeatures], Gram]
 
 
 class Estimate(NamedTuple):
@@ -126,18 +128,18 @@ def frechet_limit(
     return Estimate(float(solution[0]), float(error))
 
 
-def polynomial(x: Features, y: Features, degree: int = 3, offset: float = 1.0) -> np.ndarray:
+def polynomial(x: Features, y: OtherFeatures, degree: int = 3, offset: float = 1.0) -> Gram:
     """k(x, y) = (x . y / D + offset)^degree: KID's with the defaults (Binkowski et al. 2018)."""
     return (x @ y.T / x.shape[1] + offset) ** degree
 
 
-def gaussian(x: Features, y: Features, width: float = 10.0) -> np.ndarray:
+def gaussian(x: Features, y: OtherFeatures, width: float = 10.0) -> Gram:
     """k(x, y) = exp(-|x - y|^2 / (2 width^2)): CMMD's width by default (Jayasumana et al. 2024)."""
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T
     return np.exp(-squares.clip(0) / (2 * width**2))
 
 
-def mmd(x: Features, y: Features, kernel: Kernel = polynomial) -> Estimate:
+def mmd(x: Features, y: OtherFeatures, kernel: Kernel = polynomial) -> Estimate:
     """MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y), without bias (Gretton et al. 2012, eq. 3).
 
     Its standard error is the jackknife's: the statistic is formed again without each sample, which
@@ -172,7 +174,7 @@ class KID(NamedTuple):
 
 
 def kid(
-    real: Features, generated: Features, subsets: int = 100, size: int = 1000, seed: int = 2020
+    real: Features, generated: OtherFeatures, subsets: int = 100, size: int = 1000, seed: int = 2020
 ) -> KID:
     """Returns the kernel inception distance over random subsets of `size` from either set.
 

@@ -11,7 +11,7 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import distances, moments, motion, scores
 from snapvideo_jax.evaluation.features import c3d, clip, clip_tokens, i3d, inception, random_conv
 
-Batch = UInt8[np.ndarray, "B T H W 3"]
+Batch = UInt8[np.ndarray, "_ T H W 3"]  # the last one of a set may be smaller
 Extract = Callable[[Any], Float[np.ndarray, "N D"]]
 
 
@@ -101,7 +101,7 @@ def extractor(metric: str, files: Files, variant: str) -> Extractor:
     return Extractor(clips.weights.sha256, False, lambda videos: c3d.logits(clips, videos))
 
 
-def features(by: Extractor, batches: Iterable[Batch]) -> Iterator[Float[np.ndarray, "N D"]]:
+def features(by: Extractor, batches: Iterable[Batch]) -> Iterator[Float[np.ndarray, "_ D"]]:
     """Yields the features of each batch; a smaller last one is filled up, so nothing recompiles."""
     full = 0
     for batch in batches:

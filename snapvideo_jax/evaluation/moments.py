@@ -27,8 +27,8 @@ class Moments(NamedTuple):
     scatter: Float[np.ndarray, "D D"]  # sum of (x - mean) (x - mean)^T
 
 
-def of(features: Float[np.ndarray, "N D"]) -> Moments:
-    """Returns the moments of one batch; raises DataError where a feature is not finite."""
+def of(features: Float[np.ndarray, "..."]) -> Moments:
+    """Returns the moments of one batch [N, D]; raises DataError for another shape, inf or nan."""
     x = np.asarray(features, np.float64)
     if x.ndim != 2 or not len(x):
         raise DataError(f"features have the shape {x.shape}, expected [samples, numbers]")
@@ -50,7 +50,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(n=n, mean=a.mean + step * (b.n / n), scatter=scatter)
 
 
-def of_batches(batches: Iterable[Float[np.ndarray, "N D"]], expected: int | None = None) -> Moments:
+def of_batches(batches: Iterable[Float[np.ndarray, "_ D"]], expected: int | None = None) -> Moments:
     """Returns the moments of all batches, holding one batch at a time.
 
     Raises DataError where there is no batch, or not exactly `expected` samples in all.

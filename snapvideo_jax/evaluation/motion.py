@@ -5,11 +5,11 @@ compare them with each other, not with VBench's tables. Only flicker is VBench's
 """
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from snapvideo_jax.errors import DataError
 
-Video = UInt8[np.ndarray, "T H W 3"]
+Video = Shaped[np.ndarray, "T ..."]  # uint8 [T, H, W, 3]; `_check` refuses any other
 Gray = Float[np.ndarray, "H W"]
 Vectors = Int[np.ndarray, "h w 2"]  # (y, x) of each block
 

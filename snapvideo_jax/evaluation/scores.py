@@ -51,7 +51,7 @@ def _score(log_p: Float[np.ndarray, "n K"]) -> float:
     return float(np.exp((p * (log_p - log_mean)).sum(axis=1).mean()))
 
 
-def clipsim(frames: Float[np.ndarray, "N T D"], texts: Float[np.ndarray, "N D"]) -> Estimate:
+def clipsim(frames: Float[np.ndarray, "N T D"], texts: Float[np.ndarray, "M D"]) -> Estimate:
     """CLIPSIM = the mean over videos and frames of cos(frame, caption) (Wu et al. 2021, GODIVA).
 
     No factor of 2.5 and no clamp at 0: that is CLIPScore. The error is over videos, whose frames

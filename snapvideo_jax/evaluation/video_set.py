@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from snapvideo_jax.errors import DataError
 from snapvideo_jax.files import video
 
-Batches = Iterator[UInt8[np.ndarray, "B T H W 3"]]
+Batches = Iterator[UInt8[np.ndarray, "_ T H W 3"]]
 
 READERS = {
     ".npz": video.read_npz,
@@ -63,8 +63,6 @@ def batches(videos: list[Path], *, frames: int, batch_size: int) -> Batches:
 
 def _read(path: Path, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
     clip = video.read_frames(path) if path.is_dir() else READERS[path.suffix.lower()](path)
-    if clip.ndim != 4 or clip.dtype != np.uint8 or clip.shape[-1] != 3:
-        raise DataError(f"{path}: holds {clip.dtype} {clip.shape}, expected uint8 [T, H, W, 3]")
     if len(clip) < frames:
         raise DataError(f"{path}: has {len(clip)} frames, the protocol takes {frames}")
     return clip[:frames]

@@ -13,7 +13,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _open_zip(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
+def _open_zip(file: io.BufferedReader) -> tuple[Any, Callable[[_Storage], bytes]]:
     archive = zipfile.ZipFile(file)
     entries = {name.partition("/")[2]: name for name in archive.namelist()}
 
@@ -105,7 +105,7 @@ def _open_zip(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
     return tree, lambda storage: content(f"data/{storage.key}")
 
 
-def _open_stream(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
+def _open_stream(file: io.BufferedReader) -> tuple[Any, Callable[[_Storage], bytes]]:
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
     if file.read(1) != b"\x80":
@@ -124,7 +124,7 @@ def _open_stream(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
     return tree, lambda storage: parts[storage.key]
 
 
-def _follow(file: BinaryIO) -> Any:
+def _follow(file: io.BufferedReader | io.BytesIO) -> Any:
     """Returns what the pickle at the file's position lays out, and leaves the file after it."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}

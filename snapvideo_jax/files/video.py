@@ -112,9 +112,17 @@ def read_frames(path: str | Path) -> Video:
     """Reads the frames that `write_frames` wrote; raises DataError if the folder holds no such."""
     try:
         frames = [np.asarray(Image.open(file)) for file in sorted(Path(path).glob("*.png"))]
-        return np.stack(frames)
+        video = np.stack(frames)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: is not a folder of PNG frames of one size") from error
+    return _check(path, video)
+
+
+def _check(path: str | Path, video: np.ndarray) -> Video:
+    """Returns the video; raises DataError where it is something else."""
+    if video.ndim != 4 or video.dtype != np.uint8 or video.shape[-1] != 3:
+        raise DataError(f"{path}: holds {video.dtype} {video.shape}, expected uint8 [T, H, W, 3]")
+    return video
 
 
 def write_npz(path: str | Path, video: Video, frame_rate: float) -> None:
@@ -133,9 +141,10 @@ def read_npz(path: str | Path) -> Video:
     try:
         # np.load leaves a file open that it opened itself and finds damaged.
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["video"]
+            video = arrays["video"]
     except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is not an npz of a video") from error
+    return _check(path, video)
 
 
 def read_video(path: str | Path) -> Video:

@@ -3,6 +3,7 @@
 import gzip
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -15,7 +16,8 @@ from tests.evaluation import inputs, networks
 
 GOLDEN, TOKENS = networks.golden("clip"), networks.golden("tokens")
 TOY = Sizes(Tower(128, 2, 2), Tower(64, 2, 1), patch=8, side=32, tokens=300, embedding=24)
-IMAGES, IDS = inputs.colors((2, 32, 32, 3), 1), inputs.tokens(2, 300, 1)
+IMAGES = jnp.asarray(inputs.colors((2, 32, 32, 3), 1))
+IDS = jnp.asarray(inputs.tokens(2, 300, 1))
 RANKS = {(a, b): rank for a, b, rank in TOKENS["merges"]}
 
 

@@ -42,7 +42,8 @@ def test_two_by_two_gaussians_that_do_not_commute_have_the_closed_form():
     a, b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.7], [-0.7, 3.0]])
     root = math.sqrt(np.trace(a @ b) + 2 * math.sqrt(np.linalg.det(a @ b)))
     expected = 1 + 4 + np.trace(a + b) - 2 * root
-    assert abs(distances.gaussian_frechet(np.zeros(2), a, np.array([1, 2]), b) - expected) < 1e-8
+    value = distances.gaussian_frechet(np.zeros(2), a, np.array([1.0, 2.0]), b)
+    assert abs(value - expected) < 1e-8
 
 
 def test_scipys_matrix_root_agrees():

@@ -11,10 +11,11 @@ import pytest
 
 from snapvideo_jax.errors import DataError, UserError
 from snapvideo_jax.evaluation.features import inception, weights
+from snapvideo_jax.evaluation.features.layers import ConvNorm
 from tests.evaluation import networks
 
 ARCHIVES = Path(__file__).parents[1] / "golden/metrics/archives"
-NETWORK, EXAMPLE = inception.conv(2, 1, name=None), jnp.zeros((1, 1, 1, 3))
+NETWORK, EXAMPLE = ConvNorm(2, (1, 1)), jnp.zeros((1, 1, 1, 3))
 # The archives hold a Sequential of the same layers.
 PLACES = {"0": "conv", "1": "bn"}
 

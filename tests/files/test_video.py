@@ -107,6 +107,15 @@ def test_what_is_neither_frames_nor_npz_is_refused(tmp_path, content):
         video.read_npz(tmp_path / "0000.png")
 
 
+def test_frames_of_gray_and_arrays_that_are_no_video_are_refused(tmp_path):
+    Image.new("L", (24, 16)).save(tmp_path / "0000.png")
+    with pytest.raises(DataError, match=r"holds uint8 \(1, 16, 24\), expected uint8 \[T, H, W, 3"):
+        video.read_frames(tmp_path)
+    np.savez(tmp_path / "a.npz", video=np.zeros((2, 16, 24, 3)))
+    with pytest.raises(DataError, match=r"a.npz: holds float64 \(2, 16, 24, 3\), expected uint8"):
+        video.read_npz(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     "size, shown",
     [((16, 16), (128, 128)), ((127, 60), (381, 180)), ((200, 300), (200, 300)),

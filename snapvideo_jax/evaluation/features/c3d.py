@@ -107,9 +107,7 @@ def preprocess(
     return x[..., ::-1] - mean[None]
 
 
-def logits(
-    loaded: LoadedC3D, videos: UInt8[np.ndarray, "B 16 H W 3"]
-) -> Float[np.ndarray, "B 101"]:
+def logits(loaded: LoadedC3D, videos: UInt8[np.ndarray, "B T H W 3"]) -> Float[np.ndarray, "B 101"]:
     """Returns the logits of a batch, for `scores.inception_score`.
 
     Raises DataError where the videos have not 16 frames.

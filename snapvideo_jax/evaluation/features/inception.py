@@ -28,7 +28,7 @@ _rows, _columns = (7, 1), (1, 7)
 
 def conv(
     features: int, kernel: int | tuple[int, int], name: str, stride: int = 1, pad: bool = True
-):
+) -> ConvNorm:
     """Returns a convolution + norm + ReLU; `pad` is to the same size."""
     shape = (kernel, kernel) if isinstance(kernel, int) else kernel
     return ConvNorm(features, shape, stride=stride, padding="SAME" if pad else "VALID", name=name)

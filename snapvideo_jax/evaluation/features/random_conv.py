@@ -18,7 +18,7 @@ DIMENSIONS = ("NTHWC", "THWIO", "NTHWC")
 
 
 @functools.lru_cache(maxsize=4)
-def kernels(seed: int) -> tuple[Float[np.ndarray, "3 3 3 I O"], ...]:
+def kernels(seed: int) -> tuple[Float[np.ndarray, "3 3 3 _ _"], ...]:
     """Draws the kernels with NumPy's frozen generator, so no version of JAX changes them."""
     generator = np.random.RandomState(seed)
     shapes = zip((3, *WIDTHS[:-1]), WIDTHS, strict=True)
@@ -39,7 +39,7 @@ def features(video: UInt8[np.ndarray, "B T H W 3"], seed: int = 0) -> Float[np.n
 
 @jax.jit
 def _features(
-    video: UInt8[Array, "B T H W 3"], weights: tuple[Float[Array, "3 3 3 I O"], ...]
+    video: UInt8[Array, "B T H W 3"], weights: tuple[Float[Array, "3 3 3 _ _"], ...]
 ) -> Float[Array, "B F"]:
     x = video.astype(jnp.float32) / 127.5 - 1
     for kernel, stride in zip(weights, STRIDES, strict=True):

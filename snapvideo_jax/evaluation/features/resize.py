@@ -36,7 +36,7 @@ def matrix(kernel: str, size: int, out: int) -> Float[np.ndarray, "out size"]:
 
 
 def bilinear(
-    x: Float[Array, "*B H W C"], size: tuple[int, int], kernel: str
+    x: Float[Array | np.ndarray, "*B H W C"], size: tuple[int, int], kernel: str
 ) -> Float[Array, "*B h w C"]:
     """Resizes to `size` (h, w), whatever the aspect ratio."""
     rows, columns = (matrix(kernel, n, out) for n, out in zip(x.shape[-3:-1], size, strict=True))
