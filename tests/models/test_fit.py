@@ -151,12 +151,13 @@ def test_write_scale_shrinks_what_write_adds_at_initialization_and_nothing_else(
         return {names(path): leaf for path, leaf in leaves}
 
     whole, tenth = initial(1.0), initial(0.1)
-    outputs = [
-        ("blocks", "write", *layer) for layer in (("attention", "o"), ("feed_forward", "down"))
-    ]
-    assert {path[:-1] for path in whole if (whole[path] != tenth[path]).any()} == set(outputs)
+    outputs = {
+        ("blocks", "write", "attention", "o", "kernel"),
+        ("blocks", "write", "feed_forward", "down", "kernel"),
+    }
+    assert {path for path in whole if (whole[path] != tenth[path]).any()} == outputs
     for path in outputs:
-        np.testing.assert_allclose(tenth[*path, "kernel"], 0.1 * whole[*path, "kernel"], rtol=1e-5)
+        np.testing.assert_allclose(tenth[path], 0.1 * whole[path], rtol=1e-5)
 
 
 def test_previous_latents_matter_once_trained(toy):
