@@ -15,6 +15,7 @@ import pytest
 from launch import signals
 from snapvideo_jax.files import video
 from tests.conftest import CACHE
+from tests.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = ("train", "--config=tests/tiny.py")
@@ -29,6 +30,13 @@ ENVIRONMENT = os.environ | {
 def launch(name, *flags):
     command = [sys.executable, "-m", f"launch.{name}", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """Commands that end soon, in forks; the README's own run from a shell."""
+    with ForkServer(ENVIRONMENT) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +170,15 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
         "prepare embed",
     ],
 )
-def test_help_teaches(name):
-    done = launch(*name.split(), "--help")
+def test_help_teaches(commands, name):
+    done = commands.launch(*name.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"python -m launch.{name} --" in done.stdout
     assert ("--config:" in done.stdout) == (name in ("train", "plan", "prepare embed"))
 
 
-def test_plan_counts_parameters_and_flops():
-    done = launch("plan", "--config=configs/fit_500m.py", "--count")
+def test_plan_counts_parameters_and_flops(commands):
+    done = commands.launch("plan", "--config=configs/fit_500m.py", "--count")
     assert done.stderr == ""
     counted = json.loads(done.stdout)
     assert counted["parameters"] == 495_828_016
@@ -211,10 +219,10 @@ FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
         (2, "--steps", ("sample", "--checkpoint=c", "--prompt=a", "--out=o", "--steps=0")),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_with_its_exit_code(tmp_path, code, says, command):
+def test_a_mistake_is_one_line_with_its_exit_code(commands, tmp_path, code, says, command):
     workdir = tmp_path / "w"
     flags = [*command, f"--workdir={workdir}"] if command[0] == "train" else command
-    done = launch(*flags)
+    done = commands.launch(*flags)
     assert done.returncode == code, done.stderr
     assert says in done.stderr and done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1
