@@ -84,6 +84,7 @@ def block_gradient(config, **sizes):
         head_channels=(net.patch_head_channels, net.latent_head_channels),
         global_layers=net.global_layers,
         dropout=0.0,
+        write_scale=1.0,
         dtype=jnp.bfloat16,
         attend=attention.for_mesh(mesh),
     )
