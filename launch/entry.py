@@ -161,8 +161,9 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
 
     Returns None if all are there, and the mistake is another one.
     """
-    words = " ".join(argv).replace("--config ", "--config=").split(" ")
-    matches = [CONFIG_FLAG.fullmatch(word) for word in words]
+    apart = lambda word: re.fullmatch(r"--?config[\w.]*", word)  # its value is the next word
+    words = zip(argv, [*argv[1:], ""], strict=True)
+    matches = [CONFIG_FLAG.fullmatch(f"{w}={value}" if apart(w) else w) for w, value in words]
     values = {match[1] or "": match[2] for match in matches if match}
     path = values.pop("", DEFAULT_CONFIG)
     file, colon, argument = path.partition(":")
