@@ -205,3 +205,9 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(trained_folder):
 def test_a_folder_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(StorageError, match="holds no checkpoint; train one"):
         load(tmp_path)
+
+
+def test_each_window_of_a_seed_draws_other_noise_and_the_same_one_the_same():
+    streams = generator.Streams(seeds=jnp.array([3, 3, 3]), window=jnp.array([0, 1, 1]))
+    first, second, again = np.asarray(streams.normal("x", (4,)))
+    assert not np.isclose(first, second).any() and np.array_equal(second, again)
