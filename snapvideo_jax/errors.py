@@ -5,6 +5,11 @@ a traceback.
 """
 
 
+def reason(error: Exception) -> str:
+    """Returns what a library's error says, on one line; of the system's, without the number."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
+
+
 class UserError(Exception):
     """Base of the errors that end a command with one line and `exit_code`."""
 

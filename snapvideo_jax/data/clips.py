@@ -17,7 +17,7 @@ from av.error import FFmpegError
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, reason
 
 MAX_PIXELS = 64 * 2**20  # of one frame or picture
 MAX_FRAMES = 100_000  # of one file: 55 minutes at 30 frames per second
@@ -61,8 +61,8 @@ def _as_data_error(path: str | Path) -> Iterator[None]:
         SyntaxError,
         Image.DecompressionBombError,
     ) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise DataError(f"{path}: cannot be read: {reason or type(error).__name__}") from error
+        detail = reason(error)
+        raise DataError(f"{path}: cannot be read: {detail or type(error).__name__}") from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import ConfigError, DataError
+from snapvideo_jax.errors import ConfigError, DataError, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,7 @@ def read(path: str | Path) -> Measurement:
         measurement = Measurement(protocol=protocol, **fields)
         is_number = math.isfinite(measurement.value)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise DataError(f"{path}: is no measurement ({reason})") from error
+        raise DataError(f"{path}: is no measurement ({reason(error)[:200]})") from error
     if digest != protocol.digest() or not is_number:
         raise DataError(f"{path}: was changed after it was written; measure again")
     return measurement

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, reason
 
 
 class Moments(NamedTuple):
@@ -88,8 +88,8 @@ def load(path: str | Path) -> Moments:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             n, mean, scatter = (arrays[name] for name in Moments._fields)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise DataError(f"{path} cannot be read as moments ({reason}); make it again") from error
+        detail = reason(error)[:200]
+        raise DataError(f"{path} cannot be read as moments ({detail}); make it again") from error
     if n.shape != () or mean.ndim != 1 or scatter.shape != mean.shape * 2 or n < 1:
         shapes = f"n {n.shape}, mean {mean.shape}, scatter {scatter.shape}"
         raise DataError(f"{path} cannot be used as moments: {shapes}; make it again")

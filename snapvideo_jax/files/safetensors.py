@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, reason
 
 DTYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -172,8 +172,7 @@ def _object(path: Path, name: str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise _bad(path, f"its {name} is not valid JSON ({reason})") from error
+        raise _bad(path, f"its {name} is not valid JSON ({reason(error)[:200]})") from error
     if not isinstance(value, dict):
         raise _bad(path, f"its {name} is not an object")
     return value

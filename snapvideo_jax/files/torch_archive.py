@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, reason
 from snapvideo_jax.files.safetensors import DTYPES
 
 STORAGES = {
@@ -82,8 +82,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise DataError(f"cannot read the weights {path}: {error.strerror or error}") from error
     except Exception as error:  # zipfile and the disassembler raise many kinds for damaged files
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be used: {reason}; copy the whole of it again") from error
+        detail = reason(error)[:200]
+        raise DataError(f"{path} cannot be used: {detail}; copy the whole of it again") from error
     if not tensors:
         raise DataError(f"{path} cannot be used: it holds no tensor")
     return tensors

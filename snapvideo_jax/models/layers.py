@@ -24,12 +24,14 @@ from snapvideo_jax.models.patches import group
 from snapvideo_jax.models.remat import save_bits
 
 NORM_EPSILON = 1e-6
-GLOROT = nn.initializers.xavier_uniform()  # Keras' default, as in FIT
 
 
 def glorot(scale: float) -> Callable[..., Array]:
     """Returns Glorot's uniform initialization times `scale`."""
     return nn.initializers.variance_scaling(scale**2, "fan_avg", "uniform")
+
+
+GLOROT = glorot(1.0)  # Keras' default, as in FIT
 
 
 # (q [*b n A d], k [*b k A d], v, mask [*b k] or None) -> [*b n A d]: `dot_product_attention`, or a

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
-from snapvideo_jax.errors import DataError, StorageError, UserError
+from snapvideo_jax.errors import DataError, StorageError, UserError, reason
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.sampling import prompt_encoder
 from snapvideo_jax.training import checkpoint, resume
@@ -107,9 +107,9 @@ def _describing_model(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        detail = reason(error)[:200]
         raise DataError(
-            f"the config in {folder} does not describe a model of this version ({reason}); train "
+            f"the config in {folder} does not describe a model of this version ({detail}); train "
             "or export the run again"
         ) from error
 

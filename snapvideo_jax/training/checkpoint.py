@@ -143,14 +143,18 @@ def step_meta(folder: Path, step: int) -> dict:
 
     Raises StorageError if it is not there or cannot be read.
     """
-    steps = hosts.broadcast(lambda: step_folders(folder))
-    if step not in steps:
-        there = ", ".join(map(str, reversed(steps))) or "none"
-        raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
+    _check_there(folder, step)
     try:
         return hosts.broadcast(lambda: _read_meta(folder, step), _Broken)
     except _Broken as reason:
         raise StorageError(f"{folder}: checkpoint {step} {reason}") from reason
+
+
+def _check_there(folder: Path, step: int) -> None:
+    steps = hosts.broadcast(lambda: step_folders(folder))
+    if step not in steps:
+        there = ", ".join(map(str, reversed(steps))) or "none"
+        raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
 
 
 def restore_step(folder: Path, step: int, abstract: Any) -> Restored:
@@ -158,7 +162,7 @@ def restore_step(folder: Path, step: int, abstract: Any) -> Restored:
 
     Raises StorageError if it is not there or not whole.
     """
-    step_meta(folder, step)
+    _check_there(folder, step)
     try:
         return _restore(folder, step, abstract)
     except _Broken as reason:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, reason
 from snapvideo_jax.files import safetensors, torch_archive
 
 # Last part of a parameter's path here -> in torch's names.
@@ -116,8 +116,8 @@ def _read_npz(path: Path) -> Tensors:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise DataError(f"{path}: cannot be read as npz ({reason}); copy it again") from error
+        detail = reason(error)[:200]
+        raise DataError(f"{path}: cannot be read as npz ({detail}); copy it again") from error
 
 
 def torch_name(leaf: tuple[str, ...]) -> str:
