@@ -26,8 +26,8 @@ from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import machine
 from snapvideo_jax.benchmark.report import for_screen
-from snapvideo_jax.benchmark.scaling import plots, report, study
 from snapvideo_jax.data.text import train_vocabulary
+from snapvideo_jax.studies.scaling import plots, report, study
 
 OUT = entry.define_folder("out", "Folder for the report.")
 STEPS = flags.DEFINE_integer("steps", 400, f"Training steps, with {study.BATCH} videos each.")

@@ -13,14 +13,16 @@ PACKAGE = ROOT / "snapvideo_jax"
 
 # Every room (a folder or a file of the package), from the top down; imports point down this list.
 ROOMS = (
-    "train", "benchmark", "planner", "evaluation", "sampling", "export", "build", "training",
-    "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
+    "train", "studies", "benchmark", "planner", "evaluation", "sampling", "export", "build",
+    "training", "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
     "storage", "trees", "keys", "units", "errors",
 )  # fmt: skip
 GROUND = {"errors", "keys", "storage", "trees", "units"}
 # room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
     "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
+    "studies": {"benchmark", "build", "data", "denoiser", "diffusion", "evaluation", "planner",
+                "sampling"},
     "benchmark": {"build", "data", "denoiser", "diffusion", "parallel", "planner"},
     "planner": {"build", "denoiser", "models", "parallel"},
     "evaluation": {"data", "files"},
@@ -55,7 +57,7 @@ ONLY_IN = {
     },
     "ml_collections": {"build/checks.py", "sampling/trained.py"},
     "optax": {"training", "build/recipe.py"},
-    "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "benchmark/scaling/plots.py"},
+    "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "studies/scaling/plots.py"},
     "orbax": {"training/checkpoint.py", "files/t5_weights.py", "parallel/hosts.py"},
     "sentencepiece": {"data/text.py"},
     "av": {"data/clips.py", "files/video.py"},
@@ -74,7 +76,8 @@ READERS = {
     "planner/programs.py",  # how many videos a planned program makes
     "planner/search.py",  # lays configs out anew
     "benchmark/programs.py",  # names a case by its batch size
-    "benchmark/scaling/study.py",  # makes configs of four sizes
+    "studies/learner.py",  # its batches' size
+    "studies/scaling/study.py",  # makes configs of four sizes
 }  # fmt: skip
 FIELDS = re.compile(
     r"(?<!--)\bconfig\.(data|model|diffusion|optimizer|training|sampling|mesh|checkpoint|log|seed)\b"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from snapvideo_jax.benchmark.scaling import study
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.studies.scaling import study
 from tests import tiny
 from tests.in_process import launch
 

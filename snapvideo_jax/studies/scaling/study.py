@@ -8,8 +8,7 @@ one device, without tensorflow.
 import copy
 import functools
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +18,11 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.data import pipeline, shapes
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import edm, sigmas
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.planner import cost
-
-Batch = dict[str, np.ndarray]
+from snapvideo_jax.studies.learner import Batch, Learner, held_out, training_batches
 
 
 class Size(NamedTuple):
@@ -91,26 +88,6 @@ def check(sizes: Sequence[int], steps: int) -> None:
         raise ConfigError(f"--steps={steps}: at least 2, for the first one warms up")
 
 
-class Learner:
-    """One network in training, and how long its steps took."""
-
-    def __init__(self, config: Config, vocabulary_size: int):
-        self.config = config
-        self.program = build.train_program(config, vocabulary_size, jax.devices()[:1])
-        arguments = self.program.abstract_state, self.program.abstract_batch
-        self._update = self.program.step.lower(*arguments).compile()
-        self.state = self.program.init()
-        self.step_ms: list[float] = []
-
-    def step(self, batch: Batch) -> None:
-        """Takes one step and waits for its end."""
-        shardings = {name: part.sharding for name, part in self.program.abstract_batch.items()}
-        batch_on_device = jax.block_until_ready(jax.device_put(batch, shardings))
-        start = time.perf_counter()
-        self.state, _ = jax.block_until_ready(self._update(self.state, batch_on_device))
-        self.step_ms.append(1e3 * (time.perf_counter() - start))
-
-
 def run(
     config: Config,
     sizes: Sequence[int],
@@ -130,11 +107,12 @@ def run(
             sized_config = resize(config, family=family, size=size, steps=steps)
             learners[family, size] = Learner(sized_config, text.vocabulary_size)
     report = progress("steps of each")
-    for done, batch in enumerate(training_batches(config, text, steps), start=1):
+    batches = training_batches(build.with_batch_size(config, BATCH), text, steps)
+    for done, batch in enumerate(batches, start=1):
         for learner in learners.values():
             learner.step(batch)
         report(done, steps)
-    batch = held_out(config, text)
+    batch = held_out(config, text, HELD_OUT)
     rows = []
     for (family, size), learner in learners.items():
         say(f"{family} {size}: held-out loss")
@@ -165,38 +143,6 @@ def row(learner: Learner, batch: Batch, *, family: str, size: int) -> dict[str, 
         "held_out_loss": statistics.mean(by_bin),
         "held_out_loss_by_bin": by_bin,
     }
-
-
-def training_batches(config: Config, text: build.Text, steps: int) -> Iterator[Batch]:
-    """Yields the batches that training on `config` with BATCH videos a step would see."""
-    source = build.source(config, lambda path, why: None)
-    config, world = build.with_batch_size(config, BATCH), build.world(config)
-    box = slice(world.num_frames), slice(world.height), slice(world.width)
-    spec = build.feed_spec(config, source, text, rows=range(BATCH), box=box)
-    for step in range(steps):
-        examples = [pipeline.load(spec, BATCH * step + i) for i in range(BATCH)]
-        videos, captions, intervals, sizes = zip(*examples, strict=True)
-        yield _batch(
-            text,
-            videos=videos,
-            captions=[caption.decode() for caption in captions],
-            intervals=intervals,
-            sizes=sizes,
-        )
-
-
-def held_out(config: Config, text: build.Text) -> Batch:
-    """Returns HELD_OUT videos of compositions that training never shows, with their captions."""
-    world = build.world(config)
-    places = range(shapes.TEST_START, shapes.TEST_START + HELD_OUT)
-    scenes = [shapes.draw_scene(world, config.seed, g, image=False, held_out=True) for g in places]
-    return _batch(
-        text,
-        videos=[shapes.render(world, scene) for scene in scenes],
-        captions=[shapes.caption(scene) for scene in scenes],
-        intervals=[1 / scene.frame_rate for scene in scenes],
-        sizes=[(world.height, world.width)] * HELD_OUT,
-    )
 
 
 def losses(config: Config, denoiser: Denoiser, params: Params, batch: Batch) -> list[float]:
@@ -243,11 +189,3 @@ def _quantile(config: Config, fraction: float) -> float:
     """Returns the ln sigma below which a fraction of training's are."""
     law = config.diffusion
     return statistics.NormalDist(law.P_mean, law.P_std).inv_cdf(fraction)
-
-
-def _batch(text: build.Text, *, videos: Any, captions: Any, intervals: Any, sizes: Any) -> Batch:
-    return text.encode(captions) | {
-        "video": np.stack(videos),
-        "frame_interval": np.asarray(intervals, np.float32),
-        "source_size": np.asarray(sizes, np.int32),
-    }

@@ -9,21 +9,13 @@ import pytest
 
 from configs import shapes as studied
 from snapvideo_jax import build
-from snapvideo_jax.benchmark.scaling import plots, report, study
-from snapvideo_jax.data import shapes
 from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.diffusion import edm
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.studies.scaling import plots, report, study
 from tests import tiny
 
-
-def encode(captions):
-    ids = np.array([[len(caption), sum(map(ord, caption))] for caption in captions], np.int32)
-    return {"text_ids": ids, "text_mask": ids > 0}
-
-
 CONFIG = tiny.get_config()
-TEXT = build.Text(encode, 64, "")
 
 
 def test_each_size_is_larger_than_the_one_before_and_the_same_in_both_families():
@@ -42,27 +34,6 @@ def test_each_size_is_larger_than_the_one_before_and_the_same_in_both_families()
     )
     assert fits == sorted(fits) and unets == sorted(unets)
     assert np.allclose(fits, unets, rtol=0.1) and unets[-1] > 8 * unets[0]
-
-
-def test_examples_are_those_that_training_sees_at_its_positions():
-    first, _, third = study.training_batches(CONFIG, TEXT, 3)
-    example = build.source(CONFIG, print).example
-    images = study.BATCH // 4
-    videos = [example(g, True)[0] for g in range(2 * images, 3 * images)]
-    videos += [example(g, False)[0] for g in range(12, 18)]
-    assert np.array_equal(third["video"], np.stack(videos))
-    assert list(first["frame_interval"][:3]) == [0, 0, pytest.approx(0.25, abs=0.13)]
-
-
-def test_what_scores_has_only_captions_that_training_never_shows(monkeypatch):
-    monkeypatch.setattr(study, "HELD_OUT", 40)
-    seen, world = [], build.world(CONFIG)
-    text = TEXT._replace(encode=lambda captions: seen.extend(captions) or encode(captions))
-    batch = study.held_out(CONFIG, text)
-    held_out = {shapes.caption(c) for c in shapes.compositions(world, held_out=True)}
-    assert len(seen) == 40 and set(seen) <= held_out
-    assert not set(seen) & set(shapes.all_captions(world))
-    assert min(batch["frame_interval"]) > 0 and batch["video"].shape[0] == 40
 
 
 @dataclasses.dataclass(frozen=True)

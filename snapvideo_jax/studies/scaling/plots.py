@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from snapvideo_jax.benchmark import plots
 from snapvideo_jax.benchmark.report import Report
-from snapvideo_jax.benchmark.scaling import report
+from snapvideo_jax.studies.scaling import report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
