@@ -23,20 +23,17 @@ them: docs/benchmark.md.
 Exit codes: 0 done, 2 bad flags or config, or sizes that do not split, 5 DIR cannot be written.
 """
 
-import datetime
 import itertools
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from absl import flags
 
-from launch import entry, number_lists, screen
+from launch import entry, number_lists, provenance, screen
 from snapvideo_jax import build, storage
-from snapvideo_jax.benchmark import machine, measure, plots, programs, report
+from snapvideo_jax.benchmark import measure, plots, programs, report
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
@@ -73,7 +70,7 @@ def run() -> None:
     measure.check(request, devices)
     rows_of = predicted_rows if TOPOLOGY.value else measured_rows
     folder = storage.make_folder(OUT.value)
-    facts = machine.describe(devices) | {"date": today(), "command": command()}  # the load before
+    facts = provenance.facts("launch.benchmark", devices)  # with the load before
     rows, parts = [], measure.parts(request)
     progress = screen.progress("parts of the benchmark")
     for number, some in enumerate(measure.run(request, devices, rows_of), start=1):
@@ -166,16 +163,6 @@ def write(folder: Path, tree: report.Report, pictures: Mapping[str, bytes]) -> N
     contents = {name: text.encode() for name, text in files.items()} | dict(pictures)
     for name, content in contents.items():
         storage.write(folder / name, content)
-
-
-def today() -> str:
-    """Returns the date of Greenwich."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
-
-
-def command() -> str:
-    """Returns the command line of this run."""
-    return shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -14,17 +14,13 @@ docs/scaling.md.
 Exit codes: 0 done, 2 bad flags, 5 DIR cannot be written.
 """
 
-import datetime
 import json
-import shlex
-import sys
 
 import jax
 from absl import flags
 
-from launch import entry, number_lists, screen
+from launch import entry, number_lists, provenance, screen
 from snapvideo_jax import build, storage
-from snapvideo_jax.benchmark import machine
 from snapvideo_jax.benchmark.report import for_screen
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.studies.scaling import plots, report, study
@@ -43,7 +39,7 @@ def run() -> None:
     vocabulary = folder / "vocabulary.model"
     train_vocabulary(build.source(config, lambda path, why: None).captions(), vocabulary)
     text = build.text(config, vocabulary)
-    before = facts()  # with the load before the study's own
+    before = provenance.facts("launch.scaling", jax.devices())  # and the load before
     result = study.run(
         config,
         sizes=sizes,
@@ -61,13 +57,6 @@ def run() -> None:
     for table in report.tables(tree):
         screen.say(for_screen(table))
     screen.say(f"\n{folder / 'scaling.md'} has it all")
-
-
-def facts() -> dict:
-    """Returns device, host, versions, date (of Greenwich) and command."""
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    command = shlex.join(["python", "-m", "launch.scaling", *sys.argv[1:]])
-    return machine.describe(jax.devices()) | {"date": today, "command": command}
 
 
 if __name__ == "__main__":

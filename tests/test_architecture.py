@@ -57,7 +57,12 @@ ONLY_IN = {
     },
     "ml_collections": {"build/checks.py", "sampling/trained.py"},
     "optax": {"training", "build/recipe.py"},
-    "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "studies/scaling/plots.py"},
+    "matplotlib": {
+        "evaluation/plots.py",
+        "benchmark/plots.py",
+        "studies/scaling/plots.py",
+        "studies/miniature/plots.py",
+    },
     "orbax": {"training/checkpoint.py", "files/t5_weights.py", "parallel/hosts.py"},
     "sentencepiece": {"data/text.py"},
     "av": {"data/clips.py", "files/video.py"},
@@ -77,6 +82,8 @@ READERS = {
     "planner/search.py",  # lays configs out anew
     "benchmark/programs.py",  # names a case by its batch size
     "studies/learner.py",  # its batches' size
+    "studies/miniature/scoring.py",  # prompts and noise by its seed
+    "studies/miniature/units.py",  # changes steps and seed
     "studies/scaling/study.py",  # makes configs of four sizes
 }  # fmt: skip
 FIELDS = re.compile(

@@ -1,0 +1,122 @@
+"""Repeats the paper's Tables 2 and 3 and Figures 2, 5 and 6 in miniature, on moving shapes.
+
+  python -m launch.reproduce --preset=cpu --out=DIR
+  python -m launch.reproduce --preset=cpu --seeds=0 --steps=100 --out=DIR     a quick look
+
+Small FITs under seven noise laws, and a U-Net, are trained from nothing and scored: by the noise
+that they leave, by the oracle, and by a Frechet distance. Preset cpu is for two cores and about
+80 minutes; gpu has 8 frames of 32 x 32 pixels and four times the steps. Neither needs tensorflow.
+
+DIR gets reproduce.md with the tables beside the paper's, reproduce.json and three pictures. Each
+network is a file in DIR/units: stopped, the same command does again only the one that it was in.
+What came of it: docs/miniature.md.
+
+Exit codes: 0 done, 2 bad flags or DIR is of another study, 5 DIR cannot be written.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from configs import miniature
+from launch import entry, number_lists, provenance, screen
+from snapvideo_jax import build, storage
+from snapvideo_jax.benchmark.report import for_screen
+from snapvideo_jax.data.text import train_vocabulary
+from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.studies.miniature import averaging, plots, report, scoring, units
+
+OUT = entry.define_folder("out", "Folder for the report; a study that it holds goes on.")
+PRESET = flags.DEFINE_enum("preset", "cpu", ["cpu", "gpu"], "Size of videos and networks.")
+SEEDS = number_lists.define_integers("seeds", "Seeds; default: 0,1,2.", lower_bound=0)
+STEPS = flags.DEFINE_integer(
+    "steps", None, "Training steps of each FIT; default: the preset's.", lower_bound=2
+)
+
+
+def run() -> None:
+    """Trains and scores what DIR lacks, and writes the report."""
+    rows = configs(PRESET.value, STEPS.value)
+    fit = rows[units.FIT]
+    seeds = SEEDS.value or [0, 1, 2]
+    folder = storage.make_folder(OUT.value)
+    storage.make_folder(folder / "units")
+    vocabulary = folder / "vocabulary.model"
+    train_vocabulary(build.source(fit, lambda path, why: None).captions(), vocabulary)
+    text = build.text(fit, vocabulary)
+    before = provenance.facts("launch.reproduce", jax.devices())  # and the load before
+    timing = timing_of(folder / "study.json", rows, text)
+    study = {
+        "rows": run_all(folder / "units", units.units(rows, timing["unet_steps"], seeds), text),
+        "laws": {name: config.diffusion.to_dict() for name, config in rows.items()},
+        "averages": [one._asdict() for one in averages(fit)],
+        "timing": timing,
+    }
+    write(folder, study | before)
+
+
+def configs(preset: str, steps: int | None) -> dict[str, Any]:
+    """Returns the config of each row."""
+    size = "" if preset == "cpu" else ",gpu"
+    rows = {
+        name: entry.load_config(f"configs/miniature.py:{name}{size}") for name in miniature.ROWS
+    }
+    if steps is not None:
+        rows = {name: units.with_steps(config, steps) for name, config in rows.items()}
+    return rows
+
+
+def timing_of(path: Path, rows: Mapping[str, Any], text: build.Text) -> dict[str, Any]:
+    """Returns the U-Net's share of steps: that of the study in DIR, or measured and stored there.
+
+    Raises ConfigError where DIR holds a study of other settings.
+    """
+    settings = json.loads(json.dumps({name: config.to_dict() for name, config in rows.items()}))
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if stored["configs"] != settings:
+            raise ConfigError(f"{path.parent} holds a study of other settings; give another --out")
+        return stored["timing"]
+    screen.say("timing FIT and U-Net in turns")
+    timing = units.steps_in_equal_time(rows[units.FIT], rows[units.UNET], text)
+    storage.write(path, json.dumps({"configs": settings, "timing": timing}).encode())
+    return timing
+
+
+def run_all(folder: Path, all_units: Sequence[units.Unit], text: build.Text) -> list[dict]:
+    """Returns the figures of all units, those in `folder` and those that it lacks."""
+    missing = [unit for unit in all_units if not (folder / f"{unit.name}.json").exists()]
+    total = sum(unit.config.training.steps for unit in missing)
+    report_steps, before = screen.progress("training steps"), 0
+    for place, unit in enumerate(missing, start=1):
+        screen.say(f"network {place} of {len(missing)}: {unit.name}")
+        progress = lambda done, of, before=before: report_steps(before + done, total)
+        figures = units.run(unit, text, progress)
+        storage.write(folder / f"{unit.name}.json", json.dumps(figures, indent=2).encode() + b"\n")
+        before += unit.config.training.steps
+    return [json.loads((folder / f"{unit.name}.json").read_text()) for unit in all_units]
+
+
+def averages(fit: Any) -> list[averaging.Average]:
+    """Returns Figure 2's rows, of videos of the test split."""
+    return averaging.averages(scoring.real_videos(build.world(fit), fit.seed, scoring.VIDEOS))
+
+
+def write(folder: Path, study: Mapping[str, Any]) -> None:
+    """Writes the report to DIR, and its tables to the screen."""
+    pictures = plots.pngs(study)
+    storage.write(folder / "reproduce.json", json.dumps(study, indent=2).encode() + b"\n")
+    storage.write(folder / "reproduce.md", report.markdown(study, pictures).encode())
+    for name, content in pictures.items():
+        storage.write(folder / name, content)
+    for table in report.tables(study):
+        screen.say(for_screen(table))
+    screen.say(f"\n{folder / 'reproduce.md'} has it all")
+
+
+if __name__ == "__main__":
+    entry.run(run)

@@ -1,0 +1,1 @@
+"""The paper's tables and figures in miniature: small networks on moving shapes, several seeds."""
