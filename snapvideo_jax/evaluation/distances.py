@@ -137,8 +137,8 @@ def smallest_subset(n: int, size: int) -> int:
     smallest = max(2 * size, n // 10)
     if n < 2 * smallest:
         raise DataError(
-            f"a limit of infinite samples needs {4 * size} samples of {size} numbers, has {n}; take "
-            "more, or compare Frechet distances at one n"
+            f"a limit of infinite samples needs {4 * size} samples of {size} numbers, has {n}; "
+            "take more, or compare Frechet distances at one n"
         )
     return smallest
 

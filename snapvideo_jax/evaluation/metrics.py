@@ -128,16 +128,19 @@ def features(by: Extractor, batches: Iterable[Batch]) -> Iterator[Features]:
     full = 0
     for batch in batches:
         full = max(full, len(batch))
-        filled = np.concatenate([batch, batch[-1:].repeat(full - len(batch), axis=0)])
-        values = by_video(by, filled)[: len(batch)]
+        values = by_video(by, batch, full)
         yield values.reshape(-1, values.shape[-1])
 
 
-def by_video(by: Extractor, videos: Batch) -> Float[np.ndarray, "_ N D"]:
-    """Returns the features of each video: one, or one a frame."""
-    flat = videos.reshape(-1, *videos.shape[2:]) if by.of_frames else videos
+def by_video(by: Extractor, videos: Batch, full: int) -> Float[np.ndarray, "_ N D"]:
+    """Returns the features of each video: one, or one a frame.
+
+    full: videos that the network computes at a time; fewer are filled up to as many.
+    """
+    filled = np.concatenate([videos, videos[-1:].repeat(full - len(videos), axis=0)])
+    flat = filled.reshape(-1, *filled.shape[2:]) if by.of_frames else filled
     values = by.extract(flat)
-    return values.reshape(len(videos), -1, values.shape[-1])
+    return values.reshape(full, -1, values.shape[-1])[: len(videos)]
 
 
 # Distances of two sets of features, beside KID.
@@ -182,27 +185,26 @@ def clipsim(by: Extractor, generated: Iterable[Batch], captions: Sequence[str]) 
     assert by.texts is not None, "CLIP was loaded without its vocabulary"
     rest, frames, texts = iter(captions), [], []
     for batch in generated:
-        frames.append(by_video(by, batch))
+        frames.append(by_video(by, batch, len(batch)))
         texts.append(by.texts(list(itertools.islice(rest, len(batch)))))
     return scores.clipsim(join(frames), join(texts))
 
 
-# Name -> what one video has, and how many frames it must have.
-MOTIONS = {
-    "flicker": (motion.flicker, 2),
-    "smoothness": (motion.smoothness, 3),
-    "speed": (lambda video: float(motion.speeds(video).mean()), 2),
-    "dynamic_degree": (motion.is_dynamic, 2),
-}
+MOTIONS = ("flicker", "smoothness", "speed", "dynamic_degree")
 
 
 def motions(videos: Batch) -> dict[str, Float[np.ndarray, " _"]]:
     """Returns flicker, smoothness, speed, and whether it is dynamic, of each video.
 
-    A measure that needs more frames than there are is left out.
+    Smoothness needs 3 frames, and is left out where there are 2.
     """
-    return {
-        name: np.array([measure(video) for video in videos], np.float64)
-        for name, (measure, frames) in MOTIONS.items()
-        if videos.shape[1] >= frames
-    }
+    rows = [_motions(video) for video in videos]
+    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+
+
+def _motions(video: UInt8[np.ndarray, "T H W 3"]) -> dict[str, float]:
+    speeds, values = motion.speeds(video), {"flicker": motion.flicker(video)}
+    if len(video) > 2:
+        values["smoothness"] = motion.smoothness(video)
+    dynamic = motion.is_dynamic(speeds, min(video.shape[1:3]))
+    return values | {"speed": float(speeds.mean()), "dynamic_degree": float(dynamic)}

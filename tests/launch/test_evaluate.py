@@ -1,4 +1,4 @@
-"""Sweeps of launch.evaluate."""
+"""Evaluations of a trained run: sweeps, resuming, protocols, and comparing two results."""
 
 import json
 
@@ -6,13 +6,16 @@ import pytest
 from absl import flags
 
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.evaluation import noise_levels
 from tests.in_process import launch
 
 
 def evaluate(run, folder, *flags):
     """The report that is written, beside what the flags ask for."""
     out = folder / "report.json"
-    launch("evaluate", f"--checkpoint={run}", "--num_samples=4", f"--out={out}", *flags)
+    cache = f"--cache={folder / 'cache'}"
+    launch("evaluate", f"--checkpoint={run}", f"--out={out}", cache, *flags)
+    assert not (folder / "report.json.parts").exists()
     return json.loads(out.read_text())
 
 
@@ -20,8 +23,8 @@ def evaluate(run, folder, *flags):
 def swept(trained_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     plot = folder / "scores.png"
-    report = evaluate(trained_folder, folder, "--steps=2,3", "--guidance=0,1.5", f"--plot={plot}")
-    return report, plot
+    flags = "--num_samples=4", "--steps=2,3", "--guidance=0,1.5", f"--plot={plot}"
+    return evaluate(trained_folder, folder, *flags), plot
 
 
 def test_a_sweep_has_a_row_for_every_combination_and_the_report_of_the_first(swept):
@@ -29,21 +32,23 @@ def test_a_sweep_has_a_row_for_every_combination_and_the_report_of_the_first(swe
     rows = report["sweep"]
     combinations = [(2, 0.0), (2, 1.5), (3, 0.0), (3, 1.5)]
     assert [(row["steps"], row["guidance"]) for row in rows] == combinations
-    assert rows[0]["oracle"] == report["oracle"] and report["sampling"]["steps"] == 2
+    assert rows[0]["oracle"] == report["oracle"]
+    assert report["choices"]["sampling"]["first"]["steps"] == 2
     assert all(row["oracle"]["n"] == row["oracle"]["held_out"]["n"] == 4 for row in rows)
     assert len({row["oracle"]["clutter"] for row in rows}) == 4  # each was sampled by itself
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_one_combination_is_a_report_as_ever_and_scores_as_it_does_in_a_sweep(
-    swept, trained_folder, tmp_path, capsys
-):
-    report = evaluate(trained_folder, tmp_path, "--steps=3", "--guidance=1.5")
-    assert list(report) == ["protocol", "seed", "oracle", "chance", "checkpoint_step", "sampling"]
+def test_one_combination_scores_as_it_does_in_a_sweep(swept, trained_folder, tmp_path, capsys):
+    flags = "--num_samples=4", "--steps=3", "--guidance=1.5"
+    report = evaluate(trained_folder, tmp_path, *flags)
     assert report["oracle"] == swept[0]["sweep"][3]["oracle"]
-    told = capsys.readouterr().out
-    assert "24/24 denoising steps" in told  # 2 x 4 videos of 3 steps
-    assert [line.split()[0] for line in told.splitlines()[-3:]] == ["seen", "held", "chance"]
+    assert report["values"] == swept[0]["sweep"][3]["values"]
+    printed = capsys.readouterr().out
+    assert "8/8 videos" in printed and "chance" in printed
+    assert "left out: random_conv needs 65 samples and real videos" in printed
+    expected = {"flicker", "speed", "dynamic_degree", *noise_levels.NAMES, "held out: all"}
+    assert expected <= set(report["values"])
 
 
 @pytest.mark.parametrize(
