@@ -289,13 +289,12 @@ def real_moments(
 
     Those that the cache lacks are measured, and stay there for all later evaluations.
     """
-    facts = lambda name: (
-        {"real": real.fingerprint, "network": name}
-        | {
-            "variant": networks[name].variant,
-            "weights_sha256": networks[name].sha256,
-        }
-    )
+    facts = lambda name: {
+        "real": real.fingerprint,
+        "network": name,
+        "variant": networks[name].variant,
+        "weights_sha256": networks[name].sha256,
+    }
     paths = {
         name: setting.cache / f"{name}-{digest(facts(name))}.npz"
         for name in networks

@@ -125,7 +125,7 @@ def _read(path: Path) -> Measured | None:
 def _read_all(job: Job) -> Measured:
     paths = sorted(path for path in job.folder.glob("*.npz"))
     parts = [part for part in map(_read, paths) if part is not None]
-    rows = np.concatenate([part["row"] for part in parts]) if parts else np.zeros(0, np.int64)
+    rows = np.concatenate([np.zeros(0, np.int64), *(part.pop("row") for part in parts)])
     order = np.argsort(rows)
     if not np.array_equal(rows[order], np.arange(job.total)):
         raise StorageError(

@@ -5,6 +5,7 @@ and the error is that of D, without the weights of training. So two models are c
 training losses are not.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ NAMES = tuple(f"loss at noise {level:g}" for level in LEVELS)
 Losses = Float[Array, "B L"]
 
 
+@functools.lru_cache(maxsize=8)
 def program(denoiser: Denoiser, mesh: Mesh) -> Callable[[Params, dict, Array], Losses]:
     """Returns (params, batch, seeds) -> `losses`, compiled; examples are split over the mesh."""
 
@@ -50,7 +52,9 @@ def losses(
     def loss(nu: Float[Array, ""]) -> Float[Array, " B"]:
         sigma = nu / denoiser.sigma_in
         x_sigma = edm.add_noise(x, sigma, eps, denoiser.sigma_in)
-        _, latents = denoiser.D(params, x_sigma, sigma, conditions, denoiser.no_latents(x.shape[0]))
+        latents = denoiser.no_latents(x.shape[0])
+        if denoiser.network.latent_shape is not None:
+            _, latents = denoiser.D(params, x_sigma, sigma, conditions, latents)
         D, _ = denoiser.D(params, x_sigma, sigma, conditions, latents)
         return jnp.square(denoiser.crop(D - x)).mean((1, 2, 3, 4))
 

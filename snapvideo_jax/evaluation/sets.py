@@ -113,7 +113,7 @@ def of_reference(folder: str, spec: ClipSpec, num: int | None, seed: int) -> Set
     real = RealSet(
         name="a folder, one clip a video, cut as in training",
         count=num,
-        fingerprint=digest({"folder": source.fingerprint, "clips": repr(spec)}),
+        fingerprint=digest({"folder": source.fingerprint, "clips": repr(spec), "count": num}),
         video_shape=(spec.num_frames, spec.height, spec.width),
         example=example,
         is_captioned=True,
