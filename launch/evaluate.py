@@ -1,23 +1,44 @@
-"""Scores a trained run and writes the figures as JSON.
+"""Measures a trained model under a protocol, and writes the values as JSON; compares two of them.
 
-  python -m launch.evaluate --checkpoint=runs/shapes --protocol=shapes --num_samples=64 --out=F.json
+  python -m launch.evaluate --checkpoint=runs/shapes --num_samples=64 --out=F.json
+  python -m launch.evaluate --checkpoint=W --protocol=reference --real=DIR --i3d=F --out=F.json
+  python -m launch.evaluate --checkpoint=W --protocol=ucf101 --real=UCF-101 \\
+      --split=trainlist01.txt --i3d=F --c3d=F --c3d_mean=F --inception=F --out=F.json
+  python -m launch.evaluate --checkpoint=W --protocol=msrvtt --real=DIR \\
+      --captions=test_videodatainfo.json --i3d=F --clip=F --merges=F --out=F.json
+  python -m launch.evaluate --compare=A.json,B.json
 
-Protocol "shapes": samples prompts that training showed, and as many of compositions that it never
-showed, and reads the captions' facts back from the pixels (evaluation/oracle.py). A factor counts
-only where a shape is recognizable, so noise scores 0 and not chance. --sheet=FILE.png also draws
-the samples, each marked right or wrong.
+--protocol  samples                                  compared with
+shapes      --num_samples captions that training     1,024 videos of the same world; the oracle
+            showed, and as many held out             reads the captions' facts from the pixels
+reference   the captions of your own folder          its videos, cut as in training
+ucf101      10,000 prompts of classes, as frequent   the training split, 16 frames of each
+            as in the split
+msrvtt      every test caption                       the test videos, 16 frames of each
 
-Several steps or guidance weights are swept, from the same prompts and noise, and drawn:
+What has its weights is measured: FVD (--i3d), FID (--inception), CLIP-FID (--clip) and CLIPSIM
+(--clip and --merges), inception score (--c3d and --c3d_mean); and always what needs none: distances
+of random features, flicker, smoothness, speed, dynamic degree, and on captioned real videos the
+denoising loss by noise level. docs/evaluate.md says where the files come from.
+
+A command that was stopped goes on where it was when it is given again, and ends with the same bits.
+All devices of all hosts take part. Statistics of the real videos stay in --cache for all later
+runs. The result holds every choice that decides a value, and their hash, the protocol's id: two
+results are compared where all choices are alike, else what differs is said.
+
+Several steps or guidance weights are swept, from the same prompts and noise, and on shapes drawn:
 
   python -m launch.evaluate --checkpoint=runs/shapes --guidance=0,0.5,1,2,4 --out=F.json \\
       --plot=F.png
 
-The file then is the first one's report, and its `sweep` has a row of scores for each.
+The file then is the first one's result, and its `sweep` has a row of values for each.
+--sheet=FILE.png draws the shapes, each marked right or wrong.
+Exit codes: 0 done, 2 bad flags or unlike results, 3 bad videos, text or weights, 5 storage.
 """
 
-import functools
+import dataclasses
 import itertools
-import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,121 +46,212 @@ from absl import flags
 
 from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
+from snapvideo_jax.data.sources import ClipSpec
+from snapvideo_jax.data.world import World
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.evaluation import plots, protocol
+from snapvideo_jax.evaluation import evaluate, metrics, plots, result, sets
+from snapvideo_jax.evaluation.evaluate import Evaluation, Setting
+from snapvideo_jax.evaluation.metrics import Extractor
+from snapvideo_jax.evaluation.sets import UCF101_SIZE, Sets
 from snapvideo_jax.files import video
 from snapvideo_jax.generator import SamplerSettings
 from snapvideo_jax.sampling import trained
-from snapvideo_jax.sampling.generate import Progress, generate
-from snapvideo_jax.sampling.trained import Trained
+from snapvideo_jax.sampling.stage import Stage
 
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Folder of a run (its --workdir).", required=True
+    "checkpoint", "", "Folder of a run (its --workdir), or an exported one."
 )
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
-PROTOCOL = flags.DEFINE_enum("protocol", "shapes", ["shapes"], "What is sampled and how scored.")
-NUM = flags.DEFINE_integer("num_samples", 64, "Videos of each kind of prompt.", lower_bound=1)
-OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
-SHEET = flags.DEFINE_string("sheet", None, "PNG file for a contact sheet of the samples.")
+UPSAMPLER = flags.DEFINE_string("upsampler", "", "Folder of the run of an upsampler.")
+T5 = flags.DEFINE_string("t5", "", "Folder of the T5 encoder, as for launch.sample.")
+PROTOCOL = flags.DEFINE_enum(
+    "protocol",
+    "shapes",
+    ["shapes", "reference", "ucf101", "msrvtt"],
+    "What is sampled, and what it is compared with.",
+)
+NUM = flags.DEFINE_integer(
+    "num_samples", None, "Videos; of shapes, of each kind of prompt (64).", lower_bound=1
+)
+OUT = flags.DEFINE_string("out", "", "JSON file to write.")
+REAL = flags.DEFINE_string("real", "", "Folder of the real videos.")
+SPLIT = flags.DEFINE_string("split", "", "UCF-101's list of training videos, trainlist01.txt.")
+CLASS_PROMPTS = flags.DEFINE_string(
+    "class_prompts", "", "File of 'Biking: a man is riding a bicycle', a line a class of UCF-101."
+)
+CAPTIONS = flags.DEFINE_string("captions", "", "MSR-VTT's JSON, or a text file of captions.")
+I3D = flags.DEFINE_string("i3d", "", "Weights of I3D, for FVD.")
+INCEPTION = flags.DEFINE_string("inception", "", "Weights of Inception-v3, for FID.")
+CLIP = flags.DEFINE_string("clip", "", "Weights of CLIP, for CLIP-FID.")
+MERGES = flags.DEFINE_string("merges", "", "CLIP's vocabulary, for CLIPSIM.")
+C3D = flags.DEFINE_string("c3d", "", "Weights of C3D, for the inception score.")
+C3D_MEAN = flags.DEFINE_string("c3d_mean", "", "Mean clip of C3D.")
+CACHE = flags.DEFINE_string(
+    "cache", "", "Folder for statistics of real videos, shared by all hosts; default: ~/.cache."
+)
+SHEET = flags.DEFINE_string("sheet", "", "PNG file for a contact sheet of shapes.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses prompts and noise.", 0, 2**30)
-BATCH = flags.DEFINE_integer("batch_size", 64, "Videos made at a time.", lower_bound=1)
-PLOT = flags.DEFINE_string("plot", None, "PNG file for the scores of a sweep.")
+BATCH = flags.DEFINE_integer("batch_size", 64, "Videos a host makes at a time.", lower_bound=1)
+PLOT = flags.DEFINE_string("plot", "", "PNG file for the scores of a sweep of shapes.")
 STEPS = number_lists.define_integers("steps", "Steps of the sampler.", lower_bound=1)
 GUIDANCE = number_lists.define_floats("guidance", "Weight w; 0 is no guidance.", lower_bound=0)
+COMPARE = flags.DEFINE_list("compare", [], "Two results, A.json,B.json: a table, or what differs.")
+
+ONLY_FOR = {"shapes": (SHEET, PLOT), "ucf101": (SPLIT, CLASS_PROMPTS), "msrvtt": (CAPTIONS,)}
+NEEDS = {"shapes": (), "reference": (REAL,), "ucf101": (REAL, SPLIT), "msrvtt": (REAL, CAPTIONS)}
+NETWORKS = {"i3d": I3D, "inception": INCEPTION, "clip": CLIP, "c3d": C3D}
+SHAPES_SAMPLES = 64  # of each kind
 
 
 def run() -> None:
-    """Samples what the protocol asks for, and writes its scores."""
-    if PLOT.value:
-        check_plot()
-    model = trained.load(Path(CHECKPOINT.value), STEP.value, log=screen.say).cast_kernels()
-    if model.config.data.source != "shapes":
-        raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
-    sweep = sweep_of(model)
-    scores = score_all(model, sweep)
-    if screen.speaks():
-        write(model, sweep, scores)
+    """Compares two results, or measures a model."""
+    if COMPARE.value:
+        compare(COMPARE.value)
+        return
+    check_flags()
+    stages = load()
+    shown = world(stages[0])
+    chosen = protocol(stages, shown)
+    settings = sweep(stages[0], shown)
+    networks = evaluate.without_weights(shown, settings[0].frame_interval) | with_weights()
+    frames = stages[-1].trained.denoiser.video_shape[0]
+    networks = evaluate.usable(networks, chosen, frames, screen.say)
+    evaluated = [
+        evaluate.evaluate(
+            [dataclasses.replace(stages[0], settings=each), *stages[1:]],
+            chosen,
+            networks,
+            setting(f"{number} of {len(settings)}" if len(settings) > 1 else ""),
+            shown,
+        )
+        for number, each in enumerate(settings, start=1)
+    ]
+    if evaluations := [each for each in evaluated if each is not None]:
+        write(evaluations, settings, chosen.samples.prompts)
 
 
-def write(
-    model: Trained, sweep: Sequence[SamplerSettings], scores: Sequence[protocol.Result]
-) -> None:
-    """Writes the figures to --out and the screen, and the pictures that the flags ask for."""
-    first = scores[0]
-    report = first.report | {"checkpoint_step": model.step, "sampling": vars(sweep[0])}
-    rows = [row(settings, score.report) for settings, score in zip(sweep, scores, strict=True)]
-    if len(rows) > 1:
-        report["sweep"] = rows
-    storage.write(OUT.value, json.dumps(report, indent=2).encode() + b"\n")
-    screen.say(summary(rows, report["chance"]))
-    if SHEET.value:
-        sheet = video.contact_sheet(list(first.videos), first.prompts, marks=first.right)
-        video.write_png(SHEET.value, sheet)
-    if PLOT.value:
-        storage.write(PLOT.value, plots.png(rows))
+def compare(paths: Sequence[str]) -> None:
+    """Prints the values of two results beside each other; raises ConfigError if they are unlike."""
+    if len(paths) != 2:
+        raise ConfigError("--compare needs two results: --compare=A.json,B.json")
+    a, b = map(result.read, paths)
+    screen.say(f"A is {paths[0]}, B is {paths[1]}\n{result.comparison(a, b)}")
 
 
-def check_plot() -> None:
-    """Raises ConfigError if --plot cannot be drawn, before anything is sampled."""
-    if max(len(STEPS.value or ()), len(GUIDANCE.value or ())) < 2:
+def check_flags() -> None:
+    """Raises ConfigError for flags that are missing, or that nothing would read."""
+    name = PROTOCOL.value
+    for needed in ("checkpoint", "out", *(holder.name for holder in NEEDS[name])):
+        if not flags.FLAGS[needed].value:
+            raise ConfigError(f"--{needed} is required for --protocol={name}")
+    for other, holders in ONLY_FOR.items():
+        if other != name:
+            entry.refuse_unread(f"--protocol={other}", *holders)
+    if name == "shapes":
+        entry.refuse_unread("another protocol than shapes", REAL)
+    if PLOT.value and max(len(STEPS.value or ()), len(GUIDANCE.value or ())) < 2:
         raise ConfigError("--plot draws a sweep; give several --steps=N,N,.. or --guidance=W,W,..")
+    for flag, needs in ((C3D_MEAN, C3D), (C3D, C3D_MEAN), (MERGES, CLIP)):
+        if flag.value and not needs.value:
+            raise ConfigError(f"--{flag.name} does nothing here: it needs --{needs.name}")
 
 
-def sweep_of(model: Trained) -> list[SamplerSettings]:
+def load() -> list[Stage]:
+    """Loads the model, and the upsampler if the flags name one."""
+    folders = [(CHECKPOINT.value, STEP.value)] + [(UPSAMPLER.value, None)] * bool(UPSAMPLER.value)
+    stages = []
+    for folder, step in folders:
+        t5 = Path(T5.value) if T5.value else None
+        model = trained.load(Path(folder), step, t5, log=screen.say).cast_kernels()
+        size = UCF101_SIZE if PROTOCOL.value == "ucf101" else model.denoiser.video_shape[1:]
+        stages.append(Stage(folder, model, build.sampler_settings(model.config), size))
+    return stages
+
+
+def world(first: Stage) -> World | None:
+    """Returns what the model of the protocol "shapes" was trained on; None for the others."""
+    if PROTOCOL.value != "shapes":
+        return None
+    if first.trained.config.data.source != "shapes":
+        raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
+    return build.world(first.trained.config)
+
+
+def protocol(stages: Sequence[Stage], shown: World | None) -> Sets:
+    """Returns what is sampled, and what it is compared with."""
+    name, num, seed = PROTOCOL.value, NUM.value, SEED.value
+    if shown is not None:
+        return sets.of_shapes(shown, shown.frame_rates[0], num or SHAPES_SAMPLES, seed)
+    if name == "ucf101":
+        return sets.of_ucf101(REAL.value, SPLIT.value, CLASS_PROMPTS.value, num, seed)
+    if name == "msrvtt":
+        return sets.of_msrvtt(REAL.value, CAPTIONS.value, num, seed)
+    frames, height, width = stages[-1].trained.denoiser.video_shape
+    rate = stages[0].settings.frame_rate
+    spec = ClipSpec(num_frames=frames, height=height, width=width, frame_rates=(rate,))
+    return sets.of_reference(REAL.value, spec, num, seed)
+
+
+def sweep(first: Stage, shown: World | None) -> list[SamplerSettings]:
     """Combines --steps and --guidance; takes the config's where a flag is missing."""
-    rate = build.world(model.config).frame_rates[0]
+    rate = shown.frame_rates[0] if shown is not None else None
+    config = first.trained.config
     return [
-        build.sampler_settings(model.config, steps=steps, guidance=guidance, frame_rate=rate)
+        build.sampler_settings(config, steps=steps, guidance=guidance, frame_rate=rate)
         for steps, guidance in itertools.product(STEPS.value or [None], GUIDANCE.value or [None])
     ]
 
 
-def score_all(model: Trained, sweep: Sequence[SamplerSettings]) -> list[protocol.Result]:
-    """Scores each of the settings; the screen shows how many denoising steps are done."""
-    progress, videos = screen.progress("denoising steps"), 2 * NUM.value
-    total, before = sum(settings.steps for settings in sweep) * videos, 0
-    scores = []
-    for settings in sweep:
-        step = settings.steps
-        report = lambda done, of, step=step, before=before: progress(before + step * done, total)
-        scores.append(score(model, settings, report))
-        before += step * videos
-    return scores
+def with_weights() -> dict[str, Extractor]:
+    """Loads the networks whose weights the flags name, each with its usual preprocessing."""
+    return {
+        name: metrics.load(
+            name,
+            metrics.VARIANTS[name][0],
+            weights=flag.value,
+            mean=C3D_MEAN.value,
+            merges=MERGES.value,
+        )
+        for name, flag in NETWORKS.items()
+        if flag.value
+    }
 
 
-def score(model: Trained, settings: SamplerSettings, progress: Progress) -> protocol.Result:
-    """Scores one setting; `progress` counts videos."""
-    make = functools.partial(generate, model, settings, progress=progress)
-    return protocol.shapes_protocol(
-        build.world(model.config),
-        settings.frame_interval,
-        lambda prompts, seeds: make(prompts, seeds, min(BATCH.value, len(prompts))),
-        NUM.value,
-        SEED.value,
+def setting(part: str) -> Setting:
+    """Returns where the evaluation writes; `part` says which of a sweep it is."""
+    return Setting(
+        folder=parts(),
+        cache=storage.make_folder(CACHE.value or entry.cache_folder() / "real"),
+        batch_size=BATCH.value,
+        progress=lambda things: screen.progress(f"{things}, {part}" if part else things),
     )
 
 
-def row(settings: SamplerSettings, report: dict) -> plots.SweepPoint:
-    """Returns what a sweep says of one setting."""
-    return {"steps": settings.steps, "guidance": settings.guidance, "oracle": report["oracle"]}
+def parts() -> Path:
+    """Returns the folder of what is measured so far, beside --out."""
+    out = Path(OUT.value)
+    return out.with_name(f"{out.name}.parts")
 
 
-def summary(rows: Sequence[plots.SweepPoint], chance: dict[str, float]) -> str:
-    """Returns the scores as a small table."""
-    factors = ("present", "shape", "color", "direction", "speed", "all")
-    table = {}
-    for one in rows:
-        name = f"{one['steps']} steps, w {one['guidance']:g}, " if len(rows) > 1 else ""
-        table[f"{name}seen"] = one["oracle"]
-        table[f"{name}held out"] = one["oracle"]["held_out"]
-    table["chance"] = chance
-    width = max(map(len, table)) + 1
-    lines = [" " * width + "".join(f"{name:>10}" for name in factors)]
-    for name, rated in table.items():
-        rates = (rated.get(factor) for factor in factors)
-        cells = ("-" if rate is None else f"{rate:.0%}" for rate in rates)
-        lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
-    return "\n".join(lines)
+def write(
+    evaluations: Sequence[Evaluation], settings: Sequence[SamplerSettings], prompts: Sequence[str]
+) -> None:
+    """Writes the values to --out and the screen, and the pictures that the flags ask for."""
+    first, rows, columns = evaluations[0], [], {}
+    for each, of in zip(settings, evaluations, strict=True):
+        row = {"steps": each.steps, "guidance": each.guidance}
+        rows.append(row | {"values": of.result.fields()["values"]} | of.result.details)
+        columns[f"{each.steps} steps, w {each.guidance:g}"] = of.result.values
+    details = first.result.details | ({"sweep": rows} if len(rows) > 1 else {})
+    result.write(OUT.value, dataclasses.replace(first.result, details=details))
+    screen.say(result.table(columns | evaluate.chance(first.result)))
+    if SHEET.value and first.videos is not None:
+        half = len(prompts) // 2
+        clips, right = list(first.videos[:half]), first.right[:half]
+        video.write_png(SHEET.value, video.contact_sheet(clips, prompts[:half], marks=right))
+    if PLOT.value:
+        storage.write(PLOT.value, plots.png(rows))
+    shutil.rmtree(parts())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@
   random_conv  --real; a Frechet distance of random features, which is no FVD
   motion       nothing: flicker, smoothness, speed, dynamic degree
 
+--distance says how the features of two sets are compared: frechet (FVD, FID); limit, which
+extrapolates it to infinitely many generated videos; mmd, the squared maximum mean discrepancy by
+KID's kernel, without bias and with its error; gaussian_mmd, by CMMD's kernel.
+
 The first --num_videos of a folder by name are taken, and the first --frames of each; fewer are an
 error. Two values are comparable where their protocol_digest is the same: --compare=OTHER.json
 prints the difference, or which fields differ. docs/metrics.md says which files, from where.
@@ -21,12 +25,13 @@ Exit codes: 0 done, 2 bad flags or unlike protocols, 3 bad videos or weights, 5 
 import json
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from launch import entry, screen
 from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError, DataError
-from snapvideo_jax.evaluation import measurement, metrics, video_set
+from snapvideo_jax.evaluation import measurement, metrics, scores, video_set
 from snapvideo_jax.evaluation.measurement import Measurement, Protocol
 
 METRIC = flags.DEFINE_enum("metric", None, metrics.NAMES, "What is measured.", required=True)
@@ -38,6 +43,7 @@ SHA256 = flags.DEFINE_string("sha256", "", "Of --weights: its first 8 or more di
 MEAN = flags.DEFINE_string("mean", "", "mean2.npz of C3D.")
 MERGES = flags.DEFINE_string("merges", "", "CLIP's bpe_simple_vocab_16e6.txt.gz or merges.txt.")
 CAPTIONS = flags.DEFINE_string("captions", "", "Text file: a line for each video, by its name.")
+DISTANCE = flags.DEFINE_enum("distance", "frechet", metrics.DISTANCES, "Of features; not of kid.")
 VARIANT = flags.DEFINE_string("variant", "", "Whose resizing and constants; see docs/metrics.md.")
 NUM = flags.DEFINE_integer("num_videos", None, "Videos of each folder; default: all.", 2)
 FRAMES = flags.DEFINE_integer("frames", 16, "Frames of each video.", lower_bound=2)
@@ -57,30 +63,60 @@ def run() -> None:
     if (metric in metrics.NEED_REAL) != bool(REAL.value):
         verb = "needs" if metric in metrics.NEED_REAL else "takes no"
         raise ConfigError(f"--metric={metric} {verb} --real")
+    if metric not in metrics.NEED_REAL or metric == "kid":
+        entry.refuse_unread("a metric of two sets other than kid", DISTANCE)
+    check_files(metric)
     generated = video_set.paths(GENERATED.value, NUM.value)
     real = video_set.paths(REAL.value, NUM.value or len(generated)) if REAL.value else []
     if metric == "motion":
-        write_motion(metrics.motions(batches(generated)))
+        write_motion(generated)
         return
-    files = metrics.Files(WEIGHTS.value, SHA256.value, MEAN.value, MERGES.value)
-    if metric == "clipsim":
-        texts = captions(len(generated))
-        value, error, sha256 = metrics.clipsim(files, variant, batches(generated), texts)
-    else:
-        by = metrics.extractor(metric, files, variant)
-        sha256 = by.sha256
-        if metric == "is":
-            value, error = metrics.inception_score(by, batches(generated))
-        else:
-            sets = batches(real), batches(generated)
-            value, error = metrics.distance(metric, by, *sets, singular=SINGULAR.value)
+    by = metrics.load(
+        metrics.NETWORKS[metric],
+        variant,
+        weights=WEIGHTS.value,
+        sha256=SHA256.value or None,
+        mean=MEAN.value,
+        merges=MERGES.value,
+    )
+    value, error = measure(metric, by, real, generated)
     result = Measurement(
-        value, error, protocol(variant, sha256, len(real), generated), {"model": MODEL.value}
+        value, error, protocol(variant, by.sha256, len(real), generated), {"model": MODEL.value}
     )
     measurement.write(OUT.value, result)
     screen.say(f"{metric} {value:.6g}" + ("" if error is None else f" +- {error:.2g}"))
     if other is not None:
         screen.say(f"{measurement.difference(result, other):+.6g} against {COMPARE.value}")
+
+
+def check_files(metric: str) -> None:
+    """Raises ConfigError where a file that the metric needs has no flag."""
+    for flag in metrics.FILES[metrics.NETWORKS[metric]]:
+        if not flags.FLAGS[flag].value:
+            raise ConfigError(f"--metric={metric} needs --{flag}; see docs/metrics.md")
+    if metric == "clipsim" and not (MERGES.value and CAPTIONS.value):
+        lacking = "captions" if MERGES.value else "merges"
+        raise ConfigError(f"--metric=clipsim needs --{lacking}; see docs/metrics.md")
+
+
+def measure(
+    metric: str, by: metrics.Extractor, real: list[Path], generated: list[Path]
+) -> tuple[float, float | None]:
+    """Returns the value of a metric, and its error or spread where it has one."""
+    if metric == "clipsim":
+        return metrics.clipsim(by, batches(generated), captions(len(generated)))
+    of_generated = metrics.features(by, batches(generated))
+    if metric == "is":
+        return scores.inception_score(metrics.join(of_generated))
+    of_real = metrics.features(by, batches(real))
+    return metrics.distance(distance(metric), of_real, of_generated, singular=SINGULAR.value)
+
+
+def distance(metric: str) -> str:
+    """Returns the name of the distance; "" for a score of one set."""
+    if metric == "kid":
+        return "kid"
+    return DISTANCE.value if metric in metrics.NEED_REAL else ""
 
 
 def batches(videos: list[Path]) -> video_set.Batches:
@@ -94,8 +130,6 @@ def batches(videos: list[Path]) -> video_set.Batches:
 
 def captions(count: int) -> list[str]:
     """Reads --captions; raises DataError where there is not one for each video."""
-    if not CAPTIONS.value:
-        raise ConfigError("--metric=clipsim needs --captions")
     try:
         lines = Path(CAPTIONS.value).read_text().splitlines()
     except (OSError, ValueError) as error:
@@ -110,6 +144,7 @@ def protocol(variant: str, sha256: str, n_real: int, generated: list[Path]) -> P
     first = next(video_set.batches(generated[:1], frames=FRAMES.value, batch_size=1))
     return Protocol(
         metric=METRIC.value,
+        distance=distance(METRIC.value),
         features=metrics.NETWORKS[METRIC.value],
         weights_sha256=sha256,
         variant=variant,
@@ -124,8 +159,10 @@ def protocol(variant: str, sha256: str, n_real: int, generated: list[Path]) -> P
     )
 
 
-def write_motion(values: dict[str, float]) -> None:
+def write_motion(generated: list[Path]) -> None:
     """Writes the measures of motion, which have no protocol but the videos."""
+    rows = [metrics.motions(batch) for batch in batches(generated)]
+    values = {name: float(np.concatenate([r[name] for r in rows]).mean()) for name in rows[0]}
     storage.write(OUT.value, json.dumps(values, indent=2).encode() + b"\n")
     screen.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()))
 

@@ -53,11 +53,11 @@ from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
-from snapvideo_jax.parallel import batches, hosts
+from snapvideo_jax.parallel import hosts
 from snapvideo_jax.sampling import known_frames, output_folder, trained
 from snapvideo_jax.sampling.generate import Progress
 from snapvideo_jax.sampling.long_video import Span
-from snapvideo_jax.sampling.stage import Stage
+from snapvideo_jax.sampling.stage import Stage, work_share
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
@@ -110,7 +110,7 @@ def run() -> None:
     check_flags()
     work = output_folder.work_list(prompts(), SEED.value, NUM.value)
     stages = load()
-    share = share_of_job(stages)
+    share = work_share(stages)
     out = storage.make_folder(OUT.value)
     folder = output_folder.OutputFolder(out, record(stages), work, share)
     if folder.done:
@@ -138,22 +138,6 @@ def run() -> None:
     if jax.process_index() == 0:
         folder.finish()
     screen.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
-
-
-def share_of_job(stages: Sequence[Stage]) -> output_folder.WorkShare:
-    """Returns this process's share of the work.
-
-    Raises ConfigError where the stages split examples over processes differently.
-    """
-    # Stages may take other numbers of rows at a time; which process makes which must be the same.
-    shards = {batches.shard(stage.trained.mesh)._replace(rows=0) for stage in stages}
-    if len(shards) > 1:
-        raise ConfigError(
-            "the two stages split videos over hosts in different ways; train them with the same "
-            "mesh.group and mesh.tensor, or sample on hosts that hold whole videos"
-        )
-    shard = shards.pop()
-    return output_folder.WorkShare(shard.index, shard.count, writes=shard.owner)
 
 
 def check_flags() -> None:

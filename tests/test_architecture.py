@@ -20,12 +20,13 @@ ROOMS = (
 GROUND = {"errors", "keys", "storage", "trees", "units"}
 # room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
-    "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
+    "train": {"build", "data", "evaluation", "files", "parallel", "planner", "sampling",
+              "training"},
     "studies": {"benchmark", "build", "data", "denoiser", "diffusion", "evaluation", "planner",
                 "sampling"},
     "benchmark": {"build", "data", "denoiser", "diffusion", "parallel", "planner"},
     "planner": {"build", "denoiser", "models", "parallel"},
-    "evaluation": {"data", "files"},
+    "evaluation": {"data", "denoiser", "diffusion", "files", "parallel", "sampling", "training"},
     "sampling": {"build", "data", "denoiser", "diffusion", "export", "files", "generator",
                  "models", "parallel", "training"},
     "export": {"files", "training"},
@@ -69,7 +70,8 @@ ONLY_IN = {
 }
 NO_JAX = (
     "data", "errors", "storage", "files/video", "files/safetensors", "evaluation/oracle",
-    "evaluation/protocol", "evaluation/plots", "evaluation/moments", "evaluation/distances",
+    "evaluation/sets", "evaluation/result", "evaluation/choices", "evaluation/plots",
+    "evaluation/moments", "evaluation/distances",
     "evaluation/scores", "evaluation/motion", "evaluation/factors", "evaluation/measurement",
     "evaluation/video_set", "files/torch_archive",
 )  # fmt: skip
@@ -181,7 +183,7 @@ def test_models_step_and_sampler_import_without_tensorflow_and_clu():
         "snapvideo_jax.generator",
         "snapvideo_jax.sampling.generate",
         "snapvideo_jax.sampling.long_video",
-        "snapvideo_jax.evaluation.protocol",
+        "snapvideo_jax.evaluation.evaluate",
         "snapvideo_jax.evaluation.metrics",
     ]
     import_without(HEAVY, *modules)

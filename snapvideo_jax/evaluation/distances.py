@@ -128,6 +128,21 @@ def frechet_limit(
     return Estimate(float(solution[0]), float(error))
 
 
+def smallest_subset(n: int, size: int) -> int:
+    """Returns the `smallest` of `frechet_limit` for n samples of `size` numbers: n / 10, or more.
+
+    Below two samples a number the distance is no line over 1 / n. Raises DataError where n is less
+    than twice that, too short a line to extrapolate.
+    """
+    smallest = max(2 * size, n // 10)
+    if n < 2 * smallest:
+        raise DataError(
+            f"a limit of infinite samples needs {4 * size} samples of {size} numbers, has {n}; "
+            "take more, or compare Frechet distances at one n"
+        )
+    return smallest
+
+
 def polynomial(x: Features, y: OtherFeatures, degree: int = 3, offset: float = 1.0) -> Gram:
     """k(x, y) = (x . y / D + offset)^degree: KID's with the defaults (Binkowski et al. 2018)."""
     return (x @ y.T / x.shape[1] + offset) ** degree

@@ -1,7 +1,6 @@
 """A measured value with all that it depends on, as JSON; unlike protocols are never compared."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -9,13 +8,15 @@ from typing import Any
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError, DataError, reason
+from snapvideo_jax.evaluation import choices
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """What must be alike for two values of a metric to be comparable."""
 
-    metric: str  # "FVD", "FID", "CLIPSIM", ...
+    metric: str  # "fvd", "fid", "clipsim", ...
+    distance: str  # "frechet", "limit", "mmd", ...; "" for a score of one set
     features: str  # the network, or "random_conv", "factors"
     weights_sha256: str  # of the feature file; "" without one
     variant: str  # whose resizing and constants, as `metrics.VARIANTS` has it
@@ -30,8 +31,7 @@ class Protocol:
 
     def digest(self) -> str:
         """Returns the first 16 digits of the sha256 of all fields."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return choices.digest(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +72,6 @@ def read(path: str | Path) -> Measurement:
 def difference(a: Measurement, b: Measurement) -> float:
     """Returns a's value less b's; raises ConfigError, one line, where their protocols differ."""
     of_a, of_b = dataclasses.asdict(a.protocol), dataclasses.asdict(b.protocol)
-    unlike = [
-        f"{name} {of_a[name]!r} and {of_b[name]!r}" for name in of_a if of_a[name] != of_b[name]
-    ]
-    if unlike:
+    if unlike := choices.unlike(of_a, of_b):
         raise ConfigError(f"two values of unlike protocols: {', '.join(unlike)}; measure alike")
     return a.value - b.value

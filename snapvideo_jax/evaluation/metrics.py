@@ -1,5 +1,6 @@
 """Metrics of sets of videos by their names: which features, of videos or frames, which distance."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,34 +10,28 @@ from jaxtyping import Float, UInt8
 
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import distances, moments, motion, scores
+from snapvideo_jax.evaluation.distances import Estimate
 from snapvideo_jax.evaluation.features import c3d, clip, clip_tokens, i3d, inception, random_conv
 
 Batch = UInt8[np.ndarray, "_ T H W 3"]  # the last one of a set may be smaller
-Extract = Callable[[Any], Float[np.ndarray, "N D"]]
+Features = Float[np.ndarray, "N D"]
 
 
 class Extractor(NamedTuple):
-    """Features of a network: `extract` takes videos, or their frames if `of_frames`."""
+    """Features of a network: `extract` takes videos, or their frames if `of_frames`.
+
+    sha256: of the weights, "" without. variant: whose preprocessing, a name of VARIANTS. size: how
+    many numbers a feature has. frames: how many a video must have at least. texts: captions -> the
+    features to compare with; CLIP's alone, and only with its vocabulary.
+    """
 
     sha256: str
+    variant: str
     of_frames: bool
-    extract: Extract
-
-
-class Files(NamedTuple):
-    """Paths of what a metric needs; "" for none. sha256 is the expected one of the weights."""
-
-    weights: str = ""
-    sha256: str = ""
-    mean: str = ""  # C3D's
-    merges: str = ""  # CLIP's
-
-    def path(self, name: str, metric: str) -> str:
-        """Returns a path; raises ConfigError where it is missing."""
-        path = getattr(self, name)
-        if not path:
-            raise ConfigError(f"--metric={metric} needs --{name}; see docs/metrics.md")
-        return path
+    size: int
+    extract: Callable[[Any], Features]
+    frames: int = 1
+    texts: Callable[[Sequence[str]], Features] | None = None
 
 
 NETWORKS = {
@@ -64,6 +59,15 @@ VARIANTS = {
     "random_conv": ("none",),
     "none": ("none",),
 }
+# Network -> the files that it is loaded from; CLIP also needs merges where it reads captions.
+FILES = {
+    "i3d": ("weights",),
+    "inception": ("weights",),
+    "clip": ("weights",),
+    "c3d": ("weights", "mean"),
+    "random_conv": (),
+    "none": (),
+}
 NAMES = tuple(NETWORKS)
 NEED_REAL = ("fvd", "fid", "kid", "clip_fid", "random_conv")
 
@@ -76,97 +80,131 @@ def check_variant(metric: str, variant: str) -> str:
     return variant or variants[0]
 
 
-def extractor(metric: str, files: Files, variant: str) -> Extractor:
-    """Loads the network of a distance or of the inception score; raises as its `load` does."""
-    network, digest = NETWORKS[metric], files.sha256 or None
+def load(
+    network: str,
+    variant: str,
+    *,
+    weights: str = "",
+    sha256: str | None = None,
+    mean: str = "",
+    merges: str = "",
+) -> Extractor:
+    """Loads a network of NETWORKS; raises DataError, one line, where a file is not the right one.
+
+    Args:
+        network: its name.
+        variant: whose preprocessing, one of VARIANTS[network].
+        weights: path of its file; not for random_conv.
+        sha256: which the weights must have; None: any.
+        mean: path of C3D's mean clip.
+        merges: path of CLIP's vocabulary; "" where no captions are compared.
+    """
     if network == "random_conv":
-        return Extractor("", False, random_conv.features)
-    path = files.path("weights", metric)
+        return Extractor("", variant, False, random_conv.FEATURES, random_conv.features)
     if network == "i3d":
         way, epsilon = I3D_VARIANTS[variant]
-        loaded = i3d.load(path, digest)
-        return Extractor(
-            loaded.sha256, False, lambda videos: i3d.features(loaded, videos, way, epsilon)
-        )
+        loaded = i3d.load(weights, sha256)
+        extract = lambda videos: i3d.features(loaded, videos, way, epsilon)
+        return Extractor(loaded.sha256, variant, False, i3d.CLASSES, extract, i3d.MIN_FRAMES)
     if network == "inception":
-        frames = inception.load(path, digest)
-        return Extractor(
-            frames.sha256, True, lambda images: inception.features(frames, images, variant).pooled
-        )
+        frames = inception.load(weights, sha256)
+        extract = lambda images: inception.features(frames, images, variant).pooled
+        return Extractor(frames.sha256, variant, True, inception.FEATURES, extract)
     if network == "clip":
-        towers = clip.load(path, digest, quick_gelu=variant == "quick_gelu")
-        extract = lambda images: clip.image_features(towers, images)
-        return Extractor(towers.weights.sha256, True, extract)
-    clips = c3d.load(path, files.path("mean", metric), digest)
-    return Extractor(clips.weights.sha256, False, lambda videos: c3d.logits(clips, videos))
+        towers = clip.load(weights, sha256, quick_gelu=variant == "quick_gelu")
+        extract, texts = functools.partial(clip.image_features, towers), None
+        if merges:
+            vocabulary = clip_tokens.read_vocabulary(merges)
+            texts = functools.partial(clip.text_features, towers, vocabulary)
+        size = towers.module.sizes.embedding
+        return Extractor(towers.weights.sha256, variant, True, size, extract, texts=texts)
+    clips = c3d.load(weights, mean, sha256)
+    extract = functools.partial(c3d.logits, clips)
+    return Extractor(clips.weights.sha256, variant, False, c3d.CLASSES, extract, c3d.FRAMES)
 
 
-def features(by: Extractor, batches: Iterable[Batch]) -> Iterator[Float[np.ndarray, "_ D"]]:
+def features(by: Extractor, batches: Iterable[Batch]) -> Iterator[Features]:
     """Yields the features of each batch; a smaller last one is filled up, so nothing recompiles."""
     full = 0
     for batch in batches:
         full = max(full, len(batch))
-        filled = np.concatenate([batch, batch[-1:].repeat(full - len(batch), axis=0)])
-        if by.of_frames:
-            frames = filled.reshape(-1, *filled.shape[2:])
-            yield by.extract(frames)[: len(batch) * batch.shape[1]]
-        else:
-            yield by.extract(filled)[: len(batch)]
+        values = by_video(by, batch, full)
+        yield values.reshape(-1, values.shape[-1])
+
+
+def by_video(by: Extractor, videos: Batch, full: int) -> Float[np.ndarray, "_ N D"]:
+    """Returns the features of each video: one, or one a frame.
+
+    full: videos that the network computes at a time; fewer are filled up to as many.
+    """
+    filled = np.concatenate([videos, videos[-1:].repeat(full - len(videos), axis=0)])
+    flat = filled.reshape(-1, *filled.shape[2:]) if by.of_frames else filled
+    values = by.extract(flat)
+    return values.reshape(full, -1, values.shape[-1])[: len(videos)]
+
+
+# Distances of two sets of features, beside KID.
+DISTANCES = ("frechet", "limit", "mmd", "gaussian_mmd")
 
 
 def distance(
-    metric: str,
-    by: Extractor,
-    real: Iterable[Batch],
-    generated: Iterable[Batch],
+    name: str,
+    real: Iterable[Features],
+    generated: Iterable[Features],
     *,
     singular: bool = False,
 ) -> tuple[float, float | None]:
-    """Returns a distance of NEED_REAL and its spread, None where it has none."""
-    of_real, of_generated = features(by, real), features(by, generated)
-    if metric == "kid":
-        kid = distances.kid(_all(of_real), _all(of_generated))
-        return kid.mean, kid.std
-    of_real, of_generated = moments.of_batches(of_real), moments.of_batches(of_generated)
-    return distances.frechet_distance(of_real, of_generated, singular=singular), None
+    """Returns a distance of DISTANCES or "kid", and its error or spread, None where it has none.
+
+    name: "frechet" holds one batch at a time. "limit": its extrapolation to infinite generated
+    samples. "mmd": squared, without bias, by KID's kernel; "gaussian_mmd": by CMMD's. "kid": the
+    mean of mmd over subsets. singular: as for `distances.frechet_distance`.
+    """
+    if name == "frechet":
+        of_real, of_generated = moments.of_batches(real), moments.of_batches(generated)
+        return distances.frechet_distance(of_real, of_generated, singular=singular), None
+    if name == "limit":
+        all_generated = join(generated)
+        smallest = distances.smallest_subset(*all_generated.shape)
+        of_real = moments.of_batches(real)
+        return distances.frechet_limit(of_real, all_generated, smallest=smallest, seed=0)
+    of_real, of_generated = join(real), join(generated)
+    if name == "kid":
+        return distances.kid(of_real, of_generated)
+    kernel = distances.polynomial if name == "mmd" else distances.gaussian
+    return distances.mmd(of_real, of_generated, kernel)
 
 
-def _all(parts: Iterable[np.ndarray]) -> np.ndarray:
+def join(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns the rows of all batches."""
     return np.concatenate(list(parts))
 
 
-def inception_score(by: Extractor, generated: Iterable[Batch]) -> tuple[float, float]:
-    """Returns the score of 10 splits in the order of the set, and its standard deviation."""
-    score = scores.inception_score(_all(features(by, generated)))
-    return score.mean, score.std
-
-
-def clipsim(
-    files: Files, variant: str, generated: Iterable[Batch], captions: Sequence[str]
-) -> tuple[float, float, str]:
-    """Returns CLIPSIM, its standard error over videos, and the sha256 of the weights."""
-    path, digest = files.path("weights", "clipsim"), files.sha256 or None
-    loaded = clip.load(path, digest, quick_gelu=variant == "quick_gelu")
-    merges = clip_tokens.read_vocabulary(files.path("merges", "clipsim"))
+def clipsim(by: Extractor, generated: Iterable[Batch], captions: Sequence[str]) -> Estimate:
+    """Returns CLIPSIM and its standard error over videos; `by` is CLIP with its vocabulary."""
+    assert by.texts is not None, "CLIP was loaded without its vocabulary"
     rest, frames, texts = iter(captions), [], []
     for batch in generated:
-        frames.append(clip.frame_features(loaded, batch))
-        texts.append(clip.text_features(loaded, merges, list(itertools.islice(rest, len(batch)))))
-    estimate = scores.clipsim(_all(frames), _all(texts))
-    return estimate.value, estimate.error, loaded.weights.sha256
+        frames.append(by_video(by, batch, len(batch)))
+        texts.append(by.texts(list(itertools.islice(rest, len(batch)))))
+    return scores.clipsim(join(frames), join(texts))
 
 
-def motions(generated: Iterable[Batch]) -> dict[str, float]:
-    """Returns means over videos of flicker, smoothness, speed, and the rate of dynamic ones."""
-    rows = [
-        (
-            motion.flicker(video),
-            motion.smoothness(video),
-            motion.speeds(video).mean(),
-            motion.is_dynamic(video),
-        )
-        for batch in generated
-        for video in batch
-    ]
-    names = ("flicker", "smoothness", "speed", "dynamic_degree")
-    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+MOTIONS = ("flicker", "smoothness", "speed", "dynamic_degree")
+
+
+def motions(videos: Batch) -> dict[str, Float[np.ndarray, " _"]]:
+    """Returns flicker, smoothness, speed, and whether it is dynamic, of each video.
+
+    Smoothness needs 3 frames, and is left out where there are 2.
+    """
+    rows = [_motions(video) for video in videos]
+    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+
+
+def _motions(video: UInt8[np.ndarray, "T H W 3"]) -> dict[str, float]:
+    speeds, values = motion.speeds(video), {"flicker": motion.flicker(video)}
+    if len(video) > 2:
+        values["smoothness"] = motion.smoothness(video)
+    dynamic = motion.is_dynamic(speeds, min(video.shape[1:3]))
+    return values | {"speed": float(speeds.mean()), "dynamic_degree": float(dynamic)}

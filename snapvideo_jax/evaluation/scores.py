@@ -9,6 +9,8 @@ from scipy.special import log_softmax
 from snapvideo_jax.errors import DataError
 from snapvideo_jax.evaluation.distances import Estimate
 
+SPLITS = 10  # of an inception score, in all of print
+
 
 class InceptionScore(NamedTuple):
     """The mean over splits, and their standard deviation, as papers print it."""
@@ -18,7 +20,7 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(
-    logits: Float[np.ndarray, "N K"], splits: int = 10, seed: int | None = None
+    logits: Float[np.ndarray, "N K"], splits: int = SPLITS, seed: int | None = None
 ) -> InceptionScore:
     """IS = exp E_x KL(p(y | x) || p(y)) in each split (Salimans et al. 2016).
 

@@ -50,19 +50,24 @@ def batches(videos: list[Path], *, frames: int, batch_size: int) -> Batches:
     for start in range(0, len(videos), batch_size):
         batch = []
         for path in videos[start : start + batch_size]:
-            clip = _read(path, frames)
-            size = size or clip.shape[1:3]
-            if clip.shape[1:3] != size:
-                raise DataError(
-                    f"{path}: is {clip.shape[1]} x {clip.shape[2]}, the set began with "
-                    f"{size[0]} x {size[1]}; resize all of them alike first"
-                )
-            batch.append(clip)
+            batch.append(read(path, frames, size))
+            size = size or batch[0].shape[1:3]
         yield np.stack(batch)
 
 
-def _read(path: Path, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+def read(
+    path: Path, frames: int, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Returns the first `frames` frames of a video.
+
+    Raises DataError, one line, where it is damaged, shorter, or not of `size` (height, width).
+    """
     clip = video.read_frames(path) if path.is_dir() else READERS[path.suffix.lower()](path)
     if len(clip) < frames:
         raise DataError(f"{path}: has {len(clip)} frames, the protocol takes {frames}")
+    if size and clip.shape[1:3] != size:
+        raise DataError(
+            f"{path}: is {clip.shape[1]} x {clip.shape[2]}, the set began with {size[0]} x "
+            f"{size[1]}; resize all of them alike first"
+        )
     return clip[:frames]

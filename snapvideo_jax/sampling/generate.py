@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int32, UInt8
+from jaxtyping import Array, Int32, Shaped, UInt8
 from PIL import Image
 
 from snapvideo_jax import build
@@ -116,9 +116,9 @@ def generate(
             entries["known"] = np.broadcast_to(known.video, shape)[rows]
             entries["known_mask"] = np.tile(known.mask, (batch_size, 1))
         seed_rows = np.array([seeds[row] for row in rows], np.int32)
-        inputs = _global((entries, seed_rows), global_batch_size, meshes.batch_sharding(mesh))
+        inputs = global_batch((entries, seed_rows), global_batch_size, meshes.batch_sharding(mesh))
         batch = _sample_batch(program, trained.params, *inputs, progress=evaluation_progress)
-        videos.append(_local_rows(batch)[: len(prompts) - done])
+        videos.append(local_rows(batch)[: len(prompts) - done])
         progress(min(done + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)
 
@@ -156,13 +156,13 @@ def sample_sheet(
     return video.contact_sheet(list(videos), prompts)
 
 
-def _global(local: Any, total: int, sharding: jax.sharding.NamedSharding) -> Any:
-    """Joins this process's rows with those of the others to batches of `total` rows."""
+def global_batch(local: Any, total: int, sharding: jax.sharding.NamedSharding) -> Any:
+    """Joins this process's rows with those of the others to global arrays of `total` rows."""
     whole = lambda x: jax.ShapeDtypeStruct((total, *x.shape[1:]), x.dtype, sharding=sharding)
     return batches.join(jax.tree.map(whole, local), local)
 
 
-def _local_rows(batch: UInt8[Array, "B ..."]) -> UInt8[np.ndarray, "b ..."]:
+def local_rows(batch: Shaped[Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:
     """Returns this process's rows in order; a part that several devices hold counts once."""
     parts = {shard.index[0].start or 0: shard.data for shard in batch.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])

@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames, SamplerSettings
+from snapvideo_jax.parallel import batches
 from snapvideo_jax.sampling.generate import Progress, generate
 from snapvideo_jax.sampling.long_video import Span, generate_long
+from snapvideo_jax.sampling.output_folder import WorkShare
 from snapvideo_jax.sampling.trained import Trained
 
 Videos = UInt8[np.ndarray, "N T H W 3"]
@@ -67,3 +70,19 @@ class Stage:
             "known": known and hashlib.sha256(known.video.tobytes()).hexdigest(),
             "video": self.trained.denoiser.video_shape,
         }
+
+
+def work_share(stages: Sequence[Stage]) -> WorkShare:
+    """Returns this process's share of the videos that the stages make.
+
+    Raises ConfigError where the stages split examples over processes differently.
+    """
+    # Stages may take other numbers of rows at a time; which process makes which must be the same.
+    shards = {batches.shard(stage.trained.mesh)._replace(rows=0) for stage in stages}
+    if len(shards) > 1:
+        raise ConfigError(
+            "the two stages split videos over hosts in different ways; train them with the same "
+            "mesh.group and mesh.tensor, or sample on hosts that hold whole videos"
+        )
+    shard = shards.pop()
+    return WorkShare(shard.index, shard.count, writes=shard.owner)

@@ -11,6 +11,7 @@ from snapvideo_jax.evaluation.measurement import Measurement, Protocol
 
 PROTOCOL = Protocol(
     metric="FVD",
+    distance="frechet",
     features="i3d",
     weights_sha256="ab" * 32,
     variant="tf1",

@@ -46,6 +46,34 @@ def test_a_distance_is_that_of_all_features_whatever_the_batches(folders, tmp_pa
     assert (protocol["height"], protocol["reference"]) == (16, "blocks")
 
 
+@pytest.fixture
+def random_numbers(monkeypatch):
+    """Three numbers a video in the place of the random network's 64, so that 70 videos are many."""
+    monkeypatch.setattr(random_conv, "FEATURES", 3)
+    monkeypatch.setattr(random_conv, "features", means)
+    return [means(REAL), means(FAKE)]
+
+
+def test_a_distance_is_extrapolated_to_infinitely_many_videos(folders, tmp_path, random_numbers):
+    report = measure(folders, tmp_path / "l.json", "random_conv", "--distance=limit")
+    real, fake = random_numbers
+    expected = distances.frechet_limit(moments.of(real), fake, smallest=7, seed=0)
+    assert (report["value"], report["error"]) == pytest.approx(tuple(expected))
+    assert report["protocol"]["distance"] == "limit"
+
+
+@pytest.mark.parametrize("name, kernel", [("mmd", "polynomial"), ("gaussian_mmd", "gaussian")])
+def test_the_maximum_mean_discrepancy_has_an_error(folders, tmp_path, random_numbers, name, kernel):
+    report = measure(folders, tmp_path / "m.json", "random_conv", f"--distance={name}")
+    expected = distances.mmd(*random_numbers, getattr(distances, kernel))
+    assert (report["value"], report["error"]) == pytest.approx(tuple(expected))
+
+
+def test_too_few_videos_for_a_limit_are_one_line(folders, tmp_path):
+    with pytest.raises(DataError, match="needs 256 samples of 64 numbers, has 70; take more"):
+        measure(folders, tmp_path / "l.json", "random_conv", "--distance=limit")
+
+
 def test_values_of_one_protocol_are_compared_and_others_are_refused(folders, tmp_path, capsys):
     measure(folders, tmp_path / "a.json", "random_conv")
     measure(folders, tmp_path / "b.json", "random_conv", f"--compare={tmp_path / 'a.json'}")
@@ -126,7 +154,10 @@ REFUSALS = {
     "--variant=clean is not one of fvd's: tf1, cd_fvd, videogpt": (
         "fvd", True, ("--variant=clean",),
     ),
-    "--metric=clipsim needs --captions": ("clipsim", False, ()),
+    "--distance does nothing here: it needs a metric of two sets other than kid": (
+        "kid", True, ("--distance=mmd",),
+    ),
+    "--metric=clipsim needs --weights; see docs/metrics.md": ("clipsim", False, ()),
 }  # fmt: skip
 
 

@@ -271,9 +271,9 @@ def test_one_device_makes_what_eight_make(trained, videos):
 
 
 def test_each_device_holds_its_part_of_the_batch(trained, videos, monkeypatch):
-    held, local_rows = [], generate_module._local_rows
+    held, local_rows = [], generate_module.local_rows
     monkeypatch.setattr(
-        generate_module, "_local_rows", lambda batch: held.append(batch) or local_rows(batch)
+        generate_module, "local_rows", lambda batch: held.append(batch) or local_rows(batch)
     )
     generated(trained, 8, 8)
     assert [shard.data.shape[0] for shard in held[0].addressable_shards] == [1] * 8

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from snapvideo_jax.errors import DataError
 from snapvideo_jax.evaluation.features import resize, weights
+from snapvideo_jax.evaluation.features.devices import split
 from snapvideo_jax.evaluation.features.layers import max_pool
 from snapvideo_jax.evaluation.features.weights import Weights
 
@@ -103,7 +104,7 @@ def preprocess(
     videos: UInt8[np.ndarray, "B 16 H W 3"], mean: Float[np.ndarray, "16 112 112 3"]
 ) -> Float[Array, "B 16 112 112 3"]:
     """Resizes to 112 x 112, corners aligned, whatever the aspect ratio; BGR less the mean clip."""
-    x = resize.bilinear(jnp.asarray(videos, jnp.float32), (SIDE, SIDE), kernel="align_corners")
+    x = resize.bilinear(split(videos).astype(jnp.float32), (SIDE, SIDE), kernel="align_corners")
     return x[..., ::-1] - mean[None]
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from snapvideo_jax.evaluation.features import clip_names, resize, weights
 from snapvideo_jax.evaluation.features.clip_names import Sizes, Tower
 from snapvideo_jax.evaluation.features.clip_tokens import CONTEXT, Vocabulary
+from snapvideo_jax.evaluation.features.devices import split
 from snapvideo_jax.evaluation.features.weights import Weights
 
 # sha256 of OpenAI's archives, as their addresses give them.
@@ -179,7 +180,7 @@ def image_features(
 ) -> Float[np.ndarray, "B D"]:
     """Returns the embeddings of pictures, not normalized: the features of CLIP-FID."""
     x = preprocess(images, loaded.module.sizes.side)
-    return np.asarray(_apply(loaded.module, "embed_images", loaded.weights.params, x))
+    return np.asarray(_apply(loaded.module, "embed_images", loaded.weights.params, split(x)))
 
 
 def frame_features(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from snapvideo_jax.errors import DataError
 from snapvideo_jax.evaluation.features import resize, weights
+from snapvideo_jax.evaluation.features.devices import split
 from snapvideo_jax.evaluation.features.layers import ConvNorm, concatenate, max_pool
 from snapvideo_jax.evaluation.features.weights import Weights
 
@@ -113,7 +114,7 @@ def preprocess(
     "half_pixel": torch's bilinear, squashed, 2 x / 255 - 1 (TATS, cd-fvd). "videogpt": torch's
     bilinear of the short side, center crop, x / 255 - 0.5: half the range that I3D was trained on.
     """
-    x = jnp.asarray(videos, jnp.float32)
+    x = split(videos).astype(jnp.float32)
     if way != "videogpt":
         return resize.bilinear(x, (SIDE, SIDE), kernel=way) * (2 / 255) - 1
     height, width = x.shape[2:4]

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from snapvideo_jax.evaluation.features import resize, weights
+from snapvideo_jax.evaluation.features.devices import split
 from snapvideo_jax.evaluation.features.layers import ConvNorm, concatenate, max_pool, mean_pool
 from snapvideo_jax.evaluation.features.weights import Weights
 
-SIDE, CLASSES = 299, 1008
+SIDE, FEATURES, CLASSES = 299, 2048, 1008
 PUBLISHED = "6726825d"  # of pt_inception-2015-12-05-6726825d.pth
 PREPROCESSING = ("tf1", "clean", "half_pixel")
 
@@ -163,8 +164,8 @@ def preprocess(images: UInt8[np.ndarray, "B H W 3"], way: str = "tf1") -> Float[
     """
     size = (SIDE, SIDE)
     if way == "clean":
-        return (jnp.asarray(resize.pillow_bicubic_float(images, size)) - 128) / 128
-    resized = resize.bilinear(jnp.asarray(images, jnp.float32), size, kernel=way)
+        return (split(resize.pillow_bicubic_float(images, size)) - 128) / 128
+    resized = resize.bilinear(split(images).astype(jnp.float32), size, kernel=way)
     return (resized - 128) / 128 if way == "tf1" else resized * (2 / 255) - 1
 
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from snapvideo_jax.evaluation.features.devices import split
+
 WIDTHS, STRIDES = (16, 32, 32), (1, 2, 1)  # of the layers; as seen on damaged sets of shapes
 FEATURES = 2 * WIDTHS[-1]
 DIMENSIONS = ("NTHWC", "THWIO", "NTHWC")
@@ -34,7 +36,7 @@ def features(video: UInt8[np.ndarray, "B T H W 3"], seed: int = 0) -> Float[np.n
     Three 3^3 convolutions with ReLU, edges repeated, at the video's own size; so the
     features of two sizes are not comparable.
     """
-    return np.asarray(_features(jnp.asarray(video), kernels(seed)))
+    return np.asarray(_features(split(video), kernels(seed)))
 
 
 @jax.jit

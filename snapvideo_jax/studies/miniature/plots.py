@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from snapvideo_jax.benchmark import plots
 from snapvideo_jax.benchmark.report import Report
-from snapvideo_jax.studies.miniature import report, scoring
+from snapvideo_jax.evaluation import noise_levels
+from snapvideo_jax.studies.miniature import report
 from snapvideo_jax.studies.miniature.units import FIT
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ ROWS = {
 
 
 def pngs(study: Report) -> dict[str, bytes]:
-    """Draws the tables, the errors by noise, and the sweeps; returns file name -> PNG."""
+    """Draws the tables, the losses by noise, and the sweeps; returns file name -> PNG."""
     return {
         "miniature_rows.png": plots.png(rows(study)),
-        "miniature_errors.png": plots.png(errors(study)),
+        "miniature_losses.png": plots.png(losses(study)),
         "miniature_sweeps.png": plots.png(sweeps(study)),
     }
 
@@ -45,18 +46,23 @@ def rows(study: Report) -> "Figure":
     return figure
 
 
-def errors(study: Report) -> "Figure":
+def losses(study: Report) -> "Figure":
     """Draws what each row leaves of the noise, over that of ours: below 1 is better than ours."""
     figure, (axes,) = plots.row_of_panels(study, [""], 7.0)
     names = dict.fromkeys(unit["row"] for unit in study["rows"] if unit["row"] != FIT)
-    ours = _mean_errors(study, FIT)
+    ours = _mean_losses(study, FIT)
     for i, name in enumerate(names):
-        ratios = [a / b for a, b in zip(_mean_errors(study, name), ours, strict=True)]
+        ratios = [a / b for a, b in zip(_mean_losses(study, name), ours, strict=True)]
         label, color = report.NAMES.get(name, name), plots.COLORS[i % len(plots.COLORS)]
         style = "-" if i < len(plots.COLORS) else "--"
-        axes.plot(scoring.NOISE_LEVELS, ratios, style, color=color, marker=".", label=label)
+        axes.plot(noise_levels.LEVELS, ratios, style, color=color, marker=".", label=label)
     axes.axhline(1, color="#555555", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="u = sigma sigma_in", ylabel="error over ours")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="noise nu = sigma sigma_in",
+        ylabel="loss over that of ours",
+    )
     axes.legend(fontsize=8)
     return figure
 
@@ -83,6 +89,6 @@ def _height(point: dict, measure: str) -> float:
     return point["frechet"] if measure == "frechet" else point["held_out"]["all"]
 
 
-def _mean_errors(study: Report, row: str) -> Sequence[float]:
+def _mean_losses(study: Report, row: str) -> Sequence[float]:
     units = report.units(study, row)
-    return [statistics.mean(level) for level in zip(*(u["errors"] for u in units), strict=True)]
+    return [statistics.mean(level) for level in zip(*(u["losses"] for u in units), strict=True)]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from snapvideo_jax.benchmark.report import Report, Table, load_line, markdown_section, source_line
+from snapvideo_jax.evaluation import noise_levels
 from snapvideo_jax.studies.miniature import scoring
 from snapvideo_jax.studies.miniature.units import FIT, FIT_EQUAL_VIDEOS, UNET
 
@@ -22,12 +23,12 @@ TABLE_3 = {
 # FID and FVD of Table 2: U-Net 284M and FIT 500M, at equal videos seen.
 TABLE_2 = {UNET: (4.90, 23.76), FIT_EQUAL_VIDEOS: (3.07, 27.79), FIT: None}
 NAMES = {UNET: "U-Net", FIT_EQUAL_VIDEOS: "FIT, equal videos", FIT: "ours"}
-MIDDLE = scoring.NOISE_LEVELS.index(2.0)
+MIDDLE = noise_levels.LEVELS.index(2.0)
 
 # What rows are compared by, and whether less of it is better.
 MEASURES: dict[str, tuple[Callable[[Mapping[str, Any]], float], bool]] = {
     "Frechet": (lambda unit: unit["frechet"], True),
-    "error, u = 2": (lambda unit: unit["errors"][MIDDLE], True),
+    "loss at noise 2": (lambda unit: unit["losses"][MIDDLE], True),
     "all right, seen": (lambda unit: unit["seen"]["all"], False),
     "held out": (lambda unit: unit["held_out"]["all"], False),
 }
@@ -42,7 +43,7 @@ def tables(study: Report) -> list[Table]:
         _verdicts(
             study, "Table 2: is FIT better than the U-Net?", [FIT_EQUAL_VIDEOS, FIT], rivals=[UNET]
         ),
-        _errors(study),
+        _losses(study),
         _sweep(study, "guidance", "w", "Figure 5: guidance"),
         _sweep(study, "sampler_steps", "steps", "Figure 6: steps of the sampler"),
         _averages(study),
@@ -149,20 +150,20 @@ def _verdicts(study: Report, title: str, ours: Sequence[str], rivals: Iterable[s
     return _table(study, title, ("in every seed", *MEASURES), lines)
 
 
-def _errors(study: Report) -> Table:
+def _losses(study: Report) -> Table:
     rows = dict.fromkeys(unit["row"] for unit in study["rows"])
     lines = [
         (
             NAMES.get(row, row),
             *(
                 f"{statistics.mean(level):.4f}"
-                for level in zip(*(unit["errors"] for unit in units(study, row)), strict=True)
+                for level in zip(*(unit["losses"] for unit in units(study, row)), strict=True)
             ),
         )
         for row in rows
     ]
-    header = ("|D - x|^2, means over seeds", *(f"u = {u:g}" for u in scoring.NOISE_LEVELS))
-    return _table(study, "What is left of the noise, on held-out compositions", header, lines)
+    header = ("mean over seeds, at noise", *(f"{nu:g}" for nu in noise_levels.LEVELS))
+    return _table(study, "Loss by noise, on held-out compositions", header, lines)
 
 
 def _sweep(study: Report, field: str, name: str, title: str) -> Table:
@@ -194,10 +195,10 @@ def markdown(study: Report, pictures: Mapping[str, bytes]) -> str:
     summary = (
         f"Each row is the mean of {seeds} seed{'s' * (seeds > 1)}, and in parentheses from where "
         "to where they go. A verdict is given only where every seed of one row beats every seed of "
-        "the other. Frechet: of fixed random convolutions, which is no FVD. Error: |D - x|^2 under "
-        "noise of u = sigma sigma_in, in units of x. All right: the oracle reads every fact of the "
-        f"caption from the sample; {scoring.PROMPTS} prompts of each kind. The U-Net takes as many "
-        "steps as fit into the seconds of FIT's."
+        "the other. Frechet: of fixed random convolutions, which is no FVD. Loss: |D - x|^2 under "
+        "noise of nu = sigma sigma_in, in units of x. All right: the oracle reads every fact of "
+        f"the caption from the sample; {scoring.PROMPTS} prompts of each kind. The U-Net takes as "
+        "many steps as fit into the seconds of FIT's."
     )
     parts = [f"# {TITLE}", summary]
     for table in tables(study):

@@ -4,24 +4,20 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import UInt8
 
 from snapvideo_jax import build
 from snapvideo_jax.data import shapes
 from snapvideo_jax.data.world import World
-from snapvideo_jax.denoiser import Denoiser, Params
-from snapvideo_jax.diffusion import edm
-from snapvideo_jax.evaluation import distances, moments, protocol
+from snapvideo_jax.evaluation import distances, moments, noise_levels, oracle, sets
 from snapvideo_jax.evaluation.features import random_conv
 from snapvideo_jax.sampling.generate import generate
 from snapvideo_jax.sampling.trained import Trained
-from snapvideo_jax.studies.learner import Batch
+from snapvideo_jax.studies.learner import held_out
 
-NOISE_LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0)  # u = sigma sigma_in, in units of x
-VIDEOS = 128  # real ones in a Frechet distance, and those whose noise is removed
+VIDEOS = 128  # real ones, in a Frechet distance and under noise
 PROMPTS = 64  # that training shows, and as many that it never shows
 FACTORS = ("present", "shape", "color", "direction", "all")  # of the oracle
 GUIDANCE = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # Figure 5
@@ -35,19 +31,24 @@ def scores(model: Trained, **changes: float) -> dict[str, Any]:
     """
     world, seed = build.world(model.config), model.config.seed
     settings = build.sampler_settings(model.config, **changes)
-    videos = []
-
-    def sample(prompts: Sequence[str], seeds: Sequence[int]) -> UInt8[np.ndarray, "N T H W 3"]:
-        videos.append(generate(model, settings, prompts, seeds, len(prompts)))
-        return videos[0]
-
-    oracle = protocol.shapes_protocol(world, settings.frame_interval, sample, PROMPTS, seed)
-    seen = oracle.report["oracle"]
+    seen, unseen = (sets.shapes_prompts(world, PROMPTS, held, seed) for held in (False, True))
+    videos = generate(model, settings, [*seen, *unseen], range(2 * PROMPTS), 2 * PROMPTS)
     return {
-        "seen": {name: seen[name] for name in FACTORS},
-        "held_out": {name: seen["held_out"][name] for name in FACTORS},
-        "frechet": frechet(real_videos(world, seed, VIDEOS), videos[0]),
+        "seen": _rates(videos[:PROMPTS], seen, settings.frame_interval, world),
+        "held_out": _rates(videos[PROMPTS:], unseen, settings.frame_interval, world),
+        "frechet": frechet(real_videos(world, seed, VIDEOS), videos),
     }
+
+
+def _rates(
+    videos: UInt8[np.ndarray, "N T H W 3"],
+    prompts: Sequence[str],
+    frame_interval: float,
+    world: World,
+) -> dict[str, float | None]:
+    intervals = [frame_interval] * len(prompts)
+    scored = oracle.score(list(videos), prompts, frame_intervals=intervals, world=world)
+    return {name: scored[name] for name in FACTORS}
 
 
 def sweeps(model: Trained) -> dict[str, Any]:
@@ -74,29 +75,9 @@ def frechet(
     )
 
 
-def denoising_errors(denoiser: Denoiser, params: Params, batch: Batch) -> list[float]:
-    """Returns the mean of |D - x|^2 a number, at each of NOISE_LEVELS.
-
-    The noise is u in units of x whatever sigma_in is, and the same for all networks; latents start
-    from those of a first pass.
-    """
-    error = jax.jit(functools.partial(_error, denoiser=denoiser))
-    return [
-        float(error(params, batch, jnp.float32(u), jax.random.key(i)))
-        for i, u in enumerate(NOISE_LEVELS)
-    ]
-
-
-def _error(
-    params: Params,
-    batch: dict[str, Array],
-    u: Float[Array, ""],
-    key: PRNGKeyArray,
-    denoiser: Denoiser,
-) -> Float[Array, ""]:
-    x, conditions = denoiser.encode(batch["video"]), denoiser.conditions(params, batch)
-    sigma, eps = u / denoiser.sigma_in, jax.random.normal(key, x.shape)
-    x_sigma = edm.add_noise(x, sigma, eps, denoiser.sigma_in)
-    _, latents = denoiser.D(params, x_sigma, sigma, conditions, denoiser.no_latents(len(x)))
-    D, _ = denoiser.D(params, x_sigma, sigma, conditions, latents)
-    return jnp.square(D - x).mean()
+def losses(model: Trained) -> list[float]:
+    """Returns the mean loss at each of `noise_levels.LEVELS` on held-out compositions."""
+    batch = held_out(model.config, model.text, VIDEOS)
+    of_videos = noise_levels.program(model.denoiser, model.mesh)
+    values = of_videos(model.params, batch, jnp.arange(VIDEOS))
+    return np.asarray(values, np.float64).mean(axis=0).tolist()

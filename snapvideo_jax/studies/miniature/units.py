@@ -15,7 +15,7 @@ from snapvideo_jax import build
 from snapvideo_jax.build import Config
 from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling.trained import Trained
-from snapvideo_jax.studies.learner import Learner, held_out, training_batches
+from snapvideo_jax.studies.learner import Learner, training_batches
 from snapvideo_jax.studies.miniature import scoring
 
 FIT, UNET = "ours", "unet"
@@ -74,7 +74,6 @@ def run(unit: Unit, text: build.Text, progress: Callable[[int, int], None]) -> d
         learner.step(batch)
         progress(done, steps)
     model = _trained(learner, text)
-    unseen = held_out(config, text, scoring.VIDEOS)
     figures = {
         "row": unit.row,
         "seed": config.seed,
@@ -84,7 +83,7 @@ def run(unit: Unit, text: build.Text, progress: Callable[[int, int], None]) -> d
         **_size(learner),
         "kind": "measured",
         "device": jax.devices()[0].device_kind,
-        "errors": scoring.denoising_errors(model.denoiser, model.params, unseen),
+        "losses": scoring.losses(model),
         **scoring.scores(model),
     }
     if unit.sweep:

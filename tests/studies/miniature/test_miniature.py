@@ -1,10 +1,7 @@
 """The paper in miniature: what is trained, how it is scored, and when a verdict is given."""
 
-import dataclasses
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +9,6 @@ from configs import ablation, miniature
 from snapvideo_jax import build
 from snapvideo_jax.data import shapes
 from snapvideo_jax.data.text import train_vocabulary
-from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.planner import cost
 from snapvideo_jax.studies.miniature import averaging, plots, report, scoring, units
@@ -67,37 +63,6 @@ def test_units_come_seed_by_seed_and_the_short_fit_sees_as_many_videos_as_the_un
     assert rows["unet"].training.steps == 8  # not changed in place
 
 
-@dataclasses.dataclass(frozen=True)
-class Known(Denoiser):
-    """Knows the clean videos; answers them with latents of a first pass, and 0 without."""
-
-    clean: tuple = ()
-    levels: tuple = ()  # a list: sigma and the standard deviation of the noise at each evaluation
-
-    def conditions(self, params, batch):
-        return None
-
-    def D(self, params, x_sigma, sigma, conditions, latents):
-        x = self.encode(jnp.asarray(self.clean[0]))
-        note = lambda *numbers: self.levels[0].append([float(number) for number in numbers])
-        jax.debug.callback(note, sigma, jnp.std(x_sigma - x / self.sigma_in))
-        return x * jnp.mean(latents), jnp.ones_like(latents)
-
-
-@pytest.mark.parametrize("sigma_in", [1.0, 4.0])
-def test_an_error_is_of_x_after_a_first_pass_and_its_noise_is_u_for_any_sigma_in(sigma_in):
-    right = build.denoiser(CONFIG, 64, build.counting_mesh())
-    fields = {f.name: getattr(right, f.name) for f in dataclasses.fields(right)}
-    batch = {"video": scoring.real_videos(build.world(CONFIG), 0, 8)}
-    fields |= {"sigma_in": sigma_in, "clean": (batch["video"],), "levels": ([],)}
-    known = Known(**fields)
-    assert max(scoring.denoising_errors(known, {}, batch)) < 1e-12
-    for sigma, std in known.levels[0]:
-        assert std == pytest.approx(sigma, rel=0.05)
-    levels = {round(sigma_in * sigma, 5) for sigma, _ in known.levels[0]}
-    assert levels == set(scoring.NOISE_LEVELS)
-
-
 def test_real_videos_are_of_the_test_split_and_half_held_out():
     world = build.world(CONFIG)
     videos = scoring.real_videos(world, 0, 4)
@@ -149,7 +114,7 @@ def unit(row, seed, frechet):
     sweeps = {"guidance": [{"w": 1.0, **scores}], "sampler_steps": [{"steps": 4, **scores}]}
     return {
         **{"row": row, "seed": seed, "steps": 5, "videos": 40, "seconds": 2.0, "parameters": 1000},
-        **{"gflop_per_video": 0.1, "kind": "measured", "device": "cpu", "errors": [frechet] * 5},
+        **{"gflop_per_video": 0.1, "kind": "measured", "device": "cpu", "losses": [frechet] * 5},
         **scores,
         **(sweeps if row == "ours" else {}),
     }
@@ -207,7 +172,7 @@ def test_a_unit_is_trained_and_scored(monkeypatch, tmp_path):
     figures = units.run(unit, text, lambda done, of: seen.append((done, of)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert (figures["row"], figures["videos"], figures["frechet"]) == ("half", 24, 4.0)
-    assert 0 <= figures["held_out"]["all"] <= 1 and len(figures["errors"]) == 5
+    assert 0 <= figures["held_out"]["all"] <= 1 and len(figures["losses"]) == 5
     assert figures["parameters"] > 1000 and figures["gflop_per_video"] > 0
 
 
