@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import order
+from snapvideo_jax.data.choice import VideoInfo, choose_clip
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import DataError
 
@@ -29,6 +30,9 @@ Entry = tuple[str, str, str, int]  # kind, path relative to the root, caption, b
 Size = tuple[int, int]  # H, W of a source
 Clip = tuple[UInt8[np.ndarray, "T H W 3"], float, Size]  # frames, frame interval, source size
 Example = tuple[UInt8[np.ndarray, "T H W 3"], str, float, Size]
+# (start in seconds, frames per second, T) -> the frames of a clip
+Decode = Callable[[float, float, int], UInt8[np.ndarray, "T H W 3"]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,52 +95,99 @@ class FolderSource:
         """
         rows = self.images if image and self.images else self.videos
         read = _read_clip if not image else _read_picture if self.images else _read_frame
-        stream, reason = "still" if image else "clip", ""
-        for attempt in range(MAX_SUBSTITUTES + 1):
-            name, caption = rows[_row(seed, g, attempt=attempt, count=len(rows))]
-            rng = order.generator(seed, g, f"{stream} {attempt}")
-            try:
-                frames, interval, size = read(self.root / name, spec, rng)
-                return frames, caption, interval, size
-            except DataError as error:
-                reason = str(error)
-                report_bad(name, reason)
-        raise DataError(
-            f"{self.root}: {MAX_SUBSTITUTES + 1} files in a row are unusable, the last: {reason}"
+
+        def read_row(row: int, rng: np.random.Generator) -> Example:
+            name, caption = rows[row]
+            frames, interval, size = read(self.root / name, spec, rng)
+            return frames, caption, interval, size
+
+        return first_usable(
+            read_row,
+            g,
+            image=image,
+            seed=seed,
+            count=len(rows),
+            report_bad=lambda row, reason: report_bad(rows[row][0], reason),
+            place=self.root,
         )
+
+
+def first_usable(
+    read: Callable[[int, np.random.Generator], T],
+    g: int,
+    *,
+    image: bool,
+    seed: int,
+    count: int,
+    report_bad: Callable[[int, str], None],
+    place: str | Path,
+) -> T:
+    """Returns what `read` makes of the row that sample g shows, or of the first usable substitute.
+
+    Args:
+      read: called with a row in range(count) and the random numbers of this attempt; raises
+        DataError where the row cannot be used.
+      g: global sample number.
+      image: whether a still is due.
+      seed: of the run.
+      count: number of rows.
+      report_bad: called with row and reason for each row that could not be used.
+      place: where the rows are, for messages.
+
+    Raises:
+      DataError: 21 rows in a row were unusable.
+    """
+    stream, reason = "still" if image else "clip", ""
+    for attempt in range(MAX_SUBSTITUTES + 1):
+        row = _row(seed, g, attempt=attempt, count=count)
+        try:
+            return read(row, order.generator(seed, g, f"{stream} {attempt}"))
+        except DataError as error:
+            reason = str(error)
+            report_bad(row, reason)
+    raise DataError(
+        f"{place}: {MAX_SUBSTITUTES + 1} files in a row are unusable, the last: {reason}"
+    )
 
 
 def _read_clip(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
     from snapvideo_jax.data import clips
 
-    return _draw_clip(clips.probe(path), spec, rng)
+    return draw_clip(clips.probe(path), spec, rng, _decoder(path, spec))
 
 
 def _read_frame(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
     from snapvideo_jax.data import clips
 
-    info = clips.probe(path)
-    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
-    frame, _, size = _draw_clip(info, one_frame, rng)
-    return np.repeat(frame, spec.num_frames, axis=0), 0.0, size
+    return draw_still(clips.probe(path), spec, rng, _decoder(path, spec))
 
 
-def _draw_clip(info: Any, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    """Draws a clip of the video that `clips.probe` returned `info` about."""
+def _decoder(path: Path, spec: ClipSpec) -> Decode:
     from snapvideo_jax.data import clips
 
-    start, rate = clips.choose_clip(
-        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
-    )
-    frames = clips.decode_clip(
-        info.path,
+    return lambda start, rate, num_frames: clips.decode_clip(
+        path,
         start=start,
         frame_rate=rate,
-        num_frames=spec.num_frames,
+        num_frames=num_frames,
         height=spec.height,
         width=spec.width,
     )
-    return frames, 1 / rate, (info.height, info.width)
+
+
+def draw_clip(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
+    """Draws a clip of the video that `info` describes and `decode` reads."""
+    start, rate = choose_clip(
+        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
+    )
+    return decode(start, rate, spec.num_frames), 1 / rate, (info.height, info.width)
+
+
+def draw_still(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
+    """Draws one frame of a video, shown for the whole clip."""
+    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
+    frame, _, size = draw_clip(info, one_frame, rng, decode)
+    return np.repeat(frame, spec.num_frames, axis=0), 0.0, size
 
 
 def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
