@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapvideo_jax.build.config import Config
-from snapvideo_jax.data import order, pipeline, shapes, sources
+from snapvideo_jax.data import order, pipeline, shapes, sources, tfds_source
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
+from snapvideo_jax.data.tfds_fields import Fields
+from snapvideo_jax.errors import ConfigError
 
 
 def world(config: Config) -> shapes.World:
@@ -48,17 +50,35 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
         shown = world(config)
         example = lambda g, image: shapes.example(shown, seed, g, image=image)
         return Source(example, lambda: shapes.all_captions(shown), repr(shown))
-    folder = sources.open_folder(data.path)
     spec = sources.ClipSpec(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         frame_rates=tuple(data.frame_rates),
     )
-    example = lambda g, image: folder.example(
+    files = sources.open_folder(data.path) if data.source == "folder" else _build(config)
+    example = lambda g, image: files.example(
         g, image=image, seed=seed, spec=spec, report_bad=report_bad
     )
-    return Source(example, folder.captions, folder.fingerprint)
+    return Source(example, files.captions, files.fingerprint)
+
+
+def _build(config: Config) -> tfds_source.TfdsSource:
+    """Opens the build of tensorflow-datasets that the config names."""
+    data, fields = config.data, config.data.tfds
+    build = tfds_source.open_build(
+        data.path,
+        split=fields.split,
+        images=fields.images,
+        fields=Fields(fields.video, fields.caption, fields.frame_rate),
+        height=data.height,
+        width=data.width,
+    )
+    if build.videos is None and data.image_fraction < 1:
+        raise ConfigError(
+            f"{data.path} holds pictures alone; train on them with --config.data.image_fraction=1"
+        )
+    return build
 
 
 class Text(NamedTuple):

@@ -6,6 +6,7 @@ becomes a DataError.
 """
 
 import contextlib
+import io
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ _PICTURES = ("PNG", "JPEG", "WEBP")  # Pillow's other formats are less robust
 
 
 @contextlib.contextmanager
-def _as_data_error(path: str | Path) -> Iterator[None]:
+def _as_data_error(path: str | Path | io.BytesIO) -> Iterator[None]:
     """Turns whatever a decoder raises for an unreadable or strange file into one DataError."""
     try:
         yield
@@ -247,7 +248,7 @@ def decode_all(
 
 
 @contextlib.contextmanager
-def _open_image(path: str | Path) -> Iterator[Image.Image]:
+def _open_image(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
     """Yields a picture of which only the header was read."""
     with _as_data_error(path), Image.open(path, formats=_PICTURES) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -257,7 +258,7 @@ def _open_image(path: str | Path) -> Iterator[Image.Image]:
         yield image
 
 
-def probe_image(path: str | Path) -> tuple[int, int]:
+def probe_image(path: str | Path | io.BytesIO) -> tuple[int, int]:
     """Returns height and width of a picture as displayed, in pixels.
 
     Raises:
@@ -268,8 +269,15 @@ def probe_image(path: str | Path) -> tuple[int, int]:
         return (image.width, image.height) if on_its_side else (image.height, image.width)
 
 
-def load_image(path: str | Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def load_image(
+    path: str | Path | io.BytesIO, height: int, width: int
+) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the middle of a picture, upright, scaled in proportion to cover height x width.
+
+    Args:
+      path: the file, or its content.
+      height: H, pixels.
+      width: W, pixels.
 
     Raises:
       DataError: the file is no readable picture, or over 64 Mi pixels.

@@ -16,7 +16,16 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 # Fields that configs of earlier versions lack, and the value that was theirs.
-LATER_FIELDS = {"model.fit.write_scale": 1.0}
+LATER_FIELDS: dict[str, Any] = {
+    "model.fit.write_scale": 1.0,
+    "data.tfds": {
+        "split": "train",
+        "images": "images",
+        "video": "video",
+        "caption": "caption",
+        "frame_rate": "frame_rate",
+    },
+}
 
 # Fields that may differ between the processes of one job.
 MAY_DIFFER = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
