@@ -30,8 +30,8 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.data = ConfigDict()
     # "folder" (video files in path), "tfds" (a build of tensorflow-datasets), or "shapes" (drawn)
     config.data.source = "folder"
-    # Folder of videos, each with its caption beside it, or a manifest.jsonl; or of the build, or the
-    # build's name/config:version.
+    # Folder of videos, each with its caption beside it, or a manifest.jsonl; or of the build, which
+    # may also be name/config:version.
     config.data.path = ""
     config.data.num_frames = 16  # T, Table 8
     config.data.height = 36  # pixels, before padding, Table 8

@@ -112,8 +112,11 @@ def features(height: int, width: int, encoding: str) -> Any:
 
 
 def serialize(video: StoredVideo, layout: Any) -> bytes:
-    """Returns the record of a video whose frames are as `features` described them in `layout`."""
-    return layout.serialize_example(
+    """Returns the record of a video whose frames are as `features` described them in `layout`.
+
+    The same video is the same bytes in every process.
+    """
+    content = layout.serialize_example(
         {
             "video": [io.BytesIO(frame) for frame in video.frames],
             "captions": video.captions,
@@ -126,13 +129,23 @@ def serialize(video: StoredVideo, layout: Any) -> bytes:
             "unusable": video.unusable,
         }
     )
+    return _example(content).SerializeToString(deterministic=True)
+
+
+def _example(record: bytes) -> Any:
+    from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
+
+    return proto.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def entries(record: bytes) -> Any:
+    """Returns the features of a tf.train.Example by name."""
+    return _example(record).features.feature
 
 
 def parse(record: bytes) -> StoredVideo:
     """Returns the video of a record that `serialize` wrote; decodes no frame."""
-    from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
-
-    stored = proto.Example.FromString(record).features.feature  # pyright: ignore
+    stored = entries(record)
     text = lambda name: stored[name].bytes_list.value[0].decode()
     floats = lambda name: np.frombuffer(stored[name].bytes_list.value[0], np.float64)
     height, width = stored["source_size"].int64_list.value

@@ -96,15 +96,14 @@ def open_foreign(features: Any, fields: Fields, height: int, width: int) -> Open
                 f"{', '.join(sorted(features))}"
             )
     video, caption = features[fields.video], features[fields.caption]
-    rate = _rate(features, fields)
     to_captions = _to_captions(caption, fields.caption)
     scalar = getattr(video, "shape", None) == () and video.np_dtype in (object, np.bytes_)
     if isinstance(video, kinds.Sequence) and isinstance(video.feature, kinds.Image):
-        show = _show_frames
+        show, rate = _show_frames, _rate(features, fields)
     elif isinstance(video, kinds.Image):
         show, rate = _show_frames, lambda stored: 1.0
     elif isinstance(video, kinds.Text) or scalar:
-        show = _show_file
+        show, rate = _show_file, lambda stored: 1.0  # the file knows its own
     else:
         raise ConfigError(
             f"data.tfds.video={fields.video} is {type(video).__name__} {video.shape}; expected "
@@ -113,7 +112,7 @@ def open_foreign(features: Any, fields: Fields, height: int, width: int) -> Open
 
     def open_record(record: bytes) -> Recording:
         with _explaining_damage():
-            stored = _parse(record)
+            stored = packed.entries(record)
             values = stored[fields.video].bytes_list.value
             captions = to_captions(stored[fields.caption])
             frame_rate = rate(stored)
@@ -124,20 +123,13 @@ def open_foreign(features: Any, fields: Fields, height: int, width: int) -> Open
     return open_record
 
 
-def _parse(record: bytes) -> Any:
-    """Returns the features of a tf.train.Example by name."""
-    from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
-
-    return proto.Example.FromString(record).features.feature  # pyright: ignore
-
-
 def _rate(features: Any, fields: Fields) -> Callable[[Any], float]:
     """Returns what reads frames per second from a record."""
     with contextlib.suppress(ValueError):
         number = float(fields.frame_rate)
         if number > 0:
             return lambda stored: number
-    if fields.frame_rate not in features and not holds_pictures(features, fields):
+    if fields.frame_rate not in features:
         raise ConfigError(
             f"data.tfds.frame_rate={fields.frame_rate}: is neither a number above 0 nor a feature "
             f"of the build, which has {', '.join(sorted(features))}"
@@ -195,7 +187,6 @@ def _fit(frame: bytes, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _show_file(values: Sequence[bytes], rate: float, height: int, width: int) -> dict[str, Any]:
-    """Shows a video file, which knows its own frame rate."""
     from snapvideo_jax.data import clips
 
     del rate

@@ -139,7 +139,7 @@ def open_build(
             f"tfds convert_format --dataset_version_dir={builder.data_path} "
             "--out_file_format=array_record --out_dir=DIR"
         )
-    features, folder = info.features, Path(builder.data_path)
+    features, folder = dict(info.features), Path(builder.data_path)
     own = tfds_fields.is_packed(features)
     if own:
         _check_size(path, features, height, width)
@@ -176,7 +176,10 @@ def _builder(path: str) -> Any:
             return tfds.builder_from_directory(path)
         builder = tfds.builder(path, try_gcs=False)
     except Exception as error:  # tensorflow-datasets raises whatever a broken file leads to
-        raise DataError(f"{path}: is no build that can be opened: {reason(error)}") from error
+        why = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"{path}: is neither the folder of a build nor name/config:version of one: {why}"
+        ) from error
     if not builder.is_prepared():
         raise DataError(
             f"{path}: is not built below {Path(builder.data_path).parent}; build it with tfds "
