@@ -1,7 +1,8 @@
 """Prepares data for training: python -m launch.prepare COMMAND --flags.
 
-  embed  stores the text states of captions, so that training runs no T5 encoder
-  pack   stores videos frame by frame at training size, so that training decodes no video
+  embed    stores the text states of captions, so that training runs no T5 encoder
+  pack     stores videos frame by frame at training size, so that training decodes no video
+  convert  copies a build of tensorflow-datasets from TFRecord to ArrayRecord, which training reads
 
 Each command has its own --help.
 """
@@ -9,7 +10,7 @@ Each command has its own --help.
 import runpy
 import sys
 
-COMMANDS = ("embed", "pack")
+COMMANDS = ("embed", "pack", "convert")
 
 
 def main() -> None:
@@ -21,8 +22,11 @@ def main() -> None:
     elif command in ("-h", "-help", "--help"):
         print(__doc__)
     else:
-        places = " or ".join(f"python -m launch.prepare {name}" for name in COMMANDS)
-        print(f"error: say what to prepare: {places} (see its --help)", file=sys.stderr)
+        names = f"{', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}"
+        print(
+            f"error: say what to prepare: python -m launch.prepare {names} (see --help)",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

@@ -3,13 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from snapvideo_jax.build.config import Config
-from snapvideo_jax.data import order, pipeline, shapes, sources, tfds_source
+from snapvideo_jax.data import order, pipeline, shapes, sources
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
-from snapvideo_jax.data.tfds_fields import Fields
 from snapvideo_jax.errors import ConfigError
 
 
@@ -63,14 +62,16 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
     return Source(example, files.captions, files.fingerprint)
 
 
-def _build(config: Config) -> tfds_source.TfdsSource:
-    """Opens the build of tensorflow-datasets that the config names."""
+def _build(config: Config) -> Any:
+    """Returns the `TfdsSource` that the config names."""
+    from snapvideo_jax.data import tfds_fields, tfds_source  # plans and benchmarks read no data
+
     data, fields = config.data, config.data.tfds
     build = tfds_source.open_build(
         data.path,
         split=fields.split,
         images=fields.images,
-        fields=Fields(fields.video, fields.caption, fields.frame_rate),
+        fields=tfds_fields.Fields(fields.video, fields.caption, fields.frame_rate),
         height=data.height,
         width=data.width,
     )

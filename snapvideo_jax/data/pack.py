@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapvideo_jax import storage
-from snapvideo_jax.data import packed
+from snapvideo_jax.data import packed, tfds_build
 from snapvideo_jax.data.pack_shard import Shard
 from snapvideo_jax.data.packed import CAPTIONS, HEADER, PICTURES, VIDEOS
 from snapvideo_jax.data.sources import FolderSource
@@ -141,7 +141,7 @@ def _shards(source: FolderSource, folder: Path, packing: Packing) -> Iterator[Sh
         count = -(-len(own) // size)
         for k in range(count):
             yield Shard(
-                path=str(folder / f"{name}-{split}.array_record-{k:05d}-of-{count:05d}"),
+                path=str(tfds_build.shard_path(folder, name, split, k, count)),
                 root=str(source.root.absolute()),
                 rows=own[k * size : (k + 1) * size],
                 unusable={},
@@ -279,46 +279,22 @@ def _complete(header: dict[str, Any], shards: Sequence[Shard], folder: Path) -> 
                 f"{shard.path} is missing or cut short; the same command packs it anew"
             )
     first = shards[0]
-    _write_metadata(folder, packed.features(first.height, first.width, first.encoding), parts)
+    lengths = {
+        split: [
+            (part["records"], part["record_bytes"])
+            for name, part in parts.items()
+            if f"-{split}." in name
+        ]
+        for split in (VIDEOS, PICTURES)
+    }
+    layout = packed.features(first.height, first.width, first.encoding)
+    tfds_build.write_metadata(folder, build_name(folder), layout, lengths)
     header = header | {"shards": parts}
     storage.write(folder / HEADER, json.dumps(header, indent=1).encode() + b"\n")
     for name in parts:
         (folder / PARTS / f"{name}.json").unlink()
     (folder / PARTS).rmdir()
     return header
-
-
-def _write_metadata(folder: Path, layout: Any, parts: dict[str, dict]) -> None:
-    import tensorflow_datasets as tfds
-    from etils import epath
-
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(folder.resolve()),
-        dataset_name=build_name(folder),
-        filetype_suffix="array_record",
-    )
-    splits = []
-    for split in (VIDEOS, PICTURES):
-        own = [part for name, part in parts.items() if f"-{split}." in name]
-        if own:
-            splits.append(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=[part["records"] for part in own],
-                    num_bytes=sum(part["record_bytes"] for part in own),
-                    filename_template=template.replace(split=split),
-                )
-            )
-    try:
-        tfds.folder_dataset.write_metadata(
-            data_dir=folder.resolve(),
-            features=layout,
-            split_infos=splits,
-            filename_template=template,
-            check_data=False,
-        )
-    except OSError as error:
-        raise StorageError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _totals(source: FolderSource, header: dict[str, Any]) -> Totals:

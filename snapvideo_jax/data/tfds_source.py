@@ -133,11 +133,12 @@ def open_build(
 
     builder = _builder(path)
     info = builder.info
-    if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+    stored = info.file_format
+    if stored != tfds.core.FileFormat.ARRAY_RECORD:
+        name = stored.value if stored else "something else"
         raise DataError(
-            f"{path} is stored as {info.file_format.value}, without random access; convert it: "
-            f"tfds convert_format --dataset_version_dir={builder.data_path} "
-            "--out_file_format=array_record --out_dir=DIR"
+            f"{path} is stored as {name}, without random access; convert it: "
+            f"python -m launch.prepare convert --build={builder.data_path} --out=DIR"
         )
     features, folder = dict(info.features), Path(builder.data_path)
     own = tfds_fields.is_packed(features)

@@ -1,5 +1,6 @@
 """Packed builds: what training draws from them is what it draws from the files."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import skimage
 
-from snapvideo_jax.data import pack, pack_shard, packed, sources, tfds_source
+from snapvideo_jax import storage
+from snapvideo_jax.data import pack, pack_shard, packed, pipeline, sources, tfds_source
 from snapvideo_jax.data.tfds_fields import Fields
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 
@@ -184,8 +186,6 @@ def test_other_files_and_a_second_process_are_refused(folder, lossless):
     other = dataclasses.replace(folder, fingerprint="other")
     with pytest.raises(ConfigError, match=r"other files or settings \(source differ\)"):
         pack.pack(other, lossless[0], PNG, workers=1, report=quiet)
-    from snapvideo_jax import storage
-
     with storage.lock(lossless[0]), pytest.raises(ConfigError, match="in use by another process"):
         pack.pack(folder, lossless[0], PNG, workers=1, report=quiet)
 
@@ -263,3 +263,49 @@ def test_the_frames_of_a_clip_are_the_nearest_ones():
     assert shown(0.05, 5.0, 1) == [0]  # halfway between two frames the earlier one is shown
     with pytest.raises(DataError, match=r"no frame at 1\.400 s"):
         shown(0.0, 5.0, 8)
+
+
+B, IMAGES = 8, 2
+
+
+def feed_spec(build, hosts, host):
+    """What one of `hosts` hosts makes of each batch."""
+    return pipeline.FeedSpec(
+        example=lambda g, image: draw(build, g, image, []),
+        encode=lambda captions: {"text": np.array(captions)},
+        box=(slice(0, 4), slice(0, 18), slice(0, 32)),
+        batch_size=B,
+        images=IMAGES,
+        rows=range(host * B // hosts, (host + 1) * B // hosts),
+        workers=2,
+        prefetch=1,
+    )
+
+
+def take(spec, start, stop):
+    with contextlib.closing(pipeline.Feed(spec, start, stop)) as feed:
+        return list(feed)
+
+
+@pytest.fixture(scope="module")
+def batches(lossless):
+    """(build, the batches of four steps on one host)."""
+    build = open_build(lossless[0])
+    return build, take(feed_spec(build, 1, 0), 0, 4)
+
+
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_any_number_of_hosts_makes_the_same_rows_at_every_step(batches, hosts):
+    build, whole = batches
+    parts = [take(feed_spec(build, hosts, host), 0, 4) for host in range(hosts)]
+    for step, batch in enumerate(whole):
+        for name in batch:
+            joined = np.concatenate([part[step][name] for part in parts])
+            np.testing.assert_array_equal(joined, batch[name])
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_a_restart_at_any_step_goes_on_exactly(batches, start):
+    build, whole = batches
+    for batch, same in zip(whole[start:], take(feed_spec(build, 1, 0), start, 4), strict=True):
+        assert all(np.array_equal(batch[name], same[name]) for name in batch)

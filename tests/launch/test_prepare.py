@@ -215,7 +215,7 @@ def test_refusals_of_packing_are_one_line_with_an_exit_code(packed, commands, fl
 
 
 def test_help_of_all_and_of_one(commands):
-    assert "  pack   stores videos" in commands.launch("prepare", "--help").stdout
+    assert "  pack     stores videos" in commands.launch("prepare", "--help").stdout
     done = commands.launch("prepare", "pack", "--help")
     assert (
         "Packs videos and pictures at training size" in done.stdout and "--encoding" in done.stdout
