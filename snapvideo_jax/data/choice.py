@@ -70,16 +70,14 @@ def choose_clip(
 
 
 def frames_at(
-    seconds: Float[np.ndarray, " N"], times: Float[np.ndarray, " T"], interval: float
+    seconds: Float[np.ndarray, " N"], times: Float[np.ndarray, " T"], slack: float
 ) -> Int[np.ndarray, " T"]:
-    """Returns for each time the last frame that starts less than half an interval after it.
-
-    At a constant rate that is the nearest frame, at a variable rate the one on the screen.
+    """Returns for each time the last frame that starts less than `slack` after it.
 
     Args:
       seconds: when each frame of the video starts, in the order of decoding.
       times: of the clip, rising.
-      interval: average seconds from one frame of the video to the next.
+      slack: half the seconds from one frame of the video to the next: the nearest frame.
     """
     latest = np.maximum.accumulate(seconds)
-    return np.maximum(np.searchsorted(latest, times + interval / 2 - TIE) - 1, 0)
+    return np.maximum(np.searchsorted(latest, times + slack - TIE) - 1, 0)

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -226,13 +226,24 @@ def decode_clip(
         return clip
 
 
-def decode_all(
-    path: str | Path, height: int, width: int
-) -> Iterator[tuple[float, float, UInt8[np.ndarray, "H W 3"]]]:
-    """Yields every frame of a video, scaled and cut as `decode_clip` does.
+class TimedFrame(NamedTuple):
+    """One frame of a video.
 
-    Each comes with the seconds at which it starts, and those until which it would still be shown if
-    no other followed.
+    Attributes:
+      start: seconds.
+      until: seconds until which it is shown if no other follows.
+      slack: seconds by which it may start after a time at which it is shown.
+      pixels: scaled and cut.
+    """
+
+    start: float
+    until: float
+    slack: float
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+def decode_all(path: str | Path, height: int, width: int) -> Iterator[TimedFrame]:
+    """Yields every frame of a video, scaled and cut as `decode_clip` does.
 
     Raises:
       DataError: the file cannot be decoded.
@@ -243,8 +254,12 @@ def decode_all(
         for frame in _decode_from(container, stream, 0.0):
             start = _seconds(frame, stream)
             shown = float((frame.duration or 0) * stream.time_base)
-            pixels = _fit(frame, aspect, height=height, width=width)
-            yield start, start + 1.5 * max(interval, shown), pixels
+            yield TimedFrame(
+                start=start,
+                until=start + 1.5 * max(interval, shown),
+                slack=interval / 2,
+                pixels=_fit(frame, aspect, height=height, width=width),
+            )
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def store(shard: Shard, number: int) -> tuple[packed.StoredVideo, list[float]]:
         return read(shard, name, captions)
     except DataError as error:
         none = VideoInfo(name, duration=0.0, frame_rate=0.0, height=0, width=0)
-        empty = packed.StoredVideo(none, captions, np.zeros(0), 0.0, [], unusable=str(error))
+        empty = packed.StoredVideo(none, captions, np.zeros(0), 0.0, 0.0, [], unusable=str(error))
         return empty, []
 
 
@@ -79,21 +79,22 @@ def _store_video(
     shard: Shard, name: str, captions: list[str]
 ) -> tuple[packed.StoredVideo, list[float]]:
     path = Path(shard.root) / name
-    info, seconds, until, frames, losses, size = clips.probe(path), [], 0.0, [], [], 0
-    for start, end, pixels in clips.decode_all(path, shard.height, shard.width):
-        frame = packed.compress(pixels, shard.encoding, shard.quality)
+    info, seconds, frames, losses, size = clips.probe(path), [], [], [], 0
+    until = slack = 0.0
+    for timed in clips.decode_all(path, shard.height, shard.width):
+        frame = packed.compress(timed.pixels, shard.encoding, shard.quality)
         if len(frames) % MEASURED == 0:
-            losses.append(signal_to_noise(pixels, packed.decompress(frame)))
-        seconds.append(start)
+            losses.append(signal_to_noise(timed.pixels, packed.decompress(frame)))
+        seconds.append(timed.start)
         frames.append(frame)
-        until, size = end, size + len(frame)
+        until, slack, size = timed.until, timed.slack, size + len(frame)
         if size > packed.MAX_BYTES:
             raise DataError(
                 f"{path}: its frames are over {packed.MAX_BYTES >> 20} MiB, and every clip of it "
                 "would read them all; cut it into shorter files"
             )
     info = info._replace(path=name)
-    return packed.StoredVideo(info, captions, np.array(seconds), until, frames), losses
+    return packed.StoredVideo(info, captions, np.array(seconds), until, slack, frames), losses
 
 
 def _store_picture(
@@ -105,7 +106,7 @@ def _store_picture(
     frame = packed.compress(pixels, shard.encoding, shard.quality)
     loss = signal_to_noise(pixels, packed.decompress(frame))
     info = VideoInfo(name, duration=1.0, frame_rate=1.0, height=height, width=width)
-    return packed.StoredVideo(info, captions, np.zeros(1), 1.0, [frame]), [loss]
+    return packed.StoredVideo(info, captions, np.zeros(1), 1.0, 0.5, [frame]), [loss]
 
 
 def signal_to_noise(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:

@@ -31,6 +31,7 @@ class StoredVideo(NamedTuple):
       captions: at least one; an empty one means no text.
       seconds: when each frame starts.
       until: when the last frame ends, seconds.
+      slack: seconds by which a frame may start after a time at which it is shown.
       frames: JPEG or PNG files.
       unusable: why there are no frames, or "".
     """
@@ -39,6 +40,7 @@ class StoredVideo(NamedTuple):
     captions: Sequence[str]
     seconds: Float[np.ndarray, " N"]
     until: float
+    slack: float
     frames: Sequence[bytes]
     unusable: str = ""
 
@@ -78,7 +80,7 @@ def decode(
     times = start + np.arange(num_frames) / rate
     if not video.frames or times[-1] > video.until:
         raise DataError(f"{video.info.path}: no frame at {times[-1]:.3f} s; it ends before that")
-    chosen = frames_at(video.seconds, times, 1 / video.info.frame_rate)
+    chosen = frames_at(video.seconds, times, video.slack)
     pixels = {k: to_pixels(video.frames[k]) for k in set(chosen.tolist())}
     return np.stack([pixels[k] for k in chosen.tolist()])
 
@@ -103,6 +105,7 @@ def features(height: int, width: int, encoding: str) -> Any:
                 doc="when each frame starts",
             ),
             "until": exact(()),
+            "slack": exact(()),
             "duration": exact(()),
             "frame_rate": exact(()),
             "source_size": tfds.features.Tensor(shape=(2,), dtype=np.int64),
@@ -123,6 +126,7 @@ def serialize(video: StoredVideo, layout: Any) -> bytes:
             "name": video.info.path,
             "seconds": video.seconds,
             "until": video.until,
+            "slack": video.slack,
             "duration": video.info.duration,
             "frame_rate": video.info.frame_rate,
             "source_size": [video.info.height, video.info.width],
@@ -160,6 +164,7 @@ def parse(record: bytes) -> StoredVideo:
         captions=[caption.decode() for caption in stored["captions"].bytes_list.value],
         seconds=floats("seconds"),
         until=float(floats("until")[0]),
+        slack=float(floats("slack")[0]),
         frames=stored["video"].bytes_list.value,
         unusable=text("unusable"),
     )

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,11 +28,31 @@ MAX_SUBSTITUTES = 20  # more bad files in a row are no bad luck but a bad folder
 Rows = tuple[tuple[str, str], ...]  # (path relative to the root, caption)
 Entry = tuple[str, str, str, int]  # kind, path relative to the root, caption, bytes
 Size = tuple[int, int]  # H, W of a source
-Clip = tuple[UInt8[np.ndarray, "T H W 3"], float, Size]  # frames, frame interval, source size
 Example = tuple[UInt8[np.ndarray, "T H W 3"], str, float, Size]
 # (start in seconds, frames per second, T) -> the frames of a clip
 Decode = Callable[[float, float, int], UInt8[np.ndarray, "T H W 3"]]
 T = TypeVar("T")
+
+
+class Clip(NamedTuple):
+    """Frames, seconds between them (0: a still), size of the source, second at which they start."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    interval: float
+    size: Size
+    start: float
+
+
+class Drawn(NamedTuple):
+    """A training example, and the name of what it comes from."""
+
+    clip: Clip
+    caption: str
+    name: str
+
+    def example(self) -> Example:
+        """Returns what the pipeline reads."""
+        return self.clip.frames, self.caption, self.clip.interval, self.clip.size
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,23 @@ class FolderSource:
         spec: ClipSpec,
         report_bad: Callable[[str, str], None],
     ) -> Example:
-        """Returns training example `g`: the same bytes for the same arguments, on any host.
+        """Returns what `draw` draws, as the pipeline reads it.
+
+        Returns:
+          Frames, caption, frame interval in seconds (0 for a still), size (H, W) of the source.
+        """
+        return self.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad).example()
+
+    def draw(
+        self,
+        g: int,
+        *,
+        image: bool,
+        seed: int,
+        spec: ClipSpec,
+        report_bad: Callable[[str, str], None],
+    ) -> Drawn:
+        """Draws training example `g`: the same bytes for the same arguments, on any host.
 
         Another file, chosen by (seed, g, attempt), stands in for one that cannot be used, so the
         order of all other files stays as it is.
@@ -87,19 +123,15 @@ class FolderSource:
           spec: size and frame rates of the clip.
           report_bad: called with path and reason for each file that could not be used.
 
-        Returns:
-          Frames, caption, frame interval in seconds (0 for a still), size (H, W) of the source.
-
         Raises:
           DataError: 21 files in a row were unusable.
         """
         rows = self.images if image and self.images else self.videos
         read = _read_clip if not image else _read_picture if self.images else _read_frame
 
-        def read_row(row: int, rng: np.random.Generator) -> Example:
+        def read_row(row: int, rng: np.random.Generator) -> Drawn:
             name, caption = rows[row]
-            frames, interval, size = read(self.root / name, spec, rng)
-            return frames, caption, interval, size
+            return Drawn(read(self.root / name, spec, rng), caption, name)
 
         return first_usable(
             read_row,
@@ -180,14 +212,16 @@ def draw_clip(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode:
     start, rate = choose_clip(
         info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
     )
-    return decode(start, rate, spec.num_frames), 1 / rate, (info.height, info.width)
+    frames = decode(start, rate, spec.num_frames)
+    return Clip(frames, interval=1 / rate, size=(info.height, info.width), start=start)
 
 
 def draw_still(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
     """Draws one frame of a video, shown for the whole clip."""
     one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
-    frame, _, size = draw_clip(info, one_frame, rng, decode)
-    return np.repeat(frame, spec.num_frames, axis=0), 0.0, size
+    frame = draw_clip(info, one_frame, rng, decode)
+    frames = np.repeat(frame.frames, spec.num_frames, axis=0)
+    return frame._replace(frames=frames, interval=0.0)
 
 
 def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
@@ -195,7 +229,8 @@ def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
 
     del rng  # a picture leaves nothing to chance
     picture = clips.load_image(path, spec.height, spec.width)
-    return np.repeat(picture[None], spec.num_frames, axis=0), 0.0, clips.probe_image(path)
+    frames = np.repeat(picture[None], spec.num_frames, axis=0)
+    return Clip(frames, interval=0.0, size=clips.probe_image(path), start=0.0)
 
 
 def _row(seed: int, g: int, attempt: int, count: int) -> int:

@@ -162,7 +162,7 @@ def _show_frames(frames: Sequence[bytes], rate: float, height: int, width: int) 
     seconds = np.arange(len(frames)) / rate
     rows, columns = _size(frames[0])
     info = VideoInfo("it", duration=len(frames) / rate, frame_rate=rate, height=rows, width=columns)
-    video = packed.StoredVideo(info, [""], seconds, len(frames) / rate, frames)
+    video = packed.StoredVideo(info, [""], seconds, len(frames) / rate, 0.5 / rate, frames)
     fit = lambda frame: _fit(frame, height, width)
     decode = lambda start, rate, count: packed.decode(video, start, rate, count, fit)
     return {"info": info, "decode": decode}

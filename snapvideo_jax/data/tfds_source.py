@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from snapvideo_jax.data import order, packed, tfds_fields
-from snapvideo_jax.data.sources import ClipSpec, Example, draw_clip, draw_still, first_usable
+from snapvideo_jax.data.sources import ClipSpec, Drawn, Example, draw_clip, draw_still, first_usable
 from snapvideo_jax.data.tfds_fields import Fields, Open, Recording
 from snapvideo_jax.errors import ConfigError, DataError, reason
 
@@ -69,7 +69,19 @@ class TfdsSource:
         spec: ClipSpec,
         report_bad: Callable[[str, str], None],
     ) -> Example:
-        """Returns training example `g`, as `sources.FolderSource.example` does.
+        """Returns what `draw` draws, as the pipeline reads it."""
+        return self.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad).example()
+
+    def draw(
+        self,
+        g: int,
+        *,
+        image: bool,
+        seed: int,
+        spec: ClipSpec,
+        report_bad: Callable[[str, str], None],
+    ) -> Drawn:
+        """Draws training example `g`, as `sources.FolderSource.draw` does.
 
         Of several captions one is drawn.
 
@@ -81,10 +93,10 @@ class TfdsSource:
             raise DataError(f"{self.place}: holds no videos")
         draw = draw_still if image else draw_clip
 
-        def read(row: int, rng: np.random.Generator) -> Example:
+        def read(row: int, rng: np.random.Generator) -> Drawn:
             recording = self._open(split, row)
-            frames, interval, size = draw(recording.info, spec, rng, recording.decode)
-            return frames, _choose(recording.captions, seed, g), interval, size
+            clip = draw(recording.info, spec, rng, recording.decode)
+            return Drawn(clip, _choose(recording.captions, seed, g), f"{split.name}[{row}]")
 
         return first_usable(
             read,

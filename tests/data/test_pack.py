@@ -255,7 +255,7 @@ def test_the_frames_of_a_clip_are_the_nearest_ones():
     frame = lambda k: packed.compress(np.full((2, 2, 3), k, np.uint8), "png", 95)
     info = sources.VideoInfo("it", duration=1.0, frame_rate=10.0, height=2, width=2)
     seconds = np.arange(10) / 10
-    video = packed.StoredVideo(info, [""], seconds, 1.05, [frame(k) for k in range(10)])
+    video = packed.StoredVideo(info, [""], seconds, 1.05, 0.05, [frame(k) for k in range(10)])
     shown = lambda start, rate, n: packed.decode(video, start, rate, n)[:, 0, 0, 0].tolist()
     assert shown(0.0, 10.0, 3) == [0, 1, 2]
     assert shown(0.04, 5.0, 4) == [0, 2, 4, 6]
