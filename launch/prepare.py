@@ -3,6 +3,7 @@
   embed    stores the text states of captions, so that training runs no T5 encoder
   pack     stores videos frame by frame at training size, so that training decodes no video
   convert  copies a build of tensorflow-datasets from TFRecord to ArrayRecord, which training reads
+  show     draws what any step of training saw
 
 Each command has its own --help.
 """
@@ -10,7 +11,7 @@ Each command has its own --help.
 import runpy
 import sys
 
-COMMANDS = ("embed", "pack", "convert")
+COMMANDS = ("embed", "pack", "convert", "show")
 
 
 def main() -> None:

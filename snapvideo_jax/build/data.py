@@ -32,9 +32,13 @@ def world(config: Config) -> shapes.World:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint."""
+    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint.
+
+    draw: like `example`, but also says what the example comes from.
+    """
 
     example: pipeline.Example
+    draw: Callable[[int, bool], sources.Drawn]
     captions: Callable[[], list[str]]
     fingerprint: str
 
@@ -48,7 +52,8 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
     if data.source == "shapes":
         shown = world(config)
         example = lambda g, image: shapes.example(shown, seed, g, image=image)
-        return Source(example, lambda: shapes.all_captions(shown), repr(shown))
+        draw = lambda g, image: _drawn_shape(g, example(g, image))
+        return Source(example, draw, lambda: shapes.all_captions(shown), repr(shown))
     spec = sources.ClipSpec(
         num_frames=data.num_frames,
         height=data.height,
@@ -56,10 +61,14 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
         frame_rates=tuple(data.frame_rates),
     )
     files = sources.open_folder(data.path) if data.source == "folder" else _build(config)
-    example = lambda g, image: files.example(
-        g, image=image, seed=seed, spec=spec, report_bad=report_bad
-    )
-    return Source(example, files.captions, files.fingerprint)
+    draw = lambda g, image: files.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad)
+    example = lambda g, image: draw(g, image).example()
+    return Source(example, draw, files.captions, files.fingerprint)
+
+
+def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
+    frames, caption, interval, size = example
+    return sources.Drawn(sources.Clip(frames, interval, size, start=0.0), caption, f"shapes[{g}]")
 
 
 def _build(config: Config) -> Any:

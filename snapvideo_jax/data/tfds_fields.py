@@ -22,8 +22,12 @@ from snapvideo_jax.errors import ConfigError, DataError
 
 
 class Recording(NamedTuple):
-    """One record: what is known of its video, its captions (at least one), and its frames."""
+    """One record: what is known of its video, its captions (at least one), and its frames.
 
+    name: of the file that it was made from; "" if that is not known.
+    """
+
+    name: str
     info: VideoInfo
     captions: Sequence[str]
     decode: Decode
@@ -58,6 +62,7 @@ def open_packed(record: bytes) -> Recording:
     if video.unusable:
         raise DataError(video.unusable)
     return Recording(
+        video.info.path,
         video.info,
         video.captions,
         lambda start, rate, num_frames: packed.decode(video, start, rate, num_frames),
@@ -118,7 +123,7 @@ def open_foreign(features: Any, fields: Fields, height: int, width: int) -> Open
             frame_rate = rate(stored)
         if not values or frame_rate <= 0:
             raise DataError("holds no frames, or no frame rate")
-        return Recording(captions=captions, **show(values, frame_rate, height, width))
+        return Recording(name="", captions=captions, **show(values, frame_rate, height, width))
 
     return open_record
 

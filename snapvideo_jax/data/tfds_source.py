@@ -96,7 +96,9 @@ class TfdsSource:
         def read(row: int, rng: np.random.Generator) -> Drawn:
             recording = self._open(split, row)
             clip = draw(recording.info, spec, rng, recording.decode)
-            return Drawn(clip, _choose(recording.captions, seed, g), f"{split.name}[{row}]")
+            return Drawn(
+                clip, _choose(recording.captions, seed, g), recording.name or f"{split.name}[{row}]"
+            )
 
         return first_usable(
             read,
