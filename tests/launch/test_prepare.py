@@ -1,5 +1,7 @@
 """The commands that prepare data, run as a user runs them; text states by a toy encoder, 1.0."""
 
+import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -14,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snapvideo_jax import build
+from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer, train_vocabulary
 from snapvideo_jax.files import safetensors, t5_weights
 from snapvideo_jax.sampling import prompt_encoder
+from tests import tiny
 from tests.conftest import CACHE
 from tests.fork_server import ForkServer
 
@@ -220,3 +225,63 @@ def test_help_of_all_and_of_one(commands):
     assert (
         "Packs videos and pictures at training size" in done.stdout and "--encoding" in done.stdout
     )
+
+
+def show(commands, tmp_path, config, *flags):
+    """The rows of each host, and what was printed."""
+    places = f"--json={tmp_path / 'rows.json'}", f"--out={tmp_path / 'sheet.png'}"
+    done = commands.launch("prepare", "show", *config, *places, *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads((tmp_path / "rows.json").read_bytes()), done.stdout
+
+
+SHAPES = ("--config=tests/tiny.py", "--config.training.batch_size=8", "--step=123456")
+
+
+def test_show_lists_the_same_rows_on_any_number_of_hosts(commands, tmp_path):
+    whole, output = show(commands, tmp_path, SHAPES)
+    (rows,) = (host["rows"] for host in whole["hosts"])
+    assert [row["row"] for row in rows] == list(range(8))
+    assert [row["kind"] for row in rows] == ["image"] * 2 + ["video"] * 6
+    assert rows[0]["sample"] == 123455 * 2 and rows[7]["sample"] == 123455 * 6 + 5
+    assert output.count("host 0 row ") == 8 and "sheet: " in output
+    for hosts in (2, 4, 8):
+        parts, output = show(commands, tmp_path, SHAPES, f"--hosts={hosts}")
+        assert [len(host["rows"]) for host in parts["hosts"]] == [8 // hosts] * hosts
+        assert [row for host in parts["hosts"] for row in host["rows"]] == rows
+        assert f"host {hosts - 1} row 7" in output
+
+
+def test_show_draws_what_training_is_fed(commands, tmp_path):
+    (host,) = show(commands, tmp_path, SHAPES)[0]["hosts"]
+    config = tiny.get_config()
+    config.training.batch_size = 8
+    source = build.source(config, lambda path, reason: None)
+    nothing = build.Text(lambda captions: {"caption": np.array(captions)}, 0, "")
+    box = slice(0, 2), slice(0, 16), slice(0, 16)
+    spec = build.feed_spec(config, source, nothing, rows=range(8), box=box)
+    with contextlib.closing(pipeline.Feed(spec, 123455, 123456)) as feed:  # makes step 123456
+        (batch,) = feed
+    assert [row["caption"] for row in host["rows"]] == batch["caption"].tolist()
+    digests = [hashlib.sha256(video.tobytes()).hexdigest()[:16] for video in batch["video"]]
+    assert [row["sha256"] for row in host["rows"]] == digests
+    assert [row["frame_interval"] for row in host["rows"]] == pytest.approx(batch["frame_interval"])
+
+
+def test_show_names_the_file_of_each_row(commands, packed, tmp_path):
+    config = ("--config=tests/tiny.py", "--config.training.batch_size=4", "--step=2")
+    files, build_folder, _ = packed
+    places = [
+        ("--config.data.source=folder", f"--config.data.path={files}"),
+        ("--config.data.source=tfds", f"--config.data.path={build_folder}"),
+    ]
+    for place in places:
+        rows, output = show(commands, tmp_path, (*config, *place))
+        assert {row["example"] for row in rows["hosts"][0]["rows"]} == {"a.mp4"}
+        assert {row["caption"] for row in rows["hosts"][0]["rows"]} == {"a man talks"}
+        assert "replaced: " in output and "a.mp4 at " in output
+
+
+def test_show_refuses_hosts_that_do_not_share_the_batch_evenly(commands):
+    done = commands.launch("prepare", "show", *SHAPES, "--hosts=3")
+    assert done.returncode == 2 and "--hosts=3 do not share a batch of 8 rows evenly" in done.stderr
