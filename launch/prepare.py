@@ -4,6 +4,7 @@
   pack     stores videos frame by frame at training size, so that training decodes no video
   convert  copies a build of tensorflow-datasets from TFRecord to ArrayRecord, which training reads
   show     draws what any step of training saw
+  bench    measures how many clips a core draws, and how many cores a run needs
 
 Each command has its own --help.
 """
@@ -11,7 +12,7 @@ Each command has its own --help.
 import runpy
 import sys
 
-COMMANDS = ("embed", "pack", "convert", "show")
+COMMANDS = ("embed", "pack", "convert", "show", "bench")
 
 
 def main() -> None:

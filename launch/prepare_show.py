@@ -54,7 +54,7 @@ def run() -> None:
     batch_size, hosts = config.training.batch_size, HOSTS.value
     if batch_size % hosts:
         raise ConfigError(f"--hosts={hosts} do not share a batch of {batch_size} rows evenly")
-    source = build.source(config, lambda path, why: screen.say(f"replaced: {path}: {why}"))
+    source = build.source(config, screen.replacements())
     images = order.image_rows(batch_size, config.data.image_fraction)
     rows, report = [], screen.progress("rows")
     for number in range(batch_size):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -285,3 +286,23 @@ def test_show_names_the_file_of_each_row(commands, packed, tmp_path):
 def test_show_refuses_hosts_that_do_not_share_the_batch_evenly(commands):
     done = commands.launch("prepare", "show", *SHAPES, "--hosts=3")
     assert done.returncode == 2 and "--hosts=3 do not share a batch of 8 rows evenly" in done.stderr
+
+
+def test_bench_says_how_many_cores_a_run_needs(commands):
+    flags = "--clips=4", "--step_seconds=0.001", "--hosts=2"
+    done = commands.launch("prepare", "bench", *SHAPES[:2], *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    videos, stills, batch, cores = done.stdout.splitlines()
+    line = r"{}: [\d.,]+ a second and core, [\d.]+ .s each \([\d.]+ .s on the clock\)"
+    assert re.fullmatch(line.format("videos"), videos) and re.fullmatch(
+        line.format("stills"), stills
+    )
+    assert re.fullmatch(r"a batch of 8, 2 of them stills: [\d.]+ .s of one core", batch)
+    needed = re.fullmatch(r"steps of 1.00 ms on 2 host\(s\): (\d+) core\(s\) on each .*", cores)
+    milliseconds = float(re.search(r"([\d.]+) ms of one core", batch)[1])
+    assert int(needed[1]) == math.ceil(milliseconds / 2)
+
+
+def test_bench_refuses_hosts_without_a_step(commands):
+    done = commands.launch("prepare", "bench", *SHAPES[:2], "--hosts=2")
+    assert done.returncode == 2 and "--hosts does nothing here: it needs" in done.stderr
