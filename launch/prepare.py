@@ -4,6 +4,7 @@
   pack     stores videos frame by frame at training size, so that training decodes no video
   convert  copies a build of tensorflow-datasets from TFRecord to ArrayRecord, which training reads
   show     draws what any step of training saw
+  inspect  draws a page about a data set: sizes, lengths, captions, clips
   bench    measures how many clips a core draws, and how many cores a run needs
 
 Each command has its own --help.
@@ -12,7 +13,7 @@ Each command has its own --help.
 import runpy
 import sys
 
-COMMANDS = ("embed", "pack", "convert", "show", "bench")
+COMMANDS = ("embed", "pack", "convert", "show", "inspect", "bench")
 
 
 def main() -> None:

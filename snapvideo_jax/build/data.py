@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.data import order, pipeline, shapes, sources
+from snapvideo_jax.data.choice import VideoInfo
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
 from snapvideo_jax.errors import ConfigError
@@ -67,8 +68,10 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
 
 
 def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
-    frames, caption, interval, size = example
-    return sources.Drawn(sources.Clip(frames, interval, size, start=0.0), caption, f"shapes[{g}]")
+    frames, caption, interval, (height, width) = example
+    name, rate = f"shapes[{g}]", 1 / interval if interval else 0.0
+    source = VideoInfo(name, len(frames) * interval, rate, height, width)
+    return sources.Drawn(sources.Clip(frames, interval, source, start=0.0), caption, name)
 
 
 def _build(config: Config) -> Any:

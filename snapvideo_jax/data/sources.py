@@ -35,12 +35,17 @@ T = TypeVar("T")
 
 
 class Clip(NamedTuple):
-    """Frames, seconds between them (0: a still), size of the source, second at which they start."""
+    """Frames, seconds between them (0: a still), what they are from, second at which they start."""
 
     frames: UInt8[np.ndarray, "T H W 3"]
     interval: float
-    size: Size
+    source: VideoInfo
     start: float
+
+    @property
+    def size(self) -> Size:
+        """H, W of the source, pixels."""
+        return self.source.height, self.source.width
 
 
 class Drawn(NamedTuple):
@@ -213,7 +218,7 @@ def draw_clip(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode:
         info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
     )
     frames = decode(start, rate, spec.num_frames)
-    return Clip(frames, interval=1 / rate, size=(info.height, info.width), start=start)
+    return Clip(frames, interval=1 / rate, source=info, start=start)
 
 
 def draw_still(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
@@ -230,7 +235,8 @@ def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
     del rng  # a picture leaves nothing to chance
     picture = clips.load_image(path, spec.height, spec.width)
     frames = np.repeat(picture[None], spec.num_frames, axis=0)
-    return Clip(frames, interval=0.0, size=clips.probe_image(path), start=0.0)
+    height, width = clips.probe_image(path)
+    return Clip(frames, 0.0, VideoInfo(str(path), 0.0, 0.0, height, width), start=0.0)
 
 
 def _row(seed: int, g: int, attempt: int, count: int) -> int:

@@ -306,3 +306,20 @@ def test_bench_says_how_many_cores_a_run_needs(commands):
 def test_bench_refuses_hosts_without_a_step(commands):
     done = commands.launch("prepare", "bench", *SHAPES[:2], "--hosts=2")
     assert done.returncode == 2 and "--hosts does nothing here: it needs" in done.stderr
+
+
+def test_inspect_draws_one_page_about_a_data_set(commands, packed, tmp_path):
+    page = tmp_path / "page.html"
+    flags = "--config=tests/tiny.py", "--config.data.source=folder", "--examples=3"
+    done = commands.launch(
+        "prepare", "inspect", *flags, f"--config.data.path={packed[0]}", f"--out={page}"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"page: {page}, 1 unusable files" in done.stdout
+    text = page.read_text()
+    assert "<h2>3 videos of 1 files</h2>" in text and "<h2>3 stills of 1 files</h2>" in text
+    assert "<tr><td>144 x 193<td>1" in text  # the pixels of a.mp4
+    assert "words in a caption: 3 to 3, median 3" in text
+    assert "frames per second of a file: 29.97 to 29.97, median 29.97" in text
+    assert text.count("data:image/png;base64,") == 2 and "http" not in text
+    assert "<tr><td>b.mp4<td>" in text and "cannot be read" in text
