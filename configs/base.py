@@ -28,8 +28,11 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.seed = 0  # of everything random: initialization, noise, order of the data
 
     config.data = ConfigDict()
-    config.data.source = "folder"  # "folder" (video files in path) or "shapes" (made on the fly)
-    config.data.path = ""  # folder of videos, each with its caption beside it, or a manifest.jsonl
+    # "folder" (video files in path), "tfds" (a build of tensorflow-datasets), or "shapes" (drawn)
+    config.data.source = "folder"
+    # Folder of videos, each with its caption beside it, or a manifest.jsonl; or of the build, which
+    # may also be name/config:version.
+    config.data.path = ""
     config.data.num_frames = 16  # T, Table 8
     config.data.height = 36  # pixels, before padding, Table 8
     config.data.width = 64  # pixels, Table 8
@@ -42,6 +45,14 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.data.low_res = ()  # (height, width) that an upsampler starts from; (): stage 1
     config.data.workers = 2  # threads that decode or draw examples
     config.data.prefetch = 2  # batches made ahead
+
+    # What source "tfds" reads. Features matter for builds that launch.prepare pack did not make.
+    config.data.tfds = ConfigDict()
+    config.data.tfds.split = "train"  # may be a slice: train[:90%]
+    config.data.tfds.images = "images"  # split of pictures, where the build has it
+    config.data.tfds.video = "video"  # feature: frames, a picture, or the bytes of a video file
+    config.data.tfds.caption = "caption"  # feature: text, several texts, or a class
+    config.data.tfds.frame_rate = "frame_rate"  # feature, or the number of frames per second
 
     # The world of source "shapes"; pixels, pixels per second, gray level in [-1, 1].
     config.data.shapes = ConfigDict()

@@ -38,6 +38,18 @@ def progress(things: str) -> Callable[[int, int], None]:
     return report
 
 
+def replacements() -> Callable[[str, str], None]:
+    """Returns report(path, reason), which prints each bad file, but a file only the first time."""
+    seen = set()
+
+    def report(path: str, reason: str) -> None:
+        if path not in seen:
+            seen.add(path)
+            say(f"replaced: {path}: {reason}")
+
+    return report
+
+
 def print_error(error: UserError) -> None:
     """Prints one line to stderr, after all that stdout still holds."""
     sys.stdout.flush()

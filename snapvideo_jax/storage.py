@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, and folders."""
 
+import fcntl
 import os
 from pathlib import Path
+from typing import IO
 
-from snapvideo_jax.errors import StorageError
+from snapvideo_jax.errors import ConfigError, StorageError
 
 
 def write(path: str | Path, content: bytes) -> None:
@@ -30,3 +32,23 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise StorageError(f"cannot make the folder {path}: {error.strerror}") from error
     return path
+
+
+def lock(folder: Path) -> IO[str]:
+    """Returns a file that is locked as long as it is open; the lock ends with its process, too.
+
+    Raises:
+      ConfigError: another process holds it.
+      StorageError: it cannot be written.
+    """
+    path = folder / "lock"
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigError(f"{folder} is in use by another process; wait for its end") from None
+    return file

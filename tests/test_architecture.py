@@ -46,7 +46,15 @@ MAY_IMPORT = {
     "errors": set(),
 }  # fmt: skip
 ONLY_IN = {
-    "tensorflow": {"data/pipeline.py"},
+    "tensorflow": {"data/pipeline.py", "data/convert.py"},
+    "tensorflow_datasets": {
+        "data/convert.py",
+        "data/packed.py",
+        "data/tfds_build.py",
+        "data/tfds_fields.py",
+        "data/tfds_source.py",
+    },
+    "array_record": {"data/convert.py", "data/pack_shard.py"},
     "clu": {"training/telemetry.py"},
     "flax": {
         "models",

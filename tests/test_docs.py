@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-import launch.entry as entry
+from launch import entry, prepare
 from snapvideo_jax import build
 
 ROOT = Path(__file__).parent.parent
@@ -79,8 +79,9 @@ def parse(name, arguments):
 @pytest.mark.parametrize("name, arguments", examples())
 def test_every_command_has_the_flags_and_fields_that_it_is_shown_with(name, arguments, monkeypatch):
     if name == "prepare":
-        assert arguments[0] == "embed"
-        arguments = arguments[1:]
+        command, *arguments = arguments
+        assert command in prepare.COMMANDS
+        name = f"prepare_{command}"
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name, *arguments])  # where fields of a config are looked for
     config, _ = parse(name, arguments)

@@ -16,7 +16,7 @@ from snapvideo_jax.models.layers import dot_product_attention
 
 # The names that a field may have.
 KNOWN = {
-    "data.source": ("shapes", "folder"),
+    "data.source": ("shapes", "folder", "tfds"),
     "model.name": ("fit", "unet"),
     "model.remat": ("none", "dots", "offload", "block"),
     "model.dtype": tuple(DTYPES),
@@ -68,6 +68,10 @@ def _check_data(config: Config) -> None:
     data = config.data
     if data.source == "folder" and not data.path:
         raise ConfigError("data.source=folder needs --config.data.path=DIR, a folder of videos")
+    if data.source == "tfds" and not data.path:
+        raise ConfigError(
+            "data.source=tfds needs --config.data.path=BUILD, a folder or name/config:version"
+        )
     if data.source == "shapes":
         world(config)
     if config.model.text_encoder.source == "stored" and not data.text_states:

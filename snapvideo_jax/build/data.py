@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.data import order, pipeline, shapes, sources
+from snapvideo_jax.data.choice import VideoInfo
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
+from snapvideo_jax.errors import ConfigError
 
 
 def world(config: Config) -> shapes.World:
@@ -31,9 +33,13 @@ def world(config: Config) -> shapes.World:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint."""
+    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint.
+
+    draw: like `example`, but also says what the example comes from.
+    """
 
     example: pipeline.Example
+    draw: Callable[[int, bool], sources.Drawn]
     captions: Callable[[], list[str]]
     fingerprint: str
 
@@ -47,18 +53,45 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
     if data.source == "shapes":
         shown = world(config)
         example = lambda g, image: shapes.example(shown, seed, g, image=image)
-        return Source(example, lambda: shapes.all_captions(shown), repr(shown))
-    folder = sources.open_folder(data.path)
+        draw = lambda g, image: _drawn_shape(g, example(g, image))
+        return Source(example, draw, lambda: shapes.all_captions(shown), repr(shown))
     spec = sources.ClipSpec(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         frame_rates=tuple(data.frame_rates),
     )
-    example = lambda g, image: folder.example(
-        g, image=image, seed=seed, spec=spec, report_bad=report_bad
+    files = sources.open_folder(data.path) if data.source == "folder" else _build(config)
+    draw = lambda g, image: files.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad)
+    example = lambda g, image: draw(g, image).example()
+    return Source(example, draw, files.captions, files.fingerprint)
+
+
+def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
+    frames, caption, interval, (height, width) = example
+    name, rate = f"shapes[{g}]", 1 / interval if interval else 0.0
+    source = VideoInfo(name, len(frames) * interval, rate, height, width)
+    return sources.Drawn(sources.Clip(frames, interval, source, start=0.0), caption, name)
+
+
+def _build(config: Config) -> Any:
+    """Returns the `TfdsSource` that the config names."""
+    from snapvideo_jax.data import tfds_fields, tfds_source  # plans and benchmarks read no data
+
+    data, fields = config.data, config.data.tfds
+    build = tfds_source.open_build(
+        data.path,
+        split=fields.split,
+        images=fields.images,
+        fields=tfds_fields.Fields(fields.video, fields.caption, fields.frame_rate),
+        height=data.height,
+        width=data.width,
     )
-    return Source(example, folder.captions, folder.fingerprint)
+    if build.videos is None and data.image_fraction < 1:
+        raise ConfigError(
+            f"{data.path} holds pictures alone; train on them with --config.data.image_fraction=1"
+        )
+    return build
 
 
 class Text(NamedTuple):

@@ -6,8 +6,9 @@ becomes a DataError.
 """
 
 import contextlib
+import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,36 +18,17 @@ from av.error import FFmpegError
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
 
+from snapvideo_jax.data.choice import TIE, VideoInfo
 from snapvideo_jax.errors import DataError, reason
 
 MAX_PIXELS = 64 * 2**20  # of one frame or picture
 MAX_FRAMES = 100_000  # of one file: 55 minutes at 30 frames per second
 _CONTAINERS = "mov,mp4,matroska,webm,avi"  # playlists are left out: they open other files
 _PICTURES = ("PNG", "JPEG", "WEBP")  # Pillow's other formats are less robust
-_TIE = 1e-6  # seconds: halfway between two frames the earlier one is shown, however it rounds
-_RATE_SLACK = 1.01  # a 29.97 Hz file serves 30 frames per second
-
-
-class VideoInfo(NamedTuple):
-    """What the header of a video says.
-
-    Attributes:
-      path: the file, for messages.
-      duration: seconds.
-      frame_rate: average frames per second.
-      height: pixels as displayed, after rotation.
-      width: pixels as displayed, after rotation and with non-square pixels made square.
-    """
-
-    path: str
-    duration: float
-    frame_rate: float
-    height: int
-    width: int
 
 
 @contextlib.contextmanager
-def _as_data_error(path: str | Path) -> Iterator[None]:
+def _as_data_error(path: str | Path | io.BytesIO) -> Iterator[None]:
     """Turns whatever a decoder raises for an unreadable or strange file into one DataError."""
     try:
         yield
@@ -150,45 +132,6 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def choose_clip(
-    info: VideoInfo, num_frames: int, frame_rates: Sequence[float], rng: np.random.Generator
-) -> tuple[float, float]:
-    """Draws where a clip starts and at which frame rate its frames are taken.
-
-    A rate is usable if the file has that many frames per second and is long enough for the clip.
-    Where the drawn rate is not, the highest usable one takes its place.
-
-    Args:
-      info: what the file's header says.
-      num_frames: T of the clip.
-      frame_rates: frames per second, to choose from.
-      rng: makes two draws, whatever the outcome.
-
-    Returns:
-      The start in seconds, and the frame rate.
-
-    Raises:
-      DataError: no rate is usable.
-    """
-    drawn, position = frame_rates[int(rng.integers(len(frame_rates)))], rng.random()
-    slow_enough = [rate for rate in frame_rates if rate <= info.frame_rate * _RATE_SLACK]
-    if not slow_enough:
-        raise DataError(
-            f"{info.path}: {info.frame_rate:.4g} frames per second are below every frame rate"
-            f" of the config ({', '.join(f'{rate:g}' for rate in sorted(frame_rates))})"
-        )
-    # The last frame of the file starts one frame interval before its end.
-    room = info.duration - 1 / info.frame_rate + _TIE
-    usable = [rate for rate in slow_enough if (num_frames - 1) / rate <= room]
-    if not usable:
-        raise DataError(
-            f"{info.path}: {info.duration:.3g} s are too short for {num_frames} frames"
-            f" at {max(slow_enough):g} frames per second"
-        )
-    frame_rate = drawn if drawn in usable else max(usable)
-    return position * max(0.0, room - _TIE - (num_frames - 1) / frame_rate), frame_rate
-
-
 def _decode_from(container: Any, stream: Any, start: float) -> Iterator[Any]:
     """Yields frames in display order, from one shown at `start` seconds or earlier."""
     origin, interval = stream.start_time or 0, 1 / _frame_rate(stream)
@@ -221,7 +164,7 @@ def _frames_at(frames: Iterable[Any], stream: Any, times: Float[np.ndarray, " T"
     waiting, shown, until = list(times), None, -math.inf
     for frame in frames:
         seconds = _seconds(frame, stream)
-        while waiting and seconds >= waiting[0] + interval / 2 - _TIE:
+        while waiting and seconds >= waiting[0] + interval / 2 - TIE:
             yield frame if shown is None else shown
             waiting.pop(0)
         if not waiting:
@@ -283,8 +226,44 @@ def decode_clip(
         return clip
 
 
+class TimedFrame(NamedTuple):
+    """One frame of a video.
+
+    Attributes:
+      start: seconds.
+      until: seconds until which it is shown if no other follows.
+      slack: seconds by which it may start after a time at which it is shown.
+      pixels: scaled and cut.
+    """
+
+    start: float
+    until: float
+    slack: float
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+def decode_all(path: str | Path, height: int, width: int) -> Iterator[TimedFrame]:
+    """Yields every frame of a video, scaled and cut as `decode_clip` does.
+
+    Raises:
+      DataError: the file cannot be decoded.
+    """
+    with _open_video(path) as (container, stream):
+        _check_header(path, container, stream)
+        interval, aspect = 1 / _frame_rate(stream), _pixel_aspect(stream)
+        for frame in _decode_from(container, stream, 0.0):
+            start = _seconds(frame, stream)
+            shown = float((frame.duration or 0) * stream.time_base)
+            yield TimedFrame(
+                start=start,
+                until=start + 1.5 * max(interval, shown),
+                slack=interval / 2,
+                pixels=_fit(frame, aspect, height=height, width=width),
+            )
+
+
 @contextlib.contextmanager
-def _open_image(path: str | Path) -> Iterator[Image.Image]:
+def _open_image(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
     """Yields a picture of which only the header was read."""
     with _as_data_error(path), Image.open(path, formats=_PICTURES) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -294,7 +273,7 @@ def _open_image(path: str | Path) -> Iterator[Image.Image]:
         yield image
 
 
-def probe_image(path: str | Path) -> tuple[int, int]:
+def probe_image(path: str | Path | io.BytesIO) -> tuple[int, int]:
     """Returns height and width of a picture as displayed, in pixels.
 
     Raises:
@@ -305,8 +284,15 @@ def probe_image(path: str | Path) -> tuple[int, int]:
         return (image.width, image.height) if on_its_side else (image.height, image.width)
 
 
-def load_image(path: str | Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def load_image(
+    path: str | Path | io.BytesIO, height: int, width: int
+) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the middle of a picture, upright, scaled in proportion to cover height x width.
+
+    Args:
+      path: the file, or its content.
+      height: H, pixels.
+      width: W, pixels.
 
     Raises:
       DataError: the file is no readable picture, or over 64 Mi pixels.

@@ -1,11 +1,10 @@
 """Adds text states to a folder of `embeddings`, one commit at a time; a crash loses no commit."""
 
-import fcntl
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,9 +22,8 @@ from snapvideo_jax.data.embeddings import (
     read_header,
     shard_path,
 )
-from snapvideo_jax.errors import ConfigError, DataError, StorageError
+from snapvideo_jax.errors import DataError, StorageError
 
-LOCK = "lock"
 SHARD_BYTES = 2**32
 
 
@@ -61,7 +59,7 @@ class Writer:
         self._shard_bytes = shard_bytes
         self._records: list[tuple[bytes, int]] = []
         self._states: list[np.ndarray] = []
-        self._lock = _lock_file(self.folder)
+        self._lock = storage.lock(self.folder)
         try:
             self._open({"encoder": encoder, "channels": channels, "text_length": text_length})
         except BaseException:
@@ -135,20 +133,6 @@ class Writer:
     def _write_header(self, header: dict[str, Any]) -> None:
         storage.write(self.folder / HEADER, json.dumps(header, indent=2).encode() + b"\n")
         self._header = header
-
-
-def _lock_file(folder: Path) -> IO[str]:
-    """Returns a file that is locked as long as it is open; the lock ends with its process, too."""
-    try:
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise StorageError(f"cannot write {folder / LOCK}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ConfigError(f"{folder} is in use by another process; wait for its end") from None
-    return lock
 
 
 def _append(path: Path, end: int, content: bytes) -> None:

@@ -97,6 +97,16 @@ def generator(seed: int, g: int, stream: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=[0, *name.tolist()]))
 
 
+def sample_of(step: int, row: int, batch_size: int, images: int) -> tuple[int, bool]:
+    """Returns the sample number of a row of a step's global batch, and whether it is an image.
+
+    The first `images` rows are images; images and videos are counted apart.
+    """
+    if row < images:
+        return step * images + row, True
+    return step * (batch_size - images) + row - images, False
+
+
 def image_rows(batch_size: int, image_fraction: float) -> int:
     """Returns how many rows of each global batch are images (half of them in the paper).
 

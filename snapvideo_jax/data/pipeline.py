@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from snapvideo_jax.data import order
+
 Batch = dict[str, np.ndarray]
 # (g, whether it is an image) -> (video uint8 [T, H, W, 3], caption, frame_interval seconds, (H, W))
 Example = Callable[[int, bool], tuple[np.ndarray, str, float, tuple[int, int]]]
@@ -41,13 +43,8 @@ class FeedSpec:
 def load(spec: FeedSpec, position: int) -> tuple[np.ndarray, bytes, np.float32, np.ndarray]:
     """Returns the host's example at `position`, counted over its own rows from step 0."""
     step, nth = divmod(position, len(spec.rows))
-    row = spec.rows[nth]
-    if row < spec.images:
-        example = spec.example(step * spec.images + row, True)
-    else:
-        videos = spec.batch_size - spec.images
-        example = spec.example(step * videos + row - spec.images, False)
-    video, caption, interval, size = example
+    g, is_image = order.sample_of(step, spec.rows[nth], spec.batch_size, spec.images)
+    video, caption, interval, size = spec.example(g, is_image)
     return video[spec.box], caption.encode(), np.float32(interval), np.asarray(size, np.int32)
 
 

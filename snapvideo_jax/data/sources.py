@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import order
+from snapvideo_jax.data.choice import VideoInfo, choose_clip
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import DataError
 
@@ -27,8 +28,36 @@ MAX_SUBSTITUTES = 20  # more bad files in a row are no bad luck but a bad folder
 Rows = tuple[tuple[str, str], ...]  # (path relative to the root, caption)
 Entry = tuple[str, str, str, int]  # kind, path relative to the root, caption, bytes
 Size = tuple[int, int]  # H, W of a source
-Clip = tuple[UInt8[np.ndarray, "T H W 3"], float, Size]  # frames, frame interval, source size
 Example = tuple[UInt8[np.ndarray, "T H W 3"], str, float, Size]
+# (start in seconds, frames per second, T) -> the frames of a clip
+Decode = Callable[[float, float, int], UInt8[np.ndarray, "T H W 3"]]
+T = TypeVar("T")
+
+
+class Clip(NamedTuple):
+    """Frames, seconds between them (0: a still), what they are from, second at which they start."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    interval: float
+    source: VideoInfo
+    start: float
+
+    @property
+    def size(self) -> Size:
+        """H, W of the source, pixels."""
+        return self.source.height, self.source.width
+
+
+class Drawn(NamedTuple):
+    """A training example, and the name of what it comes from."""
+
+    clip: Clip
+    caption: str
+    name: str
+
+    def example(self) -> Example:
+        """Returns what the pipeline reads."""
+        return self.clip.frames, self.caption, self.clip.interval, self.clip.size
 
 
 @dataclass(frozen=True)
@@ -70,7 +99,23 @@ class FolderSource:
         spec: ClipSpec,
         report_bad: Callable[[str, str], None],
     ) -> Example:
-        """Returns training example `g`: the same bytes for the same arguments, on any host.
+        """Returns what `draw` draws, as the pipeline reads it.
+
+        Returns:
+          Frames, caption, frame interval in seconds (0 for a still), size (H, W) of the source.
+        """
+        return self.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad).example()
+
+    def draw(
+        self,
+        g: int,
+        *,
+        image: bool,
+        seed: int,
+        spec: ClipSpec,
+        report_bad: Callable[[str, str], None],
+    ) -> Drawn:
+        """Draws training example `g`: the same bytes for the same arguments, on any host.
 
         Another file, chosen by (seed, g, attempt), stands in for one that cannot be used, so the
         order of all other files stays as it is.
@@ -83,60 +128,105 @@ class FolderSource:
           spec: size and frame rates of the clip.
           report_bad: called with path and reason for each file that could not be used.
 
-        Returns:
-          Frames, caption, frame interval in seconds (0 for a still), size (H, W) of the source.
-
         Raises:
           DataError: 21 files in a row were unusable.
         """
         rows = self.images if image and self.images else self.videos
         read = _read_clip if not image else _read_picture if self.images else _read_frame
-        stream, reason = "still" if image else "clip", ""
-        for attempt in range(MAX_SUBSTITUTES + 1):
-            name, caption = rows[_row(seed, g, attempt=attempt, count=len(rows))]
-            rng = order.generator(seed, g, f"{stream} {attempt}")
-            try:
-                frames, interval, size = read(self.root / name, spec, rng)
-                return frames, caption, interval, size
-            except DataError as error:
-                reason = str(error)
-                report_bad(name, reason)
-        raise DataError(
-            f"{self.root}: {MAX_SUBSTITUTES + 1} files in a row are unusable, the last: {reason}"
+
+        def read_row(row: int, rng: np.random.Generator) -> Drawn:
+            name, caption = rows[row]
+            return Drawn(read(self.root / name, spec, rng), caption, name)
+
+        return first_usable(
+            read_row,
+            g,
+            image=image,
+            seed=seed,
+            count=len(rows),
+            report_bad=lambda row, reason: report_bad(rows[row][0], reason),
+            place=self.root,
         )
+
+
+def first_usable(
+    read: Callable[[int, np.random.Generator], T],
+    g: int,
+    *,
+    image: bool,
+    seed: int,
+    count: int,
+    report_bad: Callable[[int, str], None],
+    place: str | Path,
+) -> T:
+    """Returns what `read` makes of the row that sample g shows, or of the first usable substitute.
+
+    Args:
+      read: called with a row in range(count) and the random numbers of this attempt; raises
+        DataError where the row cannot be used.
+      g: global sample number.
+      image: whether a still is due.
+      seed: of the run.
+      count: number of rows.
+      report_bad: called with row and reason for each row that could not be used.
+      place: where the rows are, for messages.
+
+    Raises:
+      DataError: 21 rows in a row were unusable.
+    """
+    stream, reason = "still" if image else "clip", ""
+    for attempt in range(MAX_SUBSTITUTES + 1):
+        row = _row(seed, g, attempt=attempt, count=count)
+        try:
+            return read(row, order.generator(seed, g, f"{stream} {attempt}"))
+        except DataError as error:
+            reason = str(error)
+            report_bad(row, reason)
+    raise DataError(
+        f"{place}: {MAX_SUBSTITUTES + 1} files in a row are unusable, the last: {reason}"
+    )
 
 
 def _read_clip(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
     from snapvideo_jax.data import clips
 
-    return _draw_clip(clips.probe(path), spec, rng)
+    return draw_clip(clips.probe(path), spec, rng, _decoder(path, spec))
 
 
 def _read_frame(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
     from snapvideo_jax.data import clips
 
-    info = clips.probe(path)
-    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
-    frame, _, size = _draw_clip(info, one_frame, rng)
-    return np.repeat(frame, spec.num_frames, axis=0), 0.0, size
+    return draw_still(clips.probe(path), spec, rng, _decoder(path, spec))
 
 
-def _draw_clip(info: Any, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    """Draws a clip of the video that `clips.probe` returned `info` about."""
+def _decoder(path: Path, spec: ClipSpec) -> Decode:
     from snapvideo_jax.data import clips
 
-    start, rate = clips.choose_clip(
-        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
-    )
-    frames = clips.decode_clip(
-        info.path,
+    return lambda start, rate, num_frames: clips.decode_clip(
+        path,
         start=start,
         frame_rate=rate,
-        num_frames=spec.num_frames,
+        num_frames=num_frames,
         height=spec.height,
         width=spec.width,
     )
-    return frames, 1 / rate, (info.height, info.width)
+
+
+def draw_clip(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
+    """Draws a clip of the video that `info` describes and `decode` reads."""
+    start, rate = choose_clip(
+        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
+    )
+    frames = decode(start, rate, spec.num_frames)
+    return Clip(frames, interval=1 / rate, source=info, start=start)
+
+
+def draw_still(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
+    """Draws one frame of a video, shown for the whole clip."""
+    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
+    frame = draw_clip(info, one_frame, rng, decode)
+    frames = np.repeat(frame.frames, spec.num_frames, axis=0)
+    return frame._replace(frames=frames, interval=0.0)
 
 
 def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
@@ -144,7 +234,9 @@ def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
 
     del rng  # a picture leaves nothing to chance
     picture = clips.load_image(path, spec.height, spec.width)
-    return np.repeat(picture[None], spec.num_frames, axis=0), 0.0, clips.probe_image(path)
+    frames = np.repeat(picture[None], spec.num_frames, axis=0)
+    height, width = clips.probe_image(path)
+    return Clip(frames, 0.0, VideoInfo(str(path), 0.0, 0.0, height, width), start=0.0)
 
 
 def _row(seed: int, g: int, attempt: int, count: int) -> int:

@@ -16,7 +16,14 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 # Fields that configs of earlier versions lack, and the value that was theirs.
-LATER_FIELDS = {"model.fit.write_scale": 1.0}
+LATER_FIELDS: dict[str, Any] = {
+    "model.fit.write_scale": 1.0,
+    "data.tfds.split": "train",
+    "data.tfds.images": "images",
+    "data.tfds.video": "video",
+    "data.tfds.caption": "caption",
+    "data.tfds.frame_rate": "frame_rate",
+}
 
 # Fields that may differ between the processes of one job.
 MAY_DIFFER = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
@@ -57,13 +64,12 @@ def with_later_fields(config: dict) -> dict:
     """Returns a stored config with the fields that came after it."""
     config = copy.deepcopy(config)
     for name, value in LATER_FIELDS.items():
-        *sections, field = name.split(".")
-        place = config
+        first, *sections, field = name.split(".")
+        place = config.get(first)
         for section in sections:
-            place = place.get(section)
-            if not isinstance(place, dict):
-                break
-        else:
+            if isinstance(place, dict):
+                place = place.setdefault(section, {})
+        if isinstance(place, dict):
             place.setdefault(field, value)
     return config
 

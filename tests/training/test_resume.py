@@ -36,6 +36,14 @@ def test_a_run_of_a_version_without_a_later_field_goes_on_with_the_value_that_wa
         check(old, stored(model__fit__write_scale=0.1))
 
 
+def test_a_whole_section_may_be_later():
+    old = stored()
+    del old["config"]["data"]["tfds"]
+    check(old, stored())
+    with pytest.raises(ConfigError, match=r"data.tfds.split='train' there, 'test' here"):
+        check(old, stored(data__tfds__split="test"))
+
+
 def test_later_fields_are_fields_of_every_config_and_change_none_that_has_them():
     assert resume.LATER_FIELDS.keys() <= resume.flatten(stored()["config"]).keys()
     mine = stored(model__fit__write_scale=0.3)["config"]
