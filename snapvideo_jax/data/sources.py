@@ -241,11 +241,34 @@ def _parse_row(line: str) -> tuple[str, str, str]:
     return kinds[0], row[kinds[0]], clean_caption(caption)
 
 
+def _visible_files(root: Path) -> Iterator[str]:
+    """Yields the path, relative to `root`, of each file that is neither hidden nor in a hidden one.
+
+    Links to folders are followed. Raises DataError where one leaves `root` or leads back to a
+    folder that it is in, and where a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    real_root = os.path.realpath(root)
+    for folder, subfolders, files in os.walk(root, onerror=refuse, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for link in (os.path.join(folder, name) for name in subfolders):
+            if os.path.islink(link):
+                target, here = os.path.realpath(link), os.path.realpath(folder)
+                if os.path.commonpath((real_root, target)) != real_root:
+                    raise DataError(f"{link}: is a link that leaves the data folder")
+                if os.path.commonpath((target, here)) == target:
+                    raise DataError(f"{link}: is a link to a folder that it is in; remove it")
+        relative = Path(folder).relative_to(root)
+        yield from ((relative / name).as_posix() for name in files if not name.startswith("."))
+
+
 def _captioned_files(root: Path) -> Iterator[Entry]:
     real_root = os.path.realpath(root)
     suffixes = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
-    paths = (path for path in root.rglob("[!.]*") if path.suffix.lower() in suffixes)
-    for name in sorted(path.relative_to(root).as_posix() for path in paths if not path.is_dir()):
+    for name in sorted(n for n in _visible_files(root) if Path(n).suffix.lower() in suffixes):
         text = Path(name).with_suffix(".txt").as_posix()
         if not (root / text).exists():
             raise DataError(
