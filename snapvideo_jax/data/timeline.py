@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from av.error import FFmpegError
 
-from snapvideo_jax.files.containers import Video
+from snapvideo_jax.files.containers import REORDER, Video
 
-REORDER = 17  # packets that a frame may be decoded ahead of its display; codecs allow 16
 _SURVEY = 2 * REORDER  # packets that show whether their times say the order of display
 MAX_RATE = 1000 / 3  # frames per second; headers that say more mean their unit of time
 

@@ -15,6 +15,7 @@ from av.stream import Disposition
 
 from snapvideo_jax.errors import DataError, reason
 
+REORDER = 17  # packets that a frame may be decoded ahead of its display; codecs allow 16
 MAX_PIXELS = 64 * 2**20  # of one frame or picture
 CONTAINERS = "mov,mp4,matroska,webm,avi"  # playlists are left out: they open other files
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -40,6 +41,7 @@ class Video:
         options = {"format_whitelist": self._formats}
         self._container = av.open(str(self._path.absolute()), options=options)
         self.format = self._container.format.name
+        self._sought = False
         self.stream = _video_stream(self._path, self._container)
         self._decoder = _decoder(self._path, self.stream)
 
@@ -52,9 +54,17 @@ class Video:
         return (packet for packet in self._demux() if packet.size and not packet.is_discard)
 
     def frames(self) -> Iterator[Any]:
-        """Yields frames in the order of display, from the place sought; `pts` is their packet's."""
-        for packet in self._demux():
-            yield from self._decoder.decode(packet if packet.size else None)
+        """Yields frames in the order of display, from the place sought; `pts` is their packet's.
+
+        Frames that are shown before a key frame but decoded after it may need what lies before the
+        place sought: those are left out.
+        """
+        for count, packet in enumerate(self._demux()):
+            try:
+                yield from self._decoder.decode(packet if packet.size else None)
+            except av.error.InvalidDataError:
+                if not self._sought or count > REORDER:
+                    raise
 
     def _demux(self) -> Iterator[Any]:
         """Yields packets, and an empty one at the end.
@@ -73,6 +83,7 @@ class Video:
             self._container.seek(stamp, stream=self.stream)
         except FFmpegError:
             self._container.seek(stamp, stream=self.stream, any_frame=True)
+        self._sought = True
         self._flush()
 
     def seek_end(self) -> None:
@@ -115,7 +126,7 @@ def _decoder(path: Path, stream: Any) -> Any:
         decoder = av.CodecContext.create(_ALPHA[decoder.name], "r")
         decoder.extradata = stream.codec_context.extradata
     decoder.thread_count = 1  # clips are decoded in parallel; more threads cost more CPU
-    decoder.options = {"max_pixels": str(MAX_PIXELS)}
+    decoder.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
     return decoder
 
 
