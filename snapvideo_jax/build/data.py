@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.data import order, pipeline, shapes, sources
+from snapvideo_jax.data.decoders import Decoders
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
 
@@ -31,17 +32,26 @@ def world(config: Config) -> shapes.World:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint."""
+    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint.
+
+    readers: the processes that read files, if there are any.
+    """
 
     example: pipeline.Example
     captions: Callable[[], list[str]]
     fingerprint: str
+    readers: pipeline.Readers | None = None
 
 
-def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
+def source(
+    config: Config,
+    report_bad: Callable[[str, str], None],
+    report_good: Callable[[], None] = lambda: None,
+) -> Source:
     """Opens the data that the config names; raises DataError if it is not there.
 
-    report_bad: called with path and reason of each file that cannot be used.
+    report_bad: called with path and reason of each file that cannot be used. report_good: called
+    for each that can.
     """
     data, seed = config.data, config.seed
     if data.source == "shapes":
@@ -55,10 +65,16 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
         width=data.width,
         frame_rates=tuple(data.frame_rates),
     )
-    example = lambda g, image: folder.example(
-        g, image=image, seed=seed, spec=spec, report_bad=report_bad
-    )
-    return Source(example, folder.captions, folder.fingerprint)
+    readers = Decoders(data.decode_seconds)
+
+    def example(g: int, image: bool) -> sources.Example:
+        row = folder.example(
+            g, image=image, seed=seed, spec=spec, report_bad=report_bad, read=readers.read
+        )
+        report_good()
+        return row
+
+    return Source(example, folder.captions, folder.fingerprint, readers)
 
 
 class Text(NamedTuple):
@@ -133,4 +149,6 @@ def feed_spec(
         rows=rows,
         workers=data.workers,
         prefetch=data.prefetch,
+        stall_seconds=data.stall_seconds,
+        readers=source.readers,
     )

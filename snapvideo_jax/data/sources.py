@@ -1,21 +1,20 @@
 """Captioned videos and pictures in a folder, read as a pure function of (seed, sample number).
 
-Nothing outside the folder is opened, whatever its manifest or its links say. The decoder is
-imported where a file is decoded: benchmarks and plans decode none and need none installed.
+Nothing outside the folder is opened, whatever its manifest or its links say.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from snapvideo_jax.data import order
+from snapvideo_jax.data import order, reading
+from snapvideo_jax.data.reading import ClipSpec, Size
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import DataError
 
@@ -26,19 +25,7 @@ MAX_SUBSTITUTES = 20  # more bad files in a row are no bad luck but a bad folder
 
 Rows = tuple[tuple[str, str], ...]  # (path relative to the root, caption)
 Entry = tuple[str, str, str, int]  # kind, path relative to the root, caption, bytes
-Size = tuple[int, int]  # H, W of a source
-Clip = tuple[UInt8[np.ndarray, "T H W 3"], float, Size]  # frames, frame interval, source size
 Example = tuple[UInt8[np.ndarray, "T H W 3"], str, float, Size]
-
-
-@dataclass(frozen=True)
-class ClipSpec:
-    """The clips that training draws: T frames of H x W at one of the frame rates (1/s)."""
-
-    num_frames: int
-    height: int
-    width: int
-    frame_rates: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -69,6 +56,7 @@ class FolderSource:
         seed: int,
         spec: ClipSpec,
         report_bad: Callable[[str, str], None],
+        read: Callable[[reading.Request], reading.Clip] = reading.read,
     ) -> Example:
         """Returns training example `g`: the same bytes for the same arguments, on any host.
 
@@ -82,6 +70,7 @@ class FolderSource:
           seed: of the run.
           spec: size and frame rates of the clip.
           report_bad: called with path and reason for each file that could not be used.
+          read: reads one file, here or in a process of its own.
 
         Returns:
           Frames, caption, frame interval in seconds (0 for a still), size (H, W) of the source.
@@ -90,13 +79,15 @@ class FolderSource:
           DataError: 21 files in a row were unusable.
         """
         rows = self.images if image and self.images else self.videos
-        read = _read_clip if not image else _read_picture if self.images else _read_frame
+        kind = "clip" if not image else "picture" if self.images else "frame"
         stream, reason = "still" if image else "clip", ""
         for attempt in range(MAX_SUBSTITUTES + 1):
             name, caption = rows[_row(seed, g, attempt=attempt, count=len(rows))]
-            rng = order.generator(seed, g, f"{stream} {attempt}")
+            path, draws = str(self.root / name), f"{stream} {attempt}"
             try:
-                frames, interval, size = read(self.root / name, spec, rng)
+                frames, interval, size = read(reading.Request(kind, path, spec, seed, g, draws))
+                if image:
+                    frames = np.repeat(frames, spec.num_frames, axis=0)
                 return frames, caption, interval, size
             except DataError as error:
                 reason = str(error)
@@ -104,47 +95,6 @@ class FolderSource:
         raise DataError(
             f"{self.root}: {MAX_SUBSTITUTES + 1} files in a row are unusable, the last: {reason}"
         )
-
-
-def _read_clip(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    from snapvideo_jax.data import clips
-
-    return _draw_clip(clips.probe(path), spec, rng)
-
-
-def _read_frame(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    from snapvideo_jax.data import clips
-
-    info = clips.probe(path)
-    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
-    frame, _, size = _draw_clip(info, one_frame, rng)
-    return np.repeat(frame, spec.num_frames, axis=0), 0.0, size
-
-
-def _draw_clip(info: Any, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    """Draws a clip of the video that `clips.probe` returned `info` about."""
-    from snapvideo_jax.data import clips
-
-    start, rate = clips.choose_clip(
-        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
-    )
-    frames = clips.decode_clip(
-        info.path,
-        start=start,
-        frame_rate=rate,
-        num_frames=spec.num_frames,
-        height=spec.height,
-        width=spec.width,
-    )
-    return frames, 1 / rate, (info.height, info.width)
-
-
-def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    from snapvideo_jax.data import clips
-
-    del rng  # a picture leaves nothing to chance
-    picture = clips.load_image(path, spec.height, spec.width)
-    return np.repeat(picture[None], spec.num_frames, axis=0), 0.0, clips.probe_image(path)
 
 
 def _row(seed: int, g: int, attempt: int, count: int) -> int:
