@@ -147,7 +147,7 @@ class _Process:
         self._said.close()
 
     def answer(self, request: Request, seconds: float) -> Clip:
-        """Returns what the process reads; raises DataError, also where it dies or takes too long."""
+        """Returns what the process reads; raises DataError, also where it dies or is too slow."""
         self._deadline = time.monotonic() + seconds
         fields = request._asdict() | {"spec": vars(request.spec), "seconds": seconds}
         try:

@@ -128,7 +128,7 @@ class Feed(Iterator[Batch]):
 
     def _stalled(self) -> Stalled:
         """Writes the stacks of all threads to standard error, and says what is waited for."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # no such file
+        if sys.__stderr__ is not None:
             faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         busy = self._spec.readers.busy() if self._spec.readers is not None else []
         doing = "; ".join(busy) or "; ".join(self._at_work.values()) or "no worker is at work"

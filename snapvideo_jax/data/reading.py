@@ -1,4 +1,4 @@
-"""One file -> the frames of one training example: what a process that decodes does (decoders.py)."""
+"""One file -> the frames of one training example, read here or in a process (decoders.py)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
