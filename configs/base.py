@@ -43,8 +43,11 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.data.vocabulary = ""  # sentencepiece model; empty: made from the captions at the start
     config.data.text_states = ""  # folder that launch.prepare embed made, where states are stored
     config.data.low_res = ()  # (height, width) that an upsampler starts from; (): stage 1
-    config.data.workers = 2  # threads that decode or draw examples
+    config.data.workers = 2  # threads that draw examples, each with a process that decodes
     config.data.prefetch = 2  # batches made ahead
+    config.data.decode_seconds = 60.0  # that one file may take; then it counts as bad
+    config.data.max_bad_fraction = 0.01  # of the last 1,000 files read; above it the run ends
+    config.data.stall_seconds = 300.0  # that a batch may be waited for; then the run ends
 
     # What source "tfds" reads. Features matter for builds that launch.prepare pack did not make.
     config.data.tfds = ConfigDict()

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from launch import cluster, screen, signals
-from snapvideo_jax.errors import ConfigError, UserError
+from snapvideo_jax.errors import ConfigError, Stalled, UserError
 
 # What flags and the code of a config file may raise.
 CONFIG_ERRORS = (
@@ -207,4 +207,4 @@ def _guarded(main: Callable[[], None]) -> None:
 
 def _exit(error: UserError) -> NoReturn:
     screen.print_error(error)
-    cluster.leave(error.exit_code)
+    cluster.leave(error.exit_code, immediately=isinstance(error, Stalled))

@@ -28,6 +28,10 @@ class DataError(UserError):
     exit_code = 3
 
 
+class Stalled(DataError):
+    """Input that does not come, from a thread that cannot be ended: the process has to exit."""
+
+
 class DivergedError(UserError):
     """Loss or gradients that stay non-finite: exit code 4."""
 

@@ -24,6 +24,15 @@ def write(path: str | Path, content: bytes) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
+def append(path: str | Path, content: bytes) -> None:
+    """Adds to the end of a file; raises StorageError with one line if that fails."""
+    try:
+        with Path(path).open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
 def make_folder(path: str | Path) -> Path:
     """Makes a folder and its parents where there is none; raises StorageError if that fails."""
     path = Path(path)

@@ -5,7 +5,7 @@ checkpoint that verifies. What is in the folder of a run:
     checkpoints/STEP   state, config, digests     metrics.jsonl       loss and norms by step
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
     config.json        the config of the last run samples/STEP.png    the sample grids
-    parameters.txt     every parameter            bad_records.jsonl   examples that were replaced
+    parameters.txt     every parameter            bad_records.jsonl   files that cannot be used
     profile/           a trace, if --profile asks for one
 All processes of a job call train alike. The first one writes these files, but for the arrays of
 checkpoints and bad_records.I.jsonl, which process I > 0 writes.
@@ -28,6 +28,7 @@ import numpy as np
 from snapvideo_jax import build, storage
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline
+from snapvideo_jax.data.bad_records import BadRecords
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped
 from snapvideo_jax.files import video
@@ -166,8 +167,9 @@ def _open(config: Config, workdir: Path, profile: range) -> build.Source:
     build.check(config)
     profiler.check(profile, 0, config.training.steps)
     build.training_mesh(config)
-    ledger = lambda path, reason: telemetry.add_bad_record(workdir, path, reason)
-    return build.source(config, ledger)
+    name = "bad_records.jsonl" if hosts.is_first() else f"bad_records.{jax.process_index()}.jsonl"
+    records = BadRecords(workdir / name, config.data.max_bad_fraction)
+    return build.source(config, records.bad, records.good)
 
 
 def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:

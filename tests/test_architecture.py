@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "generator": {"denoiser", "diffusion", "models"},
     "denoiser": {"diffusion", "models"},
     "parallel": {"models"},
-    "data": set(),
+    "data": {"files"},
     "models": set(),
     "diffusion": set(),
     "files": set(),
@@ -74,12 +74,12 @@ ONLY_IN = {
     },
     "orbax": {"training/checkpoint.py", "files/t5_weights.py", "parallel/hosts.py"},
     "sentencepiece": {"data/text.py"},
-    "av": {"data/clips.py", "files/video.py"},
+    "av": {"data/timeline.py", "files/containers.py", "files/frames.py", "files/video.py"},
 }
 NO_JAX = (
-    "data", "errors", "storage", "files/video", "files/safetensors", "evaluation/oracle",
-    "evaluation/sets", "evaluation/result", "evaluation/choices", "evaluation/plots",
-    "evaluation/moments", "evaluation/distances",
+    "data", "errors", "storage", "files/video", "files/containers", "files/frames",
+    "files/safetensors", "evaluation/oracle", "evaluation/sets", "evaluation/result",
+    "evaluation/choices", "evaluation/plots", "evaluation/moments", "evaluation/distances",
     "evaluation/scores", "evaluation/motion", "evaluation/factors", "evaluation/measurement",
     "evaluation/video_set", "files/torch_archive",
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.data import order, pipeline, shapes, sources
 from snapvideo_jax.data.choice import VideoInfo
+from snapvideo_jax.data.decoders import Decoders
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
 from snapvideo_jax.errors import ConfigError
@@ -35,19 +36,26 @@ def world(config: Config) -> shapes.World:
 class Source:
     """What the pipeline reads: example(g, image), the captions there are, and a fingerprint.
 
-    draw: like `example`, but also says what the example comes from.
+    draw: like `example`, but also says what the example comes from. decoders: the processes that
+    read files, if there are any.
     """
 
     example: pipeline.Example
     draw: Callable[[int, bool], sources.Drawn]
     captions: Callable[[], list[str]]
     fingerprint: str
+    decoders: Decoders | None = None
 
 
-def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
+def source(
+    config: Config,
+    report_bad: Callable[[str, str], None],
+    report_good: Callable[[], None] = lambda: None,
+) -> Source:
     """Opens the data that the config names; raises DataError if it is not there.
 
-    report_bad: called with path and reason of each file that cannot be used.
+    report_bad: called with path and reason of each file that cannot be used. report_good: called
+    for each that can.
     """
     data, seed = config.data, config.seed
     if data.source == "shapes":
@@ -61,10 +69,21 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
         width=data.width,
         frame_rates=tuple(data.frame_rates),
     )
-    files = sources.open_folder(data.path) if data.source == "folder" else _build(config)
-    draw = lambda g, image: files.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad)
-    example = lambda g, image: draw(g, image).example()
-    return Source(example, draw, files.captions, files.fingerprint)
+    arguments = dict(seed=seed, spec=spec, report_bad=report_bad)
+    decoders = None
+    if data.source == "folder":
+        files, decoders = sources.open_folder(data.path), Decoders(data.decode_seconds)
+        draw = lambda g, image: files.draw(g, image=image, read=decoders.read, **arguments)
+    else:
+        files = _build(config)
+        draw = lambda g, image: files.draw(g, image=image, **arguments)
+
+    def example(g: int, image: bool) -> sources.Example:
+        row = draw(g, image).example()
+        report_good()
+        return row
+
+    return Source(example, draw, files.captions, files.fingerprint, decoders)
 
 
 def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
@@ -166,4 +185,6 @@ def feed_spec(
         rows=rows,
         workers=data.workers,
         prefetch=data.prefetch,
+        stall_seconds=data.stall_seconds,
+        decoders=source.decoders,
     )

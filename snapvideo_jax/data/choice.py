@@ -1,10 +1,11 @@
 """Which clip of a video training sees, by its times alone: nothing here decodes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from snapvideo_jax.errors import DataError
 
@@ -12,12 +13,27 @@ TIE = 1e-6  # seconds: halfway between two frames the earlier one is shown, howe
 _RATE_SLACK = 1.01  # a 29.97 Hz file serves 30 frames per second
 
 
+Size = tuple[int, int]  # H, W of a source
+# (start in seconds, frames per second, T) -> the frames of a clip
+Decode = Callable[[float, float, int], UInt8[np.ndarray, "T H W 3"]]
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """The clips that training draws: T frames of H x W at one of the frame rates (1/s)."""
+
+    num_frames: int
+    height: int
+    width: int
+    frame_rates: Sequence[float]
+
+
 class VideoInfo(NamedTuple):
-    """What the header of a video says.
+    """What a video holds.
 
     Attributes:
       path: the file, for messages.
-      duration: seconds.
+      duration: seconds from the first frame to the end of the last.
       frame_rate: average frames per second.
       height: pixels as displayed, after rotation.
       width: pixels as displayed, after rotation and with non-square pixels made square.
@@ -28,6 +44,35 @@ class VideoInfo(NamedTuple):
     frame_rate: float
     height: int
     width: int
+
+
+class Clip(NamedTuple):
+    """Frames, seconds between them (0: a still), what they are from, second at which they start."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    interval: float
+    source: VideoInfo
+    start: float
+
+    @property
+    def size(self) -> Size:
+        """H, W of the source, pixels."""
+        return self.source.height, self.source.width
+
+
+def draw_clip(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
+    """Draws a clip of the video that `info` describes and `decode` reads."""
+    start, rate = choose_clip(
+        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
+    )
+    frames = decode(start, rate, spec.num_frames)
+    return Clip(frames, interval=1 / rate, source=info, start=start)
+
+
+def draw_still(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
+    """Draws one frame of a video: a clip of it alone, without an interval."""
+    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
+    return draw_clip(info, one_frame, rng, decode)._replace(interval=0.0)
 
 
 def choose_clip(

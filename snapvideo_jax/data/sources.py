@@ -1,22 +1,21 @@
 """Captioned videos and pictures in a folder, read as a pure function of (seed, sample number).
 
-Nothing outside the folder is opened, whatever its manifest or its links say. The decoder is
-imported where a file is decoded: benchmarks and plans decode none and need none installed.
+Nothing outside the folder is opened, whatever its manifest or its links say.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
-from snapvideo_jax.data import order
-from snapvideo_jax.data.choice import VideoInfo, choose_clip
+from snapvideo_jax.data import order, reading
+from snapvideo_jax.data.choice import Clip, ClipSpec, Size
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import DataError
 
@@ -27,25 +26,8 @@ MAX_SUBSTITUTES = 20  # more bad files in a row are no bad luck but a bad folder
 
 Rows = tuple[tuple[str, str], ...]  # (path relative to the root, caption)
 Entry = tuple[str, str, str, int]  # kind, path relative to the root, caption, bytes
-Size = tuple[int, int]  # H, W of a source
 Example = tuple[UInt8[np.ndarray, "T H W 3"], str, float, Size]
-# (start in seconds, frames per second, T) -> the frames of a clip
-Decode = Callable[[float, float, int], UInt8[np.ndarray, "T H W 3"]]
 T = TypeVar("T")
-
-
-class Clip(NamedTuple):
-    """Frames, seconds between them (0: a still), what they are from, second at which they start."""
-
-    frames: UInt8[np.ndarray, "T H W 3"]
-    interval: float
-    source: VideoInfo
-    start: float
-
-    @property
-    def size(self) -> Size:
-        """H, W of the source, pixels."""
-        return self.source.height, self.source.width
 
 
 class Drawn(NamedTuple):
@@ -58,16 +40,6 @@ class Drawn(NamedTuple):
     def example(self) -> Example:
         """Returns what the pipeline reads."""
         return self.clip.frames, self.caption, self.clip.interval, self.clip.size
-
-
-@dataclass(frozen=True)
-class ClipSpec:
-    """The clips that training draws: T frames of H x W at one of the frame rates (1/s)."""
-
-    num_frames: int
-    height: int
-    width: int
-    frame_rates: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -114,6 +86,7 @@ class FolderSource:
         seed: int,
         spec: ClipSpec,
         report_bad: Callable[[str, str], None],
+        read: Callable[[reading.Request], Clip] = reading.read,
     ) -> Drawn:
         """Draws training example `g`: the same bytes for the same arguments, on any host.
 
@@ -127,16 +100,18 @@ class FolderSource:
           seed: of the run.
           spec: size and frame rates of the clip.
           report_bad: called with path and reason for each file that could not be used.
+          read: reads one file, here or in a process of its own.
 
         Raises:
           DataError: 21 files in a row were unusable.
         """
         rows = self.images if image and self.images else self.videos
-        read = _read_clip if not image else _read_picture if self.images else _read_frame
+        kind = "clip" if not image else "picture" if self.images else "frame"
 
-        def read_row(row: int, rng: np.random.Generator) -> Drawn:
+        def read_row(row: int, stream: str) -> Drawn:
             name, caption = rows[row]
-            return Drawn(read(self.root / name, spec, rng), caption, name)
+            clip = read(reading.Request(kind, str(self.root / name), spec, seed, g, stream))
+            return Drawn(shown_throughout(clip, spec) if image else clip, caption, name)
 
         return first_usable(
             read_row,
@@ -149,8 +124,13 @@ class FolderSource:
         )
 
 
+def shown_throughout(still: Clip, spec: ClipSpec) -> Clip:
+    """Returns T equal frames of a still."""
+    return still._replace(frames=np.repeat(still.frames, spec.num_frames, axis=0))
+
+
 def first_usable(
-    read: Callable[[int, np.random.Generator], T],
+    read: Callable[[int, str], T],
     g: int,
     *,
     image: bool,
@@ -162,8 +142,8 @@ def first_usable(
     """Returns what `read` makes of the row that sample g shows, or of the first usable substitute.
 
     Args:
-      read: called with a row in range(count) and the random numbers of this attempt; raises
-        DataError where the row cannot be used.
+      read: called with a row in range(count) and the name of this attempt's random numbers;
+        raises DataError where the row cannot be used.
       g: global sample number.
       image: whether a still is due.
       seed: of the run.
@@ -178,65 +158,13 @@ def first_usable(
     for attempt in range(MAX_SUBSTITUTES + 1):
         row = _row(seed, g, attempt=attempt, count=count)
         try:
-            return read(row, order.generator(seed, g, f"{stream} {attempt}"))
+            return read(row, f"{stream} {attempt}")
         except DataError as error:
             reason = str(error)
             report_bad(row, reason)
     raise DataError(
         f"{place}: {MAX_SUBSTITUTES + 1} files in a row are unusable, the last: {reason}"
     )
-
-
-def _read_clip(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    from snapvideo_jax.data import clips
-
-    return draw_clip(clips.probe(path), spec, rng, _decoder(path, spec))
-
-
-def _read_frame(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    from snapvideo_jax.data import clips
-
-    return draw_still(clips.probe(path), spec, rng, _decoder(path, spec))
-
-
-def _decoder(path: Path, spec: ClipSpec) -> Decode:
-    from snapvideo_jax.data import clips
-
-    return lambda start, rate, num_frames: clips.decode_clip(
-        path,
-        start=start,
-        frame_rate=rate,
-        num_frames=num_frames,
-        height=spec.height,
-        width=spec.width,
-    )
-
-
-def draw_clip(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
-    """Draws a clip of the video that `info` describes and `decode` reads."""
-    start, rate = choose_clip(
-        info, num_frames=spec.num_frames, frame_rates=spec.frame_rates, rng=rng
-    )
-    frames = decode(start, rate, spec.num_frames)
-    return Clip(frames, interval=1 / rate, source=info, start=start)
-
-
-def draw_still(info: VideoInfo, spec: ClipSpec, rng: np.random.Generator, decode: Decode) -> Clip:
-    """Draws one frame of a video, shown for the whole clip."""
-    one_frame = replace(spec, num_frames=1, frame_rates=(info.frame_rate,))
-    frame = draw_clip(info, one_frame, rng, decode)
-    frames = np.repeat(frame.frames, spec.num_frames, axis=0)
-    return frame._replace(frames=frames, interval=0.0)
-
-
-def _read_picture(path: Path, spec: ClipSpec, rng: np.random.Generator) -> Clip:
-    from snapvideo_jax.data import clips
-
-    del rng  # a picture leaves nothing to chance
-    picture = clips.load_image(path, spec.height, spec.width)
-    frames = np.repeat(picture[None], spec.num_frames, axis=0)
-    height, width = clips.probe_image(path)
-    return Clip(frames, 0.0, VideoInfo(str(path), 0.0, 0.0, height, width), start=0.0)
 
 
 def _row(seed: int, g: int, attempt: int, count: int) -> int:
@@ -333,11 +261,34 @@ def _parse_row(line: str) -> tuple[str, str, str]:
     return kinds[0], row[kinds[0]], clean_caption(caption)
 
 
+def _visible_files(root: Path) -> Iterator[str]:
+    """Yields the path, relative to `root`, of each file that is neither hidden nor in a hidden one.
+
+    Links to folders are followed. Raises DataError where one leaves `root` or leads back to a
+    folder that it is in, and where a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    real_root = os.path.realpath(root)
+    for folder, subfolders, files in os.walk(root, onerror=refuse, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for link in (os.path.join(folder, name) for name in subfolders):
+            if os.path.islink(link):
+                target, here = os.path.realpath(link), os.path.realpath(folder)
+                if os.path.commonpath((real_root, target)) != real_root:
+                    raise DataError(f"{link}: is a link that leaves the data folder")
+                if os.path.commonpath((target, here)) == target:
+                    raise DataError(f"{link}: is a link to a folder that it is in; remove it")
+        relative = Path(folder).relative_to(root)
+        yield from ((relative / name).as_posix() for name in files if not name.startswith("."))
+
+
 def _captioned_files(root: Path) -> Iterator[Entry]:
     real_root = os.path.realpath(root)
     suffixes = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
-    paths = (path for path in root.rglob("[!.]*") if path.suffix.lower() in suffixes)
-    for name in sorted(path.relative_to(root).as_posix() for path in paths if not path.is_dir()):
+    for name in sorted(n for n in _visible_files(root) if Path(n).suffix.lower() in suffixes):
         text = Path(name).with_suffix(".txt").as_posix()
         if not (root / text).exists():
             raise DataError(

@@ -15,8 +15,7 @@ from google.protobuf.message import DecodeError
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import packed
-from snapvideo_jax.data.choice import VideoInfo
-from snapvideo_jax.data.sources import Decode
+from snapvideo_jax.data.choice import Decode, VideoInfo
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import ConfigError, DataError
 

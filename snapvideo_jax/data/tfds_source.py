@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from snapvideo_jax.data import order, packed, tfds_fields
-from snapvideo_jax.data.sources import ClipSpec, Drawn, Example, draw_clip, draw_still, first_usable
+from snapvideo_jax.data.choice import ClipSpec, draw_clip, draw_still
+from snapvideo_jax.data.sources import Drawn, Example, first_usable, shown_throughout
 from snapvideo_jax.data.tfds_fields import Fields, Open, Recording
 from snapvideo_jax.errors import ConfigError, DataError, reason
 
@@ -93,9 +92,10 @@ class TfdsSource:
             raise DataError(f"{self.place}: holds no videos")
         draw = draw_still if image else draw_clip
 
-        def read(row: int, rng: np.random.Generator) -> Drawn:
-            recording = self._open(split, row)
+        def read(row: int, stream: str) -> Drawn:
+            recording, rng = self._open(split, row), order.generator(seed, g, stream)
             clip = draw(recording.info, spec, rng, recording.decode)
+            clip = shown_throughout(clip, spec) if image else clip
             return Drawn(
                 clip, _choose(recording.captions, seed, g), recording.name or f"{split.name}[{row}]"
             )

@@ -17,9 +17,7 @@ from snapvideo_jax.errors import DataError
 Video = UInt8[np.ndarray, "T H W 3"]
 
 MIN_SIDE = 128  # pixels; players show smaller videos too small to see, or not at all
-MAX_PIXELS = 64 * 2**20  # of one frame that is read
 MAX_BYTES = 4 * 2**30  # of a whole video that is read
-_READABLE = "mov,mp4,matroska,webm,avi,gif"  # playlists are left out: they open other files
 
 _MARGIN, _GAP, _FONT_SIZE = 12, 2, 15  # pixels of a contact sheet
 _BLACK, _GREEN, _RED, _GRAY = (20, 20, 20), (0, 150, 60), (210, 30, 40), 170
@@ -151,28 +149,25 @@ def read_video(path: str | Path) -> Video:
     """Reads all frames of a video or GIF file, upright and in their own size.
 
     Raises:
-      DataError: the file is no readable video, or needs over 4 GiB.
+      DataError: the file is no readable video, needs over 4 GiB, or changes its size.
     """
-    import av
-    from av.error import FFmpegError
+    from snapvideo_jax.files import containers, frames
 
-    options = {"format_whitelist": _READABLE}
-    frames, count = [], 0
-    try:
-        with av.open(str(Path(path).absolute()), options=options) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            for frame in container.decode(stream):
-                pixels = frame.to_ndarray(format="rgb24")
-                count += pixels.nbytes
-                if count > MAX_BYTES:
-                    raise DataError(f"{path}: is over {MAX_BYTES >> 30} GiB decoded; cut it")
-                frames.append(np.rot90(pixels, round(frame.rotation / 90) % 4))
-    except (FFmpegError, OSError, ValueError, LookupError, AttributeError) as error:
-        raise DataError(f"{path}: is not a readable video") from error
-    if not frames:
+    shown, count, scale = [], 0, frames.Scaler()
+    formats, problem = f"{containers.CONTAINERS},gif", "is not a readable video"
+    with containers.open_video(path, formats, problem) as video:
+        for frame in video.frames():
+            count += 3 * frame.height * frame.width
+            if count > MAX_BYTES:
+                raise DataError(f"{path}: is over {MAX_BYTES >> 30} GiB decoded; cut it")
+            pixels = scale(frame, frame.height, frame.width)
+            shown.append(frames.upright(pixels, frames.orientation(frame)))
+    if not shown:
         raise DataError(f"{path}: holds no frame")
-    return np.stack(frames)
+    sizes = sorted({pixels.shape[:2] for pixels in shown})
+    if len(sizes) > 1:
+        raise DataError(f"{path}: its frames are of {len(sizes)} sizes, {sizes[0]}, {sizes[1]} ...")
+    return np.stack(shown)
 
 
 def thumbnail(video: Video) -> UInt8[np.ndarray, "T _ _ 3"]:

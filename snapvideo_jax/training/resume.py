@@ -12,7 +12,8 @@ from snapvideo_jax.errors import ConfigError, DataError
 MAY_CHANGE = (
     "mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
     "training.accumulate", "model.remat", "model.fit.unroll",
-    "data.path", "data.vocabulary", "data.workers", "data.prefetch",
+    "data.path", "data.vocabulary", "data.workers", "data.prefetch", "data.decode_seconds",
+    "data.max_bad_fraction", "data.stall_seconds",
 )  # fmt: skip
 
 # Fields that configs of earlier versions lack, and the value that was theirs.
@@ -23,10 +24,16 @@ LATER_FIELDS: dict[str, Any] = {
     "data.tfds.video": "video",
     "data.tfds.caption": "caption",
     "data.tfds.frame_rate": "frame_rate",
+    "data.decode_seconds": 60.0,
+    "data.max_bad_fraction": 0.01,
+    "data.stall_seconds": 300.0,
 }
 
 # Fields that may differ between the processes of one job.
-MAY_DIFFER = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
+MAY_DIFFER = (
+    "data.path", "data.vocabulary", "data.workers", "data.prefetch", "data.decode_seconds",
+    "data.max_bad_fraction", "data.stall_seconds",
+)  # fmt: skip
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

