@@ -155,4 +155,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.log.metrics_every = 10  # steps between lines of metrics.jsonl
     config.log.samples_every = 0  # steps between sample grids in TensorBoard; 0: none
     config.log.sample_prompts = ()  # what those grids show
+    config.log.evaluate_every = 0  # steps between evaluations of the EMA, docs/evaluate.md; 0: none
+    config.log.evaluate_samples = 64  # videos of each; of shapes, of each kind of prompt
+    config.log.evaluate_path = ""  # folder of captioned videos to compare with; shapes need none
     return config

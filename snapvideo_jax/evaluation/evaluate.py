@@ -107,16 +107,16 @@ def evaluate(
     model = _as_json(dict(_by_stage(stages, _record)) | {"versions": output_folder.versions()})
     share = work_share(stages)
     num = len(sets.samples.prompts)
-    setting = setting._replace(batch_size=min(setting.batch_size, -(-num // share.count)))
+    sampling = setting._replace(batch_size=min(setting.batch_size, -(-num // share.count)))
     folder = setting.folder / digest({"choices": choices, "model": model})
-    samples = Job(folder / "samples", num, setting.batch_size, share)
+    samples = Job(folder / "samples", num, sampling.batch_size, share)
     job.claim(samples, {"choices": choices, "model": model})
     real = real_moments(sets.real, networks, setting, share)
     losses = None
     if sets.real.is_captioned and len(stages) == 1:
         of_model = digest({"model": model, "real": choices["real"]})  # however it is sampled
         losses = _losses(stages[0], sets.real, setting.folder / of_model, setting, share)
-    measure = _measure_samples(stages, sets, networks, setting, keep_videos=world is not None)
+    measure = _measure_samples(stages, sets, networks, sampling, keep_videos=world is not None)
     measured = job.run(samples, measure, setting.progress("videos"))
 
     def finish() -> Evaluation | None:

@@ -16,7 +16,12 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 # Fields that configs of earlier versions lack, and the value that was theirs.
-LATER_FIELDS = {"model.fit.write_scale": 1.0}
+LATER_FIELDS = {
+    "model.fit.write_scale": 1.0,
+    "log.evaluate_every": 0,
+    "log.evaluate_samples": 64,
+    "log.evaluate_path": "",
+}
 
 # Fields that may differ between the processes of one job.
 MAY_DIFFER = ("data.path", "data.vocabulary", "data.workers", "data.prefetch")
