@@ -11,8 +11,26 @@ from snapvideo_jax.evaluation import job, metrics, noise_levels, result, sets
 from snapvideo_jax.evaluation.metrics import Extractor
 from snapvideo_jax.evaluation.result import Result, Value
 from snapvideo_jax.files import video
+from snapvideo_jax.sampling import trained
+from snapvideo_jax.sampling.trained import Trained
 from tests.evaluation import inputs
 from tests.in_process import launch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def load_one_time():
+    """Evaluations of one run share its model and compiled programs; test_entry.py's do not."""
+    loaded, load = {}, trained.load
+
+    def remembered(folder, step, t5, log):
+        if folder not in loaded:
+            loaded[folder] = load(folder, step, t5, log)
+        return loaded[folder]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained, "load", remembered)
+        patch.setattr(Trained, "cast_kernels", lambda model: model)  # it takes the memory
+        yield
 
 
 def evaluate(run, folder, *flags):
