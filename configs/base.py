@@ -124,7 +124,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
 
     config.sampling = ConfigDict()
     config.sampling.steps = 256  # N, 3.6
-    config.sampling.heun = True  # second order, 2 N - 1 evaluations; False: Euler's steps, N
+    config.sampling.heun = True  # second order, 2 N - 1 calls; False: Euler's steps, N
     config.sampling.guidance = 7.5  # w in D = D_c + w (D_c - D_u); 0 is none; open
     config.sampling.guidance_low = 1.0  # w at every other step, where it oscillates; open
     config.sampling.oscillate = True  # 3.6: from a tenth of the steps on
