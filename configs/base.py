@@ -138,7 +138,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
 
     config.sampling = ConfigDict()
     config.sampling.steps = 256  # N, 3.6
-    config.sampling.heun = True  # second order, 2 N - 1 evaluations; False: Euler's steps, N
+    config.sampling.heun = True  # second order, 2 N - 1 calls; False: Euler's steps, N
     config.sampling.guidance = 7.5  # w in D = D_c + w (D_c - D_u); 0 is none; open
     config.sampling.guidance_low = 1.0  # w at every other step, where it oscillates; open
     config.sampling.oscillate = True  # 3.6: from a tenth of the steps on
@@ -169,4 +169,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.log.metrics_every = 10  # steps between lines of metrics.jsonl
     config.log.samples_every = 0  # steps between sample grids in TensorBoard; 0: none
     config.log.sample_prompts = ()  # what those grids show
+    config.log.evaluate_every = 0  # steps between evaluations of the EMA, docs/evaluate.md; 0: none
+    config.log.evaluate_samples = 64  # videos of each; of shapes, of each kind of prompt
+    config.log.evaluate_path = ""  # folder of captioned videos to compare with; shapes need none
     return config

@@ -4,7 +4,7 @@
   python -m launch.benchmark --configs=configs/fit_3b9.py:fsdp,configs/unet_284m.py:fsdp \\
       --batch_sizes=8,16 --repeats=20 --out=DIR
 
-Mode train times the training step as training runs it, infer one evaluation of the network. The
+Mode train times the training step as training runs it, infer one call of the network. The
 videos are random and on the devices already, so data, text encoder and sampler are in neither.
 
 --sweep doubles the batch from the first of --batch_sizes until memory or --max_batch ends it.

@@ -46,7 +46,6 @@ from absl import flags
 
 from launch import entry, number_lists, screen
 from snapvideo_jax import build, storage
-from snapvideo_jax.data.sources import ClipSpec
 from snapvideo_jax.data.world import World
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import evaluate, metrics, plots, result, sets
@@ -186,10 +185,8 @@ def protocol(stages: Sequence[Stage], shown: World | None) -> Sets:
         return sets.of_ucf101(REAL.value, SPLIT.value, CLASS_PROMPTS.value, num, seed)
     if name == "msrvtt":
         return sets.of_msrvtt(REAL.value, CAPTIONS.value, num, seed)
-    frames, height, width = stages[-1].trained.denoiser.video_shape
-    rate = stages[0].settings.frame_rate
-    spec = ClipSpec(num_frames=frames, height=height, width=width, frame_rates=(rate,))
-    return sets.of_reference(REAL.value, spec, num, seed)
+    shape, rate = stages[-1].trained.denoiser.video_shape, stages[0].settings.frame_rate
+    return sets.of_reference(REAL.value, shape, rate, num, seed)
 
 
 def sweep(first: Stage, shown: World | None) -> list[SamplerSettings]:

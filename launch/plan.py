@@ -7,14 +7,14 @@
       --topology=v5e-16
 
 --count prints JSON: parameters of the network, and forward_flops_per_video, the floating point
-operations of one evaluation of it on one video (a multiply-add is two; element-wise work is not
+operations of one call of it on one video (a multiply-add is two; element-wise work is not
 counted), read from the program that training runs. A text encoder is in neither figure.
 
 --doctor prints where every parameter would lie on a mesh over --devices, what a device would hold,
 what is held more than once, everything that does not divide, and the sizes that would
 (docs/shard.md). A vocabulary that a run makes at its start is taken at its largest.
 
---topology=NAME gives the training step, or with --program=sample an evaluation of the sampler for
+--topology=NAME gives the training step, or with --program=sample a call of the sampler for
 training.batch_size prompts, to the TPU's own compiler for a slice that you need not have: v5e-16
 (also v5litepod-16), v5p-128, v6e-64, v4-32, or a shape such as v5p:4x4x4. It prints whether it fits
 and how long it should take, then what fills a chip's memory, where the time goes, and what the

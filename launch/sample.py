@@ -55,7 +55,6 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.sampling import known_frames, output_folder, trained
-from snapvideo_jax.sampling.generate import Progress
 from snapvideo_jax.sampling.long_video import Span
 from snapvideo_jax.sampling.stage import Stage, work_share
 
@@ -88,7 +87,7 @@ AUGMENTATION = flags.DEFINE_float(
 FRAME_RATE = flags.DEFINE_float("frame_rate", None, "Frames per second; 0: still.", lower_bound=0)
 THRESHOLD = flags.DEFINE_float("threshold", None, "Percentile; 0: no thresholding.", 0, 1)
 OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.")
-HEUN = flags.DEFINE_bool("heun", None, "Second order (2 N - 1 evaluations), or Euler's (N).")
+HEUN = flags.DEFINE_bool("heun", None, "Second order (2 N - 1 calls), or Euler's (N).")
 CHURN = flags.DEFINE_float("S_churn", None, "Noise added on the way, as EDM's.", lower_bound=0)
 DURATION = flags.DEFINE_float("duration", None, "Seconds of a long video.", lower_bound=0)
 FRAME_RATES = number_lists.define_floats(
@@ -124,7 +123,7 @@ def run() -> None:
         # A process that lacks nothing any more computes along with those that do.
         samples, videos = batch or work[:1], None
         for stage in stages:
-            generate = stage.generator(len(samples), batch_progress)
+            generate = stage.generator(len(samples), screen.progress)
             texts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
             videos = generate(texts, seeds, batch_size, low_res=videos)
         for sample, frames in zip(batch, videos if videos is not None else (), strict=False):
@@ -252,12 +251,6 @@ def record(stages: Sequence[Stage]) -> dict[str, Any]:
         "upsampler": more[0].record() if more else None,
         "versions": output_folder.versions(),
     }
-
-
-def batch_progress(things: str) -> Progress:
-    """Reports progress inside one batch; silent where it takes but seconds."""
-    report = screen.progress(things)
-    return lambda done, of: report(done, of) if done < of else None
 
 
 if __name__ == "__main__":

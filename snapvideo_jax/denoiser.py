@@ -131,7 +131,7 @@ class Denoiser:
         return resize(self.crop(x), self.low_res_size)
 
     def no_latents(self, batch_size: int) -> Latents:
-        """Returns the latents before the first evaluation: zeros, or () for a network without."""
+        """Returns the latents before the first call: zeros, or () for a network without."""
         if self.network.latent_shape is None:
             return ()
         return jnp.zeros((batch_size,) + self.network.latent_shape, jnp.float32)

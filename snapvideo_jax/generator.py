@@ -58,9 +58,9 @@ class SamplerSettings:
         return 1 / self.frame_rate if self.frame_rate else 0.0
 
     @property
-    def num_evaluations(self) -> int:
-        """How often a video's sampler evaluates the guided denoiser."""
-        return sampler.num_evaluations(self.steps, self.heun)
+    def num_calls(self) -> int:
+        """How often a video's sampler calls the guided denoiser."""
+        return sampler.num_calls(self.steps, self.heun)
 
     @property
     def grid(self) -> Float[np.ndarray, " levels"]:

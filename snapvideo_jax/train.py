@@ -5,6 +5,7 @@ checkpoint that verifies. What is in the folder of a run:
     checkpoints/STEP   state, config, digests     metrics.jsonl       loss and norms by step
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
     config.json        the config of the last run samples/STEP.png    the sample grids
+    evaluations/       STEP.json: what was measured of the EMA (log.evaluate_every)
     parameters.txt     every parameter            bad_records.jsonl   files that cannot be used
     profile/           a trace, if --profile asks for one
 All processes of a job call train alike. The first one writes these files, but for the arrays of
@@ -15,6 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -31,12 +33,15 @@ from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.bad_records import BadRecords
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped
+from snapvideo_jax.evaluation import evaluate, result, sets
+from snapvideo_jax.evaluation.evaluate import Setting
 from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, hosts
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import compiler, residuals
 from snapvideo_jax.sampling import trained
-from snapvideo_jax.sampling.generate import sample_sheet
+from snapvideo_jax.sampling.generate import sample_sheet, silent
+from snapvideo_jax.sampling.stage import Stage
 from snapvideo_jax.sampling.trained import Trained
 from snapvideo_jax.training import checkpoint, graft, optim, profiler, resume, telemetry
 from snapvideo_jax.training.state import TrainState
@@ -50,6 +55,12 @@ SHEET_OUT_OF_MEMORY = (
     "the devices' memory does not hold the sample grid beside the state of training; the run goes "
     "on from its newest checkpoint with log.samples_every=0, and launch.sample draws samples"
 )
+
+EVALUATION_OUT_OF_MEMORY = (
+    "the devices' memory does not hold an evaluation beside the state of training; the run goes on "
+    "from its newest checkpoint with log.evaluate_every=0, and launch.evaluate measures checkpoints"
+)
+EVALUATION_BATCH = 64  # videos a process samples at a time, where a training batch is as large
 
 Log = Callable[[str], None]
 
@@ -111,7 +122,8 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
     """
     config, program, log = run.config, run.program, run.log
     start, steps, every = int(state.step), config.training.steps, config.checkpoint.every_steps
-    samples_every = config.log.samples_every
+    samples_every, evaluate_every = config.log.samples_every, config.log.evaluate_every
+    is_evaluated = lambda step: evaluate_every and step and step % evaluate_every == 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(_explaining_memory(lambda: _step_refusal(program)))
         report = stack.enter_context(_report(run, state))
@@ -135,6 +147,8 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
             program.step, program.abstract_state, program.abstract_batch
         )
         pending: tuple = ()
+        if is_evaluated(start):  # it may have been stopped in there
+            report.evaluation(start, _evaluate(run, state))
         for step in range(start + 1, steps + 1):
             trace.before(step, state)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -147,14 +161,20 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 report.step(*pending)
             pending = step, metrics
             ending = signals.stop()
-            if step % every == 0 or step == steps or ending:
+            # An evaluation may take long: what is lost by a kill is its last batch, not training.
+            if step % every == 0 or step == steps or ending or is_evaluated(step):
                 checkpoints.save(step, state, run.meta)
             if ending:
                 break
             if samples_every and step % samples_every == 0:
                 with _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
                     report.samples(step, _write_sheet(run, state))
-        report.step(*pending)
+            if is_evaluated(step):
+                report.step(*pending)
+                pending = ()
+                report.evaluation(step, _evaluate(run, state))
+        if pending:
+            report.step(*pending)
     if ending and int(state.step) < steps:
         error, word = (Stopped, "stopped") if ending == signal.SIGINT else (Preempted, "preempted")
         raise error(f"{word}: saved step {step}, resume with the same command")
@@ -254,6 +274,46 @@ def _write_sheet(run: Run, state: TrainState) -> np.ndarray:
         video.write_png(folder / f"{step:06d}.png", sheet)
         run.log(f"samples of step {step}: {folder / f'{step:06d}.png'}")
     return np.asarray(sheet)
+
+
+def _evaluate(run: Run, state: TrainState) -> dict[str, float]:
+    """Measures the EMA as launch.evaluate does without weights, and writes evaluations/STEP.json.
+
+    Returns name -> value, on the first process. An evaluation that is there is read, and one that
+    was stopped goes on.
+    """
+    config, program, step = run.config, run.program, int(state.step)
+    folder = run.workdir / "evaluations"
+    path, parts = folder / f"{step:06d}.json", folder / f"{step:06d}.parts"
+    if not hosts.broadcast(path.exists):
+        run.log(f"evaluating step {step}")
+        model = Trained(config, step, program.denoiser, program.mesh, run.text, state.ema)
+        num, shape = config.log.evaluate_samples, program.denoiser.video_shape
+        world, settings = None, build.sampler_settings(config)
+        if config.data.source == "shapes":
+            world = build.world(config)
+            settings = dataclasses.replace(settings, frame_rate=world.frame_rates[0])
+            chosen = sets.of_shapes(world, settings.frame_rate, num, seed=0)
+        else:
+            reference = config.log.evaluate_path
+            chosen = sets.of_reference(reference, shape, settings.frame_rate, num, seed=0)
+        networks = evaluate.without_weights(world, settings.frame_interval)
+        rows = config.training.batch_size // batches.shard(program.mesh).count
+        setting = Setting(parts, folder / "real", min(rows, EVALUATION_BATCH), lambda _: silent)
+        with _explaining_memory(lambda: EVALUATION_OUT_OF_MEMORY):
+            evaluation = evaluate.evaluate(
+                [Stage(str(run.workdir), model, settings, source_size=shape[1:])],
+                chosen,
+                evaluate.usable(networks, chosen, shape[0], note=lambda line: None),
+                setting,
+                world,
+            )
+        if evaluation is not None:
+            result.write(path, evaluation.result)
+            shutil.rmtree(parts)
+        run.log(f"evaluation of step {step}: {path}")
+    values = result.read(path).values if hosts.is_first() else {}
+    return {name: value.value for name, value in values.items()}
 
 
 @contextlib.contextmanager

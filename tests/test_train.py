@@ -24,6 +24,7 @@ from snapvideo_jax.errors import (
     Stopped,
     StorageError,
 )
+from snapvideo_jax.evaluation import job, noise_levels, result
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.train import train
 from tests import tiny
@@ -149,6 +150,62 @@ def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path):
     assert any(f"ignoring checkpoint {newest} " in line for line in lines)
     assert any("resuming at step" in line for line in lines)
     assert_same(state, unbroken[1])
+
+
+EVALUATING = {"log__evaluate_every": 4, "log__evaluate_samples": 2}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """(folder, final state) of a run with an evaluation every four steps."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    return folder, train(config(**EVALUATING), folder, quiet)
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_evaluations_change_no_bit_of_training_and_stand_between_its_lines(evaluated, unbroken):
+    assert_same(evaluated[1], unbroken[1])
+    rows = rows_of(evaluated[0])
+    assert [row for row in rows if "loss" in row] == rows_of(unbroken[0])
+    places = [i for i, row in enumerate(rows) if "loss" not in row]
+    assert places == [4, 9] and [rows[i]["step"] for i in places] == [4, 8]
+    for step, place in zip((4, 8), places, strict=True):
+        values = result.read(evaluated[0] / "evaluations" / f"{step:06d}.json").values
+        row = {f"evaluation/{name}": value.value for name, value in values.items()}
+        assert rows[place] == {"step": step} | row
+        assert {"seen: all", "held out: all", "flicker", *noise_levels.NAMES} <= set(values)
+    assert rows[4]["evaluation/loss at noise 2"] > rows[9]["evaluation/loss at noise 2"]
+    assert not list((evaluated[0] / "evaluations").glob("*.parts"))
+
+
+def test_a_run_that_is_killed_while_it_evaluates_goes_on_in_there(evaluated, tmp_path, monkeypatch):
+    write, done = job._write, []
+
+    def stopping(path, arrays):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(path)
+        write(path, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(config(**EVALUATING), tmp_path, quiet)
+    lines = []
+    state = train(config(**EVALUATING), tmp_path, lines.append)
+    assert any("resuming at step 4" in line for line in lines)
+    assert_same(state, evaluated[1])
+    assert rows_of(tmp_path) == rows_of(evaluated[0])
+
+
+def test_an_evaluation_needs_something_to_compare_with():
+    with pytest.raises(ConfigError, match="evaluate_every needs --config.log.evaluate_path=DIR"):
+        build.check(config(data__source="folder", data__path="d", log__evaluate_every=4))
+    with pytest.raises(ConfigError, match="evaluate_every evaluates first stages alone"):
+        build.check(config(data__low_res=(8, 8), log__evaluate_every=4))
 
 
 def names_in(folder):

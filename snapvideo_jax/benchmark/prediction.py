@@ -69,7 +69,7 @@ def compare(program: PlannedProgram) -> Comparison:
 
 
 def _arguments(program: PlannedProgram) -> tuple:
-    """Makes random arguments; of a sampler those of its first evaluation alone."""
+    """Makes random arguments; of a sampler those of its first call alone."""
     arguments = random_arrays(program.arguments)
     if isinstance(program.arguments, SamplerArguments):
         arguments = arguments._replace(first=jnp.int32(0), last=jnp.int32(1))

@@ -1,4 +1,4 @@
-"""The programs that benchmarks compile and time: a training step, one evaluation of the network."""
+"""The programs that benchmarks compile and time: a training step, one call of the network."""
 
 import functools
 import time
@@ -13,7 +13,7 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.planner import compiler, programs
 from snapvideo_jax.planner.programs import PlannedProgram
 
-MODES = {"train": "train", "infer": "evaluate"}  # mode -> kind of program
+MODES = {"train": "train", "infer": "network"}  # mode -> kind of program
 
 
 class Case(NamedTuple):

@@ -13,7 +13,7 @@ from snapvideo_jax.benchmark import rows as rows_
 from snapvideo_jax.benchmark.rows import GIGA, Row
 
 TITLE = "FIT against U-Net"
-MODES = {"train": "training step", "infer": "one evaluation of the network"}
+MODES = {"train": "training step", "infer": "one call of the network"}
 BUSY = 1.2  # programs a core that want to run, from which on times are not to be trusted
 NOTE = (
     "ms per video is the time of one device: the step's, times devices, over videos. The paper's "

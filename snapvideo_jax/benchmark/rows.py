@@ -15,7 +15,7 @@ class Row:
       config: name of the configuration, as "fit_500m" or "fit_3b9:fsdp".
       network: "fit" or "unet".
       video: (T, H, W) as the network sees it.
-      mode: "train", a training step, or "infer", one evaluation of the network.
+      mode: "train", a training step, or "infer", one call of the network.
       kind: "measured", or "predicted" without running.
       device: what one device is, as JAX names it.
       devices: number of devices, over which `mesh` (size of each axis) is laid.

@@ -31,7 +31,7 @@ MAY_BE_ZERO = (
     "optimizer.b1", "optimizer.b2",
     "sampling.guidance", "sampling.guidance_low", "sampling.threshold", "sampling.reconstruction",
     "sampling.S_churn", "sampling.S_min", "sampling.augmentation", "checkpoint.keep_every",
-    "log.samples_every",
+    "log.samples_every", "log.evaluate_every",
 )  # fmt: skip
 SIGNED = ("diffusion.P_mean", "data.shapes.background", "mesh.")
 FRACTIONS = (
@@ -83,6 +83,22 @@ def _check_data(config: Config) -> None:
     if data.low_res and not (len(data.low_res) == 2 and all(map(int.__lt__, data.low_res, full))):
         raise ConfigError(f"data.low_res={data.low_res} must be (height, width) below {full}")
     order.image_rows(config.training.batch_size, data.image_fraction)
+    _check_evaluation(config)
+
+
+def _check_evaluation(config: Config) -> None:
+    if not config.log.evaluate_every:
+        return
+    if config.data.low_res:
+        raise ConfigError(
+            "log.evaluate_every evaluates first stages alone; measure an upsampler with "
+            "launch.evaluate --upsampler"
+        )
+    if config.data.source != "shapes" and not config.log.evaluate_path:
+        raise ConfigError(
+            "log.evaluate_every needs --config.log.evaluate_path=DIR, a folder of captioned videos "
+            "to compare with"
+        )
 
 
 def _leaves(config: Config, prefix: str = ""):

@@ -1,4 +1,4 @@
-"""Config -> the three programs that run: a training step, a sampler, one evaluation of the network.
+"""Config -> the three programs that run: a training step, a sampler, one call of the network.
 
 Each is assembled here and nowhere else, with the attention of its mesh, shardings, donation and
 compiler options. Training, sampling, sample grids, planner, benchmark and scaling study all take
@@ -191,13 +191,13 @@ class SamplerProgram(NamedTuple):
     """A sampler that can pause, for one model, mesh and set of settings.
 
     start: (request, seeds) -> state. advance: (params, request, seeds, state, first, last) ->
-    (state after the evaluations first .. last - 1 of 0 .. `num_evaluations` - 1, `last` as an
+    (state after the calls first .. last - 1 of 0 .. `num_calls` - 1, `last` as an
     array: to fetch it is to wait for them); takes the state's memory. finish: state -> videos.
     """
 
     denoiser: Denoiser
     mesh: Mesh
-    num_evaluations: int
+    num_calls: int
     start: Callable[..., sampler.SamplerState]
     advance: Callable[..., tuple[sampler.SamplerState, Int[Array, ""]]]
     finish: Callable[[sampler.SamplerState], Array]
@@ -228,7 +228,7 @@ def sampler_program(denoiser: Denoiser, mesh: Mesh, settings: SamplerSettings) -
     return SamplerProgram(
         denoiser=denoiser,
         mesh=mesh,
-        num_evaluations=settings.num_evaluations,
+        num_calls=settings.num_calls,
         start=jit(
             functools.partial(generator.start, denoiser, settings), out_shardings=state_places
         ),
@@ -277,15 +277,15 @@ def sampler_arguments(config: Config, program: SamplerProgram) -> SamplerArgumen
 
 
 def sampler_state_shardings(denoiser: Denoiser, mesh: Mesh) -> sampler.SamplerState:
-    """Returns where a sampler's videos and latents lie between evaluations."""
+    """Returns where a sampler's videos and latents lie between calls."""
     video: Any = grouped_video_sharding(denoiser, mesh)
     latents = jax.tree.map(lambda _: rules.latents_sharding(mesh), denoiser.no_latents(1))
     return sampler.SamplerState(x=video, point=video, D=video, carry=latents)
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationProgram:
-    """One evaluation of the network as samplers run it: `call(params, *inputs)` -> F, latents.
+class NetworkProgram:
+    """One call of the network as samplers run it: `call(params, *inputs)` -> F, latents.
 
     `init()` -> params, kernels in the network's dtype. abstract_params and abstract_inputs have
     the shapes, dtypes and shardings of params and of the inputs of `training.batch_size` videos.
@@ -299,9 +299,9 @@ class EvaluationProgram:
     call: Callable[..., tuple]
 
 
-def evaluation_program(
+def network_program(
     config: Config, vocabulary_size: int, devices: Sequence[jax.Device] | None = None
-) -> EvaluationProgram:
+) -> NetworkProgram:
     """Assembles the network alone on the mesh of `config`: no noise law, guidance or sampler."""
     mesh = training_mesh(config, devices)
     denoiser = model.denoiser(config, vocabulary_size, mesh)
@@ -330,7 +330,7 @@ def evaluation_program(
         with rules.activations_on(mesh):
             return denoiser.F(params, *inputs)
 
-    return EvaluationProgram(
+    return NetworkProgram(
         denoiser=denoiser,
         mesh=mesh,
         abstract_params=_with_shardings(params, param_places),

@@ -24,7 +24,7 @@ from snapvideo_jax.diffusion.guidance import extrapolate
 class Known(NamedTuple):
     """The known frames. What x and eps hold at the other frames is never read.
 
-    eps: unit noise, the same at every evaluation; a function of the sample's seed.
+    eps: unit noise, the same at every call; a function of the sample's seed.
     """
 
     mask: Bool[Array, "B T"] | Bool[Array, " T"]

@@ -14,12 +14,12 @@ gamma = 0:
         x = point
 
 The last step, to t[N] = 0, returns exactly D / s at t[N - 1], so the sample in the data's range is
-the last D. `advance` runs the same evaluations of D one after the other in a single loop, which
-compiles D once: `_evaluations` is the table that says what each of them is for.
+the last D. `advance` runs the same calls of D one after the other in a single loop, which
+compiles D once: `_calls` is the table that says what each of them is for.
 
 A denoiser is any function (x_sigma, sigma, control, carry) -> (D, carry). Both of the last are
 opaque here: the control belongs to the step (Snap Video: its guidance weight), the carry goes from
-each evaluation to the next (Snap Video: the latents).
+each call to the next (Snap Video: the latents).
 """
 
 import math
@@ -53,10 +53,10 @@ class Churn(NamedTuple):
 class SamplerInputs(NamedTuple):
     """What a sampler runs on.
 
-    denoise: evaluated 2 N - 1 times, or N times without `heun`.
+    denoise: called 2 N - 1 times, or N times without `heun`.
     grid: noise levels, falling, the last 0.
     sigma_in: the input scaling factor.
-    controls: tree of [N, ...]; every evaluation of step i receives its entries i.
+    controls: tree of [N, ...]; every call of step i receives its entries i.
     heun: whether steps are corrected (second order); False is Euler's method.
     churn: None is the deterministic sampler, algorithm 1.
     """
@@ -70,7 +70,7 @@ class SamplerInputs(NamedTuple):
 
 
 class SamplerState(NamedTuple):
-    """Between two evaluations. Within a step `point` is ahead of `x`; at its end they are one."""
+    """Between two calls. Within a step `point` is ahead of `x`; at its end they are one."""
 
     x: Array  # where the step started
     point: Array  # where the next slope is taken
@@ -79,7 +79,7 @@ class SamplerState(NamedTuple):
 
 
 def start(x: Float[Array, "B ..."], carry: Any) -> SamplerState:
-    """Returns the state before the first evaluation. x: noise of level grid[0], float32."""
+    """Returns the state before the first call. x: noise of level grid[0], float32."""
     return SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=carry)
 
 
@@ -99,11 +99,11 @@ def sample(
     `SamplerInputs`. `sampling/generate.py` calls `start` and `advance` itself, to tell progress.
     """
     inputs = SamplerInputs(denoise, grid, sigma_in, controls=controls, heun=heun, churn=churn)
-    return advance(inputs, start(x, carry), 0, num_evaluations(len(grid) - 1, heun)).D
+    return advance(inputs, start(x, carry), 0, num_calls(len(grid) - 1, heun)).D
 
 
-def num_evaluations(num_steps: int, heun: bool) -> int:
-    """Returns how often a whole run evaluates the denoiser."""
+def num_calls(num_steps: int, heun: bool) -> int:
+    """Returns how often a whole run calls the denoiser."""
     return 2 * num_steps - 1 if heun else num_steps
 
 
@@ -113,15 +113,15 @@ def advance(
     first: int | Int[Array, ""],
     last: int | Int[Array, ""],
 ) -> SamplerState:
-    """Runs the evaluations `first` .. `last` - 1 of the sampler.
+    """Runs the calls `first` .. `last` - 1 of the sampler.
 
     One compiled program serves any range, so a sampler can pause without compiling again.
     """
     grid, churn, sigma_in = jnp.asarray(inputs.grid), inputs.churn, inputs.sigma_in
     gamma = _gamma(grid[:-1], churn)
-    table = [jnp.asarray(column) for column in _evaluations(len(grid) - 1, inputs.heun)]
+    table = [jnp.asarray(column) for column in _calls(len(grid) - 1, inputs.heun)]
 
-    def evaluate(k: Int[Array, ""], state: SamplerState) -> SamplerState:
+    def call(k: Int[Array, ""], state: SamplerState) -> SamplerState:
         i, corrects, finishes = (column[k] for column in table)
         t_hat, t_next = grid[i] * (1 + gamma[i]), grid[i + 1]
         if churn is not None:
@@ -137,11 +137,11 @@ def advance(
         x = jnp.where(finishes, point, state.x)
         return SamplerState(x=x, point=point, D=D, carry=carry)
 
-    return jax.lax.fori_loop(first, last, evaluate, state)
+    return jax.lax.fori_loop(first, last, call, state)
 
 
-def _evaluations(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns, for each evaluation, its step i, whether it corrects the step, and finishes it.
+def _calls(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns, for each call, its step i, whether it corrects the step, and finishes it.
 
     For 3 steps of Heun's method:
 

@@ -34,7 +34,7 @@ def sampling_grid(
 ) -> Float[np.ndarray, " {num_steps}+1"]:
     """t_0 = sigma_max > ... > t_{N-1} = sigma_min > t_N = 0, in float32 (EDM eq. 5).
 
-    One step means one evaluation at sigma_max.
+    One step means one call at sigma_max.
     """
     if num_steps < 1:
         raise ValueError(f"the sampler needs at least 1 step, got {num_steps}")

@@ -46,8 +46,8 @@ from snapvideo_jax.sampling.output_folder import WorkShare
 from snapvideo_jax.sampling.stage import Stage, work_share
 from snapvideo_jax.training import checkpoint
 
-# Network -> the name of the Frechet distance of its features.
-DISTANCES = {
+# Network -> the name of the Frechet distance of its features; the others have scores alone.
+FRECHET = {
     "i3d": "fvd",
     "inception": "fid",
     "clip": "clip_fid",
@@ -107,16 +107,16 @@ def evaluate(
     model = _as_json(dict(_by_stage(stages, _record)) | {"versions": output_folder.versions()})
     share = work_share(stages)
     num = len(sets.samples.prompts)
-    setting = setting._replace(batch_size=min(setting.batch_size, -(-num // share.count)))
+    sampling = setting._replace(batch_size=min(setting.batch_size, -(-num // share.count)))
     folder = setting.folder / digest({"choices": choices, "model": model})
-    samples = Job(folder / "samples", num, setting.batch_size, share)
+    samples = Job(folder / "samples", num, sampling.batch_size, share)
     job.claim(samples, {"choices": choices, "model": model})
     real = real_moments(sets.real, networks, setting, share)
     losses = None
     if sets.real.is_captioned and len(stages) == 1:
         of_model = digest({"model": model, "real": choices["real"]})  # however it is sampled
         losses = _losses(stages[0], sets.real, setting.folder / of_model, setting, share)
-    measure = _measure_samples(stages, sets, networks, setting, keep_videos=world is not None)
+    measure = _measure_samples(stages, sets, networks, sampling, keep_videos=world is not None)
     measured = job.run(samples, measure, setting.progress("videos"))
 
     def finish() -> Evaluation | None:
@@ -187,9 +187,9 @@ def _shortage(name: str, network: Extractor, sets: Sets) -> str:
     if name == "c3d" and samples < scores.SPLITS:
         return f"an inception score needs {scores.SPLITS} samples, there are {samples}"
     each = length if network.of_frames else 1
-    if name in DISTANCES and min(samples, sets.real.count) * each <= network.size:
+    if name in FRECHET and min(samples, sets.real.count) * each <= network.size:
         return (
-            f"{DISTANCES[name]} needs {network.size // each + 1} samples and real videos for a "
+            f"{FRECHET[name]} needs {network.size // each + 1} samples and real videos for a "
             f"covariance of {network.size} numbers, there are {samples} and {sets.real.count}"
         )
     return ""
@@ -214,9 +214,15 @@ def choices_of(
             "video": real.video_shape,
         },
         "metrics": {
-            name: {"variant": network.variant, "weights_sha256": network.sha256}
+            name: {
+                "variant": network.variant,
+                "weights_sha256": network.sha256,
+                "more_sha256": network.more_sha256,
+            }
             for name, network in networks.items()
         },
+        "loss": {"levels": noise_levels.LEVELS, "videos": LOSS_VIDEOS},
+        "motion": {"videos": MOTION_VIDEOS},
     }
 
 
@@ -298,7 +304,7 @@ def real_moments(
     paths = {
         name: setting.cache / f"{name}-{digest(facts(name))}.npz"
         for name in networks
-        if name in DISTANCES
+        if name in FRECHET
     }
     lacking = hosts.broadcast(lambda: [name for name, path in paths.items() if not path.exists()])
     if lacking:
@@ -363,14 +369,14 @@ def _values(
     """Returns distances, scores and measures of motion, each with its error if it has one."""
     values: dict[str, Value] = {}
     for name in networks:
-        if name in DISTANCES:
+        if name in FRECHET:
             features = _rows(measured[name])
             value = distances.frechet_distance(real[name], _moments(measured[name]))
-            values[DISTANCES[name]] = Value(value)
+            values[FRECHET[name]] = Value(value)
             if len(features) >= 4 * networks[name].size:
                 smallest = distances.smallest_subset(*features.shape)
                 limit = distances.frechet_limit(real[name], features, smallest=smallest, seed=0)
-                values[f"{DISTANCES[name]} limit"] = Value(*limit)
+                values[f"{FRECHET[name]} limit"] = Value(*limit)
     if "clip_text" in measured:
         values["clipsim"] = Value(*scores.clipsim(measured["clip"], measured["clip_text"]))
     if "c3d" in measured:

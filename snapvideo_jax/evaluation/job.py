@@ -5,6 +5,7 @@ stored: one file a batch and process. Batches are always the same videos, so a j
 ends with the bits of one that was not. The processes of a job share one folder.
 """
 
+import functools
 import io
 import json
 import zipfile
@@ -92,7 +93,7 @@ def run(job: Job, measure: Measure, progress: Progress) -> Measured:
     total, done = sum(len(job.rows(number)) for number in lacking), 0
     for number in lacking:
         rows = job.rows(number)
-        measured = measure(rows or range(1))
+        measured = hosts.raise_on_all(functools.partial(measure, rows or range(1)))
         if job.share.writes:
             values = {name: value[: len(rows)] for name, value in measured.items()}
             _write(job.part(number), values | {"row": np.array(rows, np.int64)})
@@ -130,6 +131,6 @@ def _read_all(job: Job) -> Measured:
     if not np.array_equal(rows[order], np.arange(job.total)):
         raise StorageError(
             f"{job.folder} holds {len(rows)} of {job.total} videos; every process of the job must "
-            "write into one folder: give an --out that they share, and run it again"
+            "write into one folder: give --out and --cache that they share, and run it again"
         )
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}

@@ -1,8 +1,10 @@
 """Metrics of sets of videos by their names: which features, of videos or frames, which distance."""
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,8 @@ class Extractor(NamedTuple):
 
     sha256: of the weights, "" without. variant: whose preprocessing, a name of VARIANTS. size: how
     many numbers a feature has. frames: how many a video must have at least. texts: captions -> the
-    features to compare with; CLIP's alone, and only with its vocabulary.
+    features to compare with; CLIP's alone, and only with its vocabulary. more_sha256: of the files
+    beside the weights, C3D's mean or CLIP's vocabulary.
     """
 
     sha256: str
@@ -32,6 +35,7 @@ class Extractor(NamedTuple):
     extract: Callable[[Any], Features]
     frames: int = 1
     texts: Callable[[Sequence[str]], Features] | None = None
+    more_sha256: str = ""
 
 
 NETWORKS = {
@@ -112,15 +116,18 @@ def load(
         return Extractor(frames.sha256, variant, True, inception.FEATURES, extract)
     if network == "clip":
         towers = clip.load(weights, sha256, quick_gelu=variant == "quick_gelu")
-        extract, texts = functools.partial(clip.image_features, towers), None
-        if merges:
-            vocabulary = clip_tokens.read_vocabulary(merges)
-            texts = functools.partial(clip.text_features, towers, vocabulary)
+        extract = functools.partial(clip.image_features, towers)
         size = towers.module.sizes.embedding
-        return Extractor(towers.weights.sha256, variant, True, size, extract, texts=texts)
+        images = Extractor(towers.weights.sha256, variant, True, size, extract)
+        if not merges:
+            return images
+        texts = functools.partial(clip.text_features, towers, clip_tokens.read_vocabulary(merges))
+        digest = hashlib.sha256(Path(merges).read_bytes()).hexdigest()
+        return images._replace(texts=texts, more_sha256=digest)
     clips = c3d.load(weights, mean, sha256)
     extract = functools.partial(c3d.logits, clips)
-    return Extractor(clips.weights.sha256, variant, False, c3d.CLASSES, extract, c3d.FRAMES)
+    videos = Extractor(clips.weights.sha256, variant, False, c3d.CLASSES, extract, c3d.FRAMES)
+    return videos._replace(more_sha256=clips.mean_sha256)
 
 
 def features(by: Extractor, batches: Iterable[Batch]) -> Iterator[Features]:

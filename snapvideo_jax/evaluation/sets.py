@@ -98,11 +98,24 @@ def real_shapes(world: World, frame_rate: float) -> RealSet:
     )
 
 
-def of_reference(folder: str, spec: ClipSpec, num: int | None, seed: int) -> Sets:
+def of_reference(
+    folder: str,
+    video_shape: tuple[int, int, int],
+    frame_rate: float,
+    num: int | None,
+    seed: int,
+) -> Sets:
     """Returns captions of a folder of captioned videos, and the videos as training would cut them.
 
-    num: how many of them, in a random order that SEED decides; None: all.
+    Args:
+        folder: as of data.source=folder.
+        video_shape: (T, H, W) of the samples, which the clips get too.
+        frame_rate: of both.
+        num: how many of the videos, in a random order that SEED decides; None: all.
+        seed: of the noise of video 0.
     """
+    T, H, W = video_shape
+    spec = ClipSpec(num_frames=T, height=H, width=W, frame_rates=(frame_rate,))
     source = sources.open_folder(folder)
     num = _check_count(num, len(source.videos), f"videos in {folder}")
     rows = order.index(np.arange(num), len(source.videos), SEED)
@@ -114,7 +127,7 @@ def of_reference(folder: str, spec: ClipSpec, num: int | None, seed: int) -> Set
         name="a folder, one clip a video, cut as in training",
         count=num,
         fingerprint=digest({"folder": source.fingerprint, "clips": repr(spec), "count": num}),
-        video_shape=(spec.num_frames, spec.height, spec.width),
+        video_shape=video_shape,
         example=example,
         is_captioned=True,
     )

@@ -129,7 +129,7 @@ class FIT(nn.Module):
         previous: Float[Array, "B G m D"],
         train: bool = False,
     ) -> tuple[Float[Array, "B T H W C"], Float[Array, "B G m D"]]:
-        """Returns F and the latents; `previous` is zero in the first evaluation (3.4, RIN).
+        """Returns F and the latents; `previous` is zero in the first call (3.4, RIN).
 
         An upsampler reads `conditions.low_res` as further channels of x.
         """

@@ -64,7 +64,7 @@ def activations_on(mesh: Mesh) -> Iterator[None]:
 
 
 def latents_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of latents [B, G, m, D] between evaluations, which is the network's."""
+    """Returns the sharding of latents [B, G, m, D] between calls, which is the network's."""
     return NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES, "group"))
 
 

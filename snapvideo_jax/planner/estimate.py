@@ -22,7 +22,7 @@ from snapvideo_jax.planner.residuals import Buffer
 
 
 class Count(NamedTuple):
-    """parameters: of the network alone. forward_flops_per_video: of one evaluation of it."""
+    """parameters: of the network alone. forward_flops_per_video: of one call of it."""
 
     parameters: int
     forward_flops_per_video: int

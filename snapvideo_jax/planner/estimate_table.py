@@ -62,7 +62,7 @@ def headline(estimate: Estimate) -> list[str]:
     seconds = estimate.seconds
     if seconds is None:
         return []
-    unit = "a step" if estimate.calls == 1 else "an evaluation"
+    unit = "a step" if estimate.calls == 1 else "a denoiser call"
     line = f"about {time_text(seconds.slow)} {unit}, predicted"
     if seconds.fast < (1 - ALIKE) * seconds.slow:
         line += (
@@ -73,7 +73,7 @@ def headline(estimate: Estimate) -> list[str]:
         return [line]
     videos = f"{estimate.videos} video{'s' * (estimate.videos > 1)}"
     sampling = time_text(estimate.calls * seconds.slow)
-    return [line, f"about {sampling} to sample {videos}, in {estimate.calls} evaluations"]
+    return [line, f"about {sampling} to sample {videos}, in {estimate.calls} denoiser calls"]
 
 
 def memory(estimate: Estimate) -> list[str]:

@@ -16,7 +16,7 @@ from snapvideo_jax.planner import cost
 
 # Ids of a text encoder that is trained along; its table is small beside everything else.
 VOCABULARY = 256
-KINDS = ("train", "sample", "upsample")  # of launch.plan; benchmarks also run "evaluate"
+KINDS = ("train", "sample", "upsample")  # of launch.plan; benchmarks also run "network"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +67,13 @@ class PlannedProgram:
 def planned(config: Config, kind: str, devices: Sequence[jax.Device]) -> PlannedProgram:
     """Returns the program of a `kind` for a batch of `training.batch_size` videos.
 
-    kind: "train" is a training step; "sample" one evaluation of the guided sampler, which for an
-    upsampler is also called "upsample"; "evaluate" one evaluation of the network alone. Raises
+    kind: "train" is a training step; "sample" one call of the guided sampler, which for an
+    upsampler is also called "upsample"; "network" one call of the network alone. Raises
     ConfigError for "upsample" where the config is of a first stage.
     """
     if kind == "upsample" and not config.data.low_res:
         raise ConfigError("this config is a first stage; --program=sample is its sampler")
-    assemble = {"train": _train, "evaluate": _evaluate}.get(kind, _sample)
+    assemble = {"train": _train, "network": _network}.get(kind, _sample)
     plain = assemble(*build.without_recompute(config, devices))
     return dataclasses.replace(assemble(config, devices), model_flops=plain.flops)
 
@@ -109,12 +109,12 @@ def _sample(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
         denoiser=denoiser,
         mesh=mesh,
         videos=config.training.batch_size,
-        calls=program.num_evaluations,
+        calls=program.num_calls,
     )
 
 
-def _evaluate(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
-    program = build.evaluation_program(config, VOCABULARY, devices)
+def _network(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:
+    program = build.network_program(config, VOCABULARY, devices)
     return PlannedProgram(
         call=program.call,
         arguments=(program.abstract_params, *program.abstract_inputs),

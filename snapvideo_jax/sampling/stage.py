@@ -42,18 +42,20 @@ class Stage:
     ) -> Callable[..., Videos]:
         """Returns (prompts, seeds, batch_size, low_res=...) -> videos, one for each prompt.
 
-        progress: what is counted -> the function that reports how much of it is done.
+        progress: what is counted -> the function that reports how much of it is done. Within a
+            batch it is not called at the end.
         """
+        within = lambda things: _until_end(progress(things))
         options: dict[str, Any] = {
             "negative": self.negative,
             "source_size": self.source_size,
             "known": self.known,
         }
         if self.span is None:
-            options["evaluation_progress"] = progress(f"evaluations of {num_videos} videos")
+            options["call_progress"] = within(f"denoiser calls of {num_videos} videos")
             return functools.partial(generate, self.trained, self.settings, **options)
         options["span"] = self.span
-        options["progress"] = progress(f"windows of {num_videos} videos")
+        options["progress"] = within(f"windows of {num_videos} videos")
         return functools.partial(generate_long, self.trained, self.settings, **options)
 
     def record(self) -> dict[str, Any]:
@@ -70,6 +72,10 @@ class Stage:
             "known": known and hashlib.sha256(known.video.tobytes()).hexdigest(),
             "video": self.trained.denoiser.video_shape,
         }
+
+
+def _until_end(report: Progress) -> Progress:
+    return lambda done, of: report(done, of) if done < of else None
 
 
 def work_share(stages: Sequence[Stage]) -> WorkShare:

@@ -27,6 +27,9 @@ LATER_FIELDS: dict[str, Any] = {
     "data.decode_seconds": 60.0,
     "data.max_bad_fraction": 0.01,
     "data.stall_seconds": 300.0,
+    "log.evaluate_every": 0,
+    "log.evaluate_samples": 64,
+    "log.evaluate_path": "",
 }
 
 # Fields that may differ between the processes of one job.

@@ -26,8 +26,13 @@ class MetricsFile:
     """metrics.jsonl: one JSON object a line, in the order of steps."""
 
     def __init__(self, path: Path, resume_step: int):
-        """Keeps the lines up to `resume_step`; later ones belong to steps that are run again."""
-        lines = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
+        """Keeps the lines up to `resume_step`; later ones belong to steps that are run again.
+
+        An evaluation of that step comes again too, after its line.
+        """
+        rows = [(json.loads(line), line) for line in _whole_lines(path)]
+        is_past = lambda row: row["step"] < resume_step + ("loss" in row)
+        lines = [line for row, line in rows if is_past(row)]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(lines))
         temporary.replace(path)
@@ -262,6 +267,12 @@ class Report:
                 "run ends here again, delete that checkpoint or lower optimizer.learning_rate in "
                 "a new run"
             )
+
+    def evaluation(self, step: int, values: dict[str, float]) -> None:
+        """Writes what was measured of the model after `step`."""
+        values = {f"evaluation/{name}": value for name, value in values.items()}
+        self._file.write(step, values)
+        self._board.scalars(step, values)
 
     def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
         """Shows a sample grid in TensorBoard."""

@@ -20,7 +20,7 @@ def planned(dtype):
     config = tiny.get_config()
     config.model.dtype = dtype
     config.model.text_encoder.source = "stored"
-    return programs.planned(config, "evaluate", jax.devices()[:1])
+    return programs.planned(config, "network", jax.devices()[:1])
 
 
 def test_without_a_data_sheet_rates_are_measured_and_the_slower_of_two_bounds_it(program):

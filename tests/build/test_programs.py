@@ -83,10 +83,10 @@ def test_training_and_sampling_run_the_programs_that_are_planned(config, tmp_pat
     config.sampling.frame_rate = 0.0  # an input of the program
     prompts = ["a red circle"] * config.training.batch_size
     with monkeypatch.context() as patch:
-        evaluations = spy_on(patch, "sampler_program", "advance")
+        calls = spy_on(patch, "sampler_program", "advance")
         settings = build.sampler_settings(config, frame_rate=8.0)
         generate(model, settings, prompts, range(len(prompts)), len(prompts))
-    assert evaluations[0].text == planned(config, "sample")
+    assert calls[0].text == planned(config, "sample")
 
 
 def test_benchmarks_run_the_evaluation_that_is_planned(config):

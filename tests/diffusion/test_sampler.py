@@ -37,7 +37,7 @@ def noted(D, size):
 
 
 def notes_of(D, x, grid, **options):
-    """(points, levels, controls) of all evaluations; the sampler's answer is the last carry's."""
+    """(points, levels, controls) of all calls; the sampler's answer is the last carry's."""
     N, kept = len(grid) - 1, []
     denoise, blank = noted(D, 2 * N + 1)
 
@@ -216,7 +216,7 @@ def test_a_sampler_that_pauses_is_the_whole_sampler_and_compiled_once(heun, tota
     inputs = sampler.SamplerInputs(denoise, grid_of(5), 4.0, heun=heun, churn=churn)
     x = jnp.asarray(80 * np.random.default_rng(3).standard_normal((8, 3)), jnp.float32)
     advance = jax.jit(lambda *place: sampler.advance(inputs, *place))
-    assert sampler.num_evaluations(5, heun) == total
+    assert sampler.num_calls(5, heun) == total
     state = sampler.SamplerState(x, x, jnp.zeros_like(x), None)
     for first, last in ((0, 1), (1, 4), (4, total)):
         state = advance(state, first, last)

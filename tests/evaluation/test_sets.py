@@ -8,7 +8,6 @@ import pytest
 
 from snapvideo_jax import build
 from snapvideo_jax.data import shapes
-from snapvideo_jax.data.sources import ClipSpec
 from snapvideo_jax.data.world import compositions
 from snapvideo_jax.errors import ConfigError, DataError
 from snapvideo_jax.evaluation import oracle, sets
@@ -143,8 +142,7 @@ def test_a_folder_gives_each_of_its_videos_one_time_with_its_caption(tmp_path):
     for i, clip in enumerate(CLIPS):
         video.write_mp4(tmp_path / f"{i}.mp4", np.full_like(clip, 40 * i), 8, scale=1)
         (tmp_path / f"{i}.txt").write_text(f"caption {i}")
-    spec = ClipSpec(num_frames=4, height=8, width=12, frame_rates=(4.0,))
-    chosen = sets.of_reference(str(tmp_path), spec, None, 0)
+    chosen = sets.of_reference(str(tmp_path), (4, 8, 12), 4.0, None, 0)
     captions = chosen.samples.prompts
     assert sorted(captions) == [f"caption {i}" for i in range(6)] != captions
     for i, caption in enumerate(captions):
@@ -152,7 +150,7 @@ def test_a_folder_gives_each_of_its_videos_one_time_with_its_caption(tmp_path):
         assert (text, interval, size) == (caption, 0.25, (16, 24)) and clip.shape == (4, 8, 12, 3)
         assert abs(clip.mean() - 40 * int(caption[-1])) < 6
     (tmp_path / "3.mp4").write_bytes(b"")
-    damaged = sets.of_reference(str(tmp_path), spec, None, 0).real
+    damaged = sets.of_reference(str(tmp_path), (4, 8, 12), 4.0, None, 0).real
     with pytest.raises(DataError, match=r"3\.mp4: .*a distance needs every one"):
         for i in range(6):
             damaged.example(i)

@@ -105,7 +105,7 @@ def test_of_more_and_more_devices_there_is_a_row_each_and_a_picture(tmp_path, ca
     ]
     assert {row["dtype"] for row in report["rows"]} == {"bfloat16"}
     printed = capsys.readouterr().out
-    assert "One evaluation of the network, measured" in printed
+    assert "One call of the network, measured" in printed
     assert f"load {report['host']['load']:.1f} on " in printed
 
 

@@ -1,6 +1,8 @@
 """Evaluations of a trained run: sweeps, resuming, protocols, and comparing two results."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +13,27 @@ from snapvideo_jax.evaluation import job, metrics, noise_levels, result, sets
 from snapvideo_jax.evaluation.metrics import Extractor
 from snapvideo_jax.evaluation.result import Result, Value
 from snapvideo_jax.files import video
+from snapvideo_jax.sampling import trained
+from snapvideo_jax.sampling.trained import Trained
 from tests.evaluation import inputs
 from tests.in_process import launch
+from tests.launch.test_hosts import ENVIRONMENT, ROOT, run_job
+
+
+@pytest.fixture(autouse=True, scope="module")
+def load_one_time():
+    """Evaluations of one run share its model and compiled programs; test_entry.py's do not."""
+    loaded, load = {}, trained.load
+
+    def remembered(folder, step, t5, log):
+        if folder not in loaded:
+            loaded[folder] = load(folder, step, t5, log)
+        return loaded[folder]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained, "load", remembered)
+        patch.setattr(Trained, "cast_kernels", lambda model: model)  # it takes the memory
+        yield
 
 
 def evaluate(run, folder, *flags):
@@ -144,7 +165,9 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_bits_of_an_unbroken_one(
     choices = report["choices"]
     assert choices["prompts"]["count"] == choices["real"]["count"] == 12
     assert choices["seed"] == 0 and choices["sampling"]["first"]["steps"] == 3
-    assert choices["metrics"]["i3d"] == {"variant": "tf1", "weights_sha256": "i3d-sha"}
+    assert choices["metrics"]["i3d"] == {
+        "variant": "tf1", "weights_sha256": "i3d-sha", "more_sha256": "",
+    }  # fmt: skip
     assert set(report["values"]) == {
         "fvd", "fvd limit", "clip_fid", "clip_fid limit", "clipsim", "is", "flicker", "speed",
         "dynamic_degree", *noise_levels.NAMES,
@@ -239,3 +262,35 @@ def test_two_results_are_compared_or_what_differs_is_said(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split() == ["fvd", "9.5", "8", "-1.5"]
     with pytest.raises(ConfigError, match="^results of unlike protocols: seed 0 and 1; measure"):
         launch("evaluate", f"--compare={a},{c}")
+
+
+@pytest.mark.slow
+def test_two_processes_share_an_evaluation_and_end_with_the_values_of_one(trained_folder, tmp_path):
+    flags = f"--checkpoint={trained_folder}", "--num_samples=33", "--batch_size=8"
+    reports = []
+    for count in (1, 2):
+        out = tmp_path / f"{count}.json"
+        command = (
+            "-m",
+            "launch.evaluate",
+            *flags,
+            f"--out={out}",
+            f"--cache={tmp_path / str(count)}",
+        )
+        for code, _, stderr in run_job(*[command] * count) if count > 1 else [run_alone(command)]:
+            assert code == 0, stderr
+        reports.append(json.loads(out.read_text()))
+    one, two = reports
+    assert one["protocol_id"] == two["protocol_id"]
+    assert {"random_conv", "factors", "factors limit"} <= set(one["values"])
+    for name, value in one["values"].items():
+        assert two["values"][name]["value"] == pytest.approx(value["value"], rel=1e-3, abs=1e-3)
+
+
+def run_alone(command):
+    """(exit code, stdout, stderr) of one process with as many devices as two of a job have."""
+    environment = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "8"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout, done.stderr

@@ -91,7 +91,7 @@ def test_json_has_what_is_printed_and_the_answer_is_cached(libtpu, cache, tmp_pa
     assert answer["predicted_mfu"] == pytest.approx(4_423_680 / 4 / 197e12 / slow)
     assert answer["compile_seconds"] > 0 and answer["versions"]["compiler"].startswith("libtpu")
     assert "4 x TPU v5 lite, data 2 x group 2: fits" in printed and "nothing was run" in printed
-    assert " to sample 8 videos, in 5 evaluations" in printed
+    assert " to sample 8 videos, in 5 denoiser calls" in printed
     parts = answer["predicted_step_seconds_parts"]
     assert list(parts) == ["compute", "kernels", "waiting", "overlapped", "fast", "slow"]
     assert len(list(cache.iterdir())) == 1

@@ -311,7 +311,7 @@ def test_a_batch_that_takes_long_says_how_much_is_done(
     made(trained_folder, tmp_path / "long", "--duration=1", "--frame_rates=2,4")
     lines = re.findall(r"^(\d+/\d+ .*) in \d+s, \d+s left$", capsys.readouterr().out, re.M)
     assert lines == [
-        *(f"{n}/5 evaluations of 1 videos" for n in range(1, 5)),
+        *(f"{n}/5 denoiser calls of 1 videos" for n in range(1, 5)),
         "1/1 videos",
         *(f"{n}/3 windows of 1 videos" for n in (1, 2)),
         "1/1 videos",

@@ -6,7 +6,7 @@ import pytest
 
 from snapvideo_jax.planner import estimate
 
-# Of one evaluation on one video, by the compiler's count, which has element-wise work too.
+# Of one call on one video, by the compiler's count, which has element-wise work too.
 GFLOPS = {"fit_3b9": 6467, "fit_3b9_upsampler": 28819, "unet_85m": 672, "unet_284m": 1786}
 
 

@@ -96,9 +96,9 @@ def test_a_sampler_says_what_a_whole_video_takes(monkeypatch):
         compute=0.04, kernels=0.0, waiting=0.0, overlapped=0.0, fast=0.04, slow=0.04
     )
     sampler = dataclasses.replace(TOY, videos=4, calls=127, seconds=seconds)
-    _, evaluation, video, *_ = lines(sampler, monkeypatch)
-    assert evaluation == "about 40.0 ms an evaluation, predicted"  # both ends are the same
-    assert video == "about 5.08 s to sample 4 videos, in 127 evaluations"
+    _, call, video, *_ = lines(sampler, monkeypatch)
+    assert call == "about 40.0 ms a denoiser call, predicted"  # both ends are the same
+    assert video == "about 5.08 s to sample 4 videos, in 127 denoiser calls"
 
 
 def test_what_does_not_fit_shows_what_fills_the_memory_and_no_time(monkeypatch):

@@ -91,17 +91,17 @@ def test_euler_asks_once_a_step():
     assert made("sample", sampling__heun=False).calls == 3
 
 
-def evaluation_flops():
+def network_flops():
     config = tiny.get_config()
     config.model.text_encoder.source = "stored"
-    one = build.evaluation_program(config, programs.VOCABULARY, jax.devices()[:1])
+    one = build.network_program(config, programs.VOCABULARY, jax.devices()[:1])
     return cost.flops(one.call, one.abstract_params, *one.abstract_inputs)
 
 
 def test_guidance_evaluates_twice_and_without_it_once(sample):
-    assert sample.model_flops == sample.flops == 2 * evaluation_flops()
+    assert sample.model_flops == sample.flops == 2 * network_flops()
     alone = made("sample", model__text_encoder__source="stored", sampling__guidance=0.0)
-    assert alone.model_flops == alone.flops == evaluation_flops()
+    assert alone.model_flops == alone.flops == network_flops()
 
 
 def test_flops_do_not_depend_on_the_mesh(train):

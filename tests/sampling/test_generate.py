@@ -174,7 +174,7 @@ def test_progress_is_reported_on_the_way_without_other_pixels_or_another_program
     for parts in (16, 2, 1):
         monkeypatch.setattr(generate_module, "REPORTS", parts)
         note = lambda done, of: reports.append((done, of))
-        again = generate(trained, settings, PROMPTS, [5, 6, 7, 8], 4, evaluation_progress=note)
+        again = generate(trained, settings, PROMPTS, [5, 6, 7, 8], 4, call_progress=note)
         assert np.array_equal(again, videos)
     assert reports == [(1, 5), (2, 5), (3, 5), (4, 5), (3, 5)]
     assert program.advance._cache_size() == before

@@ -25,7 +25,7 @@ def loss(study: Report) -> "Figure":
     """Draws the held-out loss against parameters, FLOPs and time: a curve a family."""
     fields = {
         "parameters": "parameters of the network",
-        "gflop_per_video": "GFLOP of one evaluation, a video",
+        "gflop_per_video": "GFLOP of a network call, a video",
         "ms_per_step": "ms of a training step, median",
     }
     figure, panels = plots.row_of_panels(study, list(fields), 12.0)

@@ -63,7 +63,7 @@ def markdown(study: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "for all, in turns. The loss is training's (0 is best, 1 is that of F = 0 on white data), "
         f"of the EMA, on {study['held_out_videos']} videos of compositions that training never "
         "shows, with the same noise for all; a FIT starts from the latents of a first pass. GFLOP "
-        "are of one evaluation of the network."
+        "are of one call of the network."
     )
     parts = [f"# {TITLE}", summary]
     for table in tables(study):
