@@ -23,12 +23,13 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, number_lists, screen
-from snapvideo_jax import build, storage
+from launch import entry, number_flags, screen
+from snapvideo_jax import build, fields, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import plots, protocol
 from snapvideo_jax.files import video
 from snapvideo_jax.generator import SamplerSettings
+from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.sampling.generate import Progress, generate
 from snapvideo_jax.sampling.trained import Trained
@@ -36,16 +37,23 @@ from snapvideo_jax.sampling.trained import Trained
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
 )
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
+STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
 PROTOCOL = flags.DEFINE_enum("protocol", "shapes", ["shapes"], "What is sampled and how scored.")
-NUM = flags.DEFINE_integer("num_samples", 64, "Videos of each kind of prompt.", lower_bound=1)
+NUM = number_flags.define("num_samples", 64, Whole(1, 100_000), "Videos of each kind of prompt.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 SHEET = flags.DEFINE_string("sheet", None, "PNG file for a contact sheet of the samples.")
-SEED = flags.DEFINE_integer("seed", 0, "Chooses prompts and noise.", 0, 2**30)
-BATCH = flags.DEFINE_integer("batch_size", 64, "Videos made at a time.", lower_bound=1)
+SEED = number_flags.define("seed", 0, Whole(0, 2**30), "Chooses prompts and noise.")
+BATCH = number_flags.define("batch_size", 64, Whole(1, 65_536), "Videos made at a time.")
 PLOT = flags.DEFINE_string("plot", None, "PNG file for the scores of a sweep.")
-STEPS = number_lists.define_integers("steps", "Steps of the sampler.", lower_bound=1)
-GUIDANCE = number_lists.define_floats("guidance", "Weight w; 0 is no guidance.", lower_bound=0)
+STEPS = number_flags.define(
+    "steps", None, Several(fields.FIELDS["sampling.steps"], 1, 64), "Steps of the sampler."
+)
+GUIDANCE = number_flags.define(
+    "guidance",
+    None,
+    Several(fields.FIELDS["sampling.guidance"], 1, 64),
+    "Weight w; 0 is no guidance.",
+)
 
 
 def run() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, screen
-from snapvideo_jax import build
+from launch import entry, number_flags, screen
+from snapvideo_jax import build, fields
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling import trained
@@ -22,7 +22,7 @@ from snapvideo_jax.sampling import trained
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
 )
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
+STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
 OUT = entry.define_folder("out", "Folder for the parameters; made where there is none.")
 
 

@@ -20,18 +20,22 @@ import shlex
 import sys
 
 import jax
-from absl import flags
 
-from launch import entry, number_lists, screen
-from snapvideo_jax import build, storage
+from launch import entry, number_flags, screen
+from snapvideo_jax import build, fields, storage
 from snapvideo_jax.benchmark import machine
 from snapvideo_jax.benchmark.report import for_screen
 from snapvideo_jax.benchmark.scaling import plots, report, study
 from snapvideo_jax.data.text import train_vocabulary
+from snapvideo_jax.kinds import Several, Whole
 
 OUT = entry.define_folder("out", "Folder for the report.")
-STEPS = flags.DEFINE_integer("steps", 400, f"Training steps, with {study.BATCH} videos each.")
-SIZES = number_lists.define_integers("sizes", "Some of 1,2,3,4; default: all.", lower_bound=1)
+STEPS = number_flags.define(
+    "steps", 400, fields.STEPS, f"Training steps, with {study.BATCH} videos each."
+)
+SIZES = number_flags.define(
+    "sizes", None, Several(Whole(1, 4), 1, 4), "Some of 1,2,3,4; default: all."
+)
 
 
 def run() -> None:

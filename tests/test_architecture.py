@@ -15,9 +15,9 @@ PACKAGE = ROOT / "snapvideo_jax"
 ROOMS = (
     "train", "benchmark", "planner", "evaluation", "sampling", "export", "build", "training",
     "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
-    "storage", "trees", "keys", "units", "errors",
+    "storage", "fields", "trees", "keys", "units", "kinds", "errors",
 )  # fmt: skip
-GROUND = {"errors", "keys", "storage", "trees", "units"}
+GROUND = {"errors", "fields", "keys", "kinds", "storage", "trees", "units"}
 # room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
     "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
@@ -37,9 +37,11 @@ MAY_IMPORT = {
     "diffusion": set(),
     "files": set(),
     "storage": set(),
+    "fields": {"kinds"},
     "trees": set(),
     "keys": set(),
     "units": set(),
+    "kinds": set(),
     "errors": set(),
 }  # fmt: skip
 ONLY_IN = {
@@ -53,7 +55,7 @@ ONLY_IN = {
         "files/t5_weights.py",
         "evaluation/features",
     },
-    "ml_collections": {"build/checks.py", "sampling/trained.py"},
+    "ml_collections": {"sampling/trained.py"},
     "optax": {"training", "build/recipe.py"},
     "matplotlib": {"evaluation/plots.py", "benchmark/plots.py", "benchmark/scaling/plots.py"},
     "orbax": {"training/checkpoint.py", "files/t5_weights.py", "parallel/hosts.py"},

@@ -1,66 +1,37 @@
 """Refuses a config that cannot work, before anything is compiled or written.
 
-Each refusal is a ConfigError of one line that names the field, its value and what would do.
+Each refusal is a ConfigError of one line that names the field, its value and what would do. What
+one field may be is in fields.py; here is what several decide.
 """
 
-import math
-
-from ml_collections import ConfigDict
-
+from snapvideo_jax import fields
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.build.data import world
-from snapvideo_jax.build.model import DTYPES, network
+from snapvideo_jax.build.model import network, padded_video
 from snapvideo_jax.data import order
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.layers import dot_product_attention
+from snapvideo_jax.units import size_text
 
-# The names that a field may have.
-KNOWN = {
-    "data.source": ("shapes", "folder"),
-    "model.name": ("fit", "unet"),
-    "model.remat": ("none", "dots", "offload", "block"),
-    "model.dtype": tuple(DTYPES),
-    "model.text_encoder.source": ("trained", "stored"),
-    "optimizer.name": ("lamb", "adam"),
-}
-# Fields that may be 0 (or negative, or any text); every other number must be above 0.
-MAY_BE_ZERO = (
-    "seed", "data.pad_rows", "data.image_fraction", "data.shapes.spread", "model.dropout",
-    "model.fit.global_layers", "diffusion.label_dropout", "diffusion.self_conditioning",
-    "diffusion.image_sigma_in", "optimizer.warmup_steps", "optimizer.weight_decay",
-    "optimizer.b1", "optimizer.b2",
-    "sampling.guidance", "sampling.guidance_low", "sampling.threshold", "sampling.reconstruction",
-    "sampling.S_churn", "sampling.S_min", "sampling.augmentation", "checkpoint.keep_every",
-    "log.samples_every",
-)  # fmt: skip
-SIGNED = ("diffusion.P_mean", "data.shapes.background", "mesh.")
-FRACTIONS = (
-    "data.image_fraction", "data.shapes.spread", "model.dropout", "diffusion.label_dropout",
-    "diffusion.self_conditioning", "optimizer.b1", "optimizer.b2", "sampling.augmentation",
-    "sampling.threshold",
-)  # fmt: skip
+# Bytes that no machine holds: all chips of the largest pods have about half of it.
+MOST_BYTES = 2**52
+# Fields of which the first must be below the second.
+BELOW = (
+    ("optimizer.warmup_steps", "training.steps"),
+    ("sampling.sigma_min", "sampling.sigma_max"),
+    ("sampling.S_min", "sampling.S_max"),
+)
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError for a number out of range, an unknown name, or sizes that do not fit."""
-    for name, value in _leaves(config):
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not isinstance(number, bool):
-                _check_number(name, number)
-        if name in KNOWN and value not in KNOWN[name]:
-            known = ", ".join(KNOWN[name])
-            raise ConfigError(f"{name}={value!r} is not known; choose one of {known}")
+    """Raises ConfigError for a field that is not of its kind, or sizes that do not fit."""
+    fields.check(config)
+    values = fields.flatten(config)
+    for low, high in BELOW:
+        if values[low] >= values[high]:
+            raise ConfigError(f"{low}={values[low]} must be below {high}={values[high]}")
     _check_data(config)
-    if config.optimizer.warmup_steps >= config.training.steps:
-        raise ConfigError(
-            f"optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
-            f"training.steps={config.training.steps}"
-        )
-    for name in ("b1", "b2"):  # at 1 a moment never leaves 0, and is divided by 1 - 1
-        if config.optimizer[name] == 1:
-            raise ConfigError(f"optimizer.{name}=1.0 must be below 1")
-    if config.sampling.sigma_min >= config.sampling.sigma_max:
-        raise ConfigError("sampling.sigma_min must be below sampling.sigma_max")
+    _check_sizes(config)
     network(config, dot_product_attention)
 
 
@@ -78,23 +49,33 @@ def _check_data(config: Config) -> None:
     full = (data.height, data.width)
     if data.low_res and not (len(data.low_res) == 2 and all(map(int.__lt__, data.low_res, full))):
         raise ConfigError(f"data.low_res={data.low_res} must be (height, width) below {full}")
+    if config.log.samples_every and not config.log.sample_prompts:
+        raise ConfigError(
+            f"log.samples_every={config.log.samples_every} needs log.sample_prompts, what to show"
+        )
     order.image_rows(config.training.batch_size, data.image_fraction)
 
 
-def _leaves(config: Config, prefix: str = ""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _check_number(name: str, value: float) -> None:
-    low_ok = value >= 0 if name in MAY_BE_ZERO else value > 0 or name.startswith(SIGNED)
-    high_ok = value <= 1 or name not in FRACTIONS
-    if math.isfinite(value) and low_ok and high_ok:
-        return
-    least = "at least 0" if name in MAY_BE_ZERO else "above 0"
-    raise ConfigError(
-        f"{name}={value} must be {least}{' and at most 1' if name in FRACTIONS else ''}"
-    )
+def _check_sizes(config: Config) -> None:
+    """Raises ConfigError where a batch, or a part of the parameters, is over MOST_BYTES."""
+    frames, height, width = padded_video(config)
+    fit, unet, text = config.model.fit, config.model.unet, config.model.text_encoder
+    layers = {
+        "fit": ("model.fit.latent_channels", fit.blocks * fit.global_layers, fit.latent_channels),
+        "unet": ("model.unet.channels", 1, unet.channels * max(unet.multipliers)),
+    }
+    name, number, channels = layers[config.model.name]
+    # 4 and 8 squares: attention's and the feed-forward's kernels; a residual block has 18.
+    parameters = 12 * number * channels**2
+    floats = {
+        "training.batch_size": config.training.batch_size * frames * height * width * 3,
+        name: parameters,
+        "model.text_encoder.hidden": 2 * text.layers * text.channels * text.hidden,
+    }
+    values = fields.flatten(config)
+    for field, count in floats.items():
+        if 4 * count > MOST_BYTES:
+            raise ConfigError(
+                f"{field}={values[field]} needs {size_text(4 * count)} or more with the other "
+                f"sizes of this config, and no machine holds more than {size_text(MOST_BYTES)}"
+            )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax.errors import ConfigError, DataError
+from snapvideo_jax.fields import flatten
 
 # Fields that may change between the runs of one folder; any other makes it another experiment.
 MAY_CHANGE = (
@@ -77,15 +78,6 @@ def job_facts(config: dict) -> dict[str, Any]:
         code.update(f"{path.relative_to(package)} ".encode() + path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     return facts | versions | {"the code of snapvideo_jax": code.hexdigest()[:16]}
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Returns "section.field" -> value of a nested dict."""
-    flat = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        flat.update(flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value})
-    return flat
 
 
 def _may_change(name: str) -> bool:
