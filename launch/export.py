@@ -34,7 +34,9 @@ def run() -> None:
     encoder = model.denoiser.text_encoder
     vocabulary = build.vocabulary_path(model.config, workdir) if encoder else None
     config = json.loads(model.config.to_json())
-    export_folder.write(OUT.value, config, model.step, model.params, vocabulary)
+    export_folder.write(
+        OUT.value, config, model.step, model.params, vocabulary, text=model.text.encoder
+    )
     count = cost.parameters(model.params)
     screen.say(f"{count:,} parameters (EMA) of step {model.step} in {OUT.value}")
 

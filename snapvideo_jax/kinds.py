@@ -146,6 +146,22 @@ class Row:
         return f"({', '.join(map(str, self.kinds))})"
 
 
+@dataclass(frozen=True)
+class Table:
+    """An object of JSON whose values are all of one kind, or of any."""
+
+    kind: "Kind" = None
+
+    def holds(self, value: Any) -> bool:
+        """Returns whether `value` is one."""
+        if not isinstance(value, dict):
+            return False
+        return self.kind is None or all(map(self.kind.holds, value.values()))
+
+    def __str__(self) -> str:
+        return "an object" if self.kind is None else f"an object of values, each {self.kind}"
+
+
 Number = Whole | Real
 Kind = Any  # one of the classes above
 

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "models": set(),
     "diffusion": set(),
     "files": set(),
-    "storage": set(),
+    "storage": {"kinds"},
     "fields": {"kinds"},
     "trees": set(),
     "keys": set(),

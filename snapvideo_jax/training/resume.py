@@ -47,10 +47,11 @@ def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
             f"{workdir} holds another experiment ({'; '.join(differences[:5])}); choose another "
             "--workdir or set the fields back"
         )
-    if (saved["data"], saved["text"]) != (meta["data"], meta["text"]):
+    same_text = saved["text"] in ("", meta["text"])  # earlier versions had none of a vocabulary
+    if saved["data"] != meta["data"] or not same_text:
         raise DataError(
-            f"the data of {workdir} have changed since step {saved['step']}; put them back or "
-            "choose another --workdir"
+            f"the {'data' if same_text else 'text encoder or vocabulary'} of {workdir} changed "
+            f"after step {saved['step']}; put back what was there, or choose another --workdir"
         )
 
 

@@ -4,11 +4,12 @@ metrics.jsonl holds only what is a function of the config (loss, norms, rate), s
 run writes the very bytes that the unbroken one would have; times go to screen and TensorBoard.
 """
 
+import contextlib
 import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,29 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from snapvideo_jax import trees
-from snapvideo_jax.errors import DivergedError
+from snapvideo_jax import storage, trees
+from snapvideo_jax.errors import DivergedError, StorageError, reason
+from snapvideo_jax.fields import STEP
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.units import duration_text, size_text
+
+ROW = {"step": STEP}
 
 
 class MetricsFile:
     """metrics.jsonl: one JSON object a line, in the order of steps."""
 
     def __init__(self, path: Path, resume_step: int):
-        """Keeps the lines up to `resume_step`; later ones belong to steps that are run again."""
-        lines = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(lines))
-        temporary.replace(path)
-        self._file = path.open("a")
+        """Keeps the lines up to `resume_step`; later ones belong to steps that are run again.
+
+        Damaged lines are left out. Raises StorageError where the file cannot be read or written.
+        """
+        lines = [line for step, line in _rows(path) if step <= resume_step]
+        storage.write(path, b"".join(lines))
+        try:
+            self._file = path.open("a")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line and hands it to the system at once."""
@@ -43,10 +51,21 @@ class MetricsFile:
         self._file.close()
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields step and line of each row that is whole, in rising order of steps."""
     if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return
+    try:
+        lines = storage.read(path).splitlines(keepends=True)
+    except storage.Damaged as damage:
+        raise StorageError(f"{path} {damage}") from damage
+    last = 0
+    for line in lines:
+        with contextlib.suppress(storage.Damaged):
+            step = storage.parse_object(line, ROW)["step"]
+            if step > last and line.endswith(b"\n"):
+                last = step
+                yield step, line
 
 
 SUMMARY_LINES = 8  # beside the total
@@ -173,6 +192,7 @@ class Board:
     def __init__(self, folder: Path):
         from clu import metric_writers  # imports tensorflow: only when a run really starts
 
+        storage.make_folder(folder)
         self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -203,6 +223,7 @@ class Report:
         max_skipped: int,
         metrics_every: int,
         every_seconds: float,
+        saved_steps: Callable[[], list[int]],
         log: Callable[[str], None],
     ):
         """Opens the files.
@@ -217,9 +238,11 @@ class Report:
             max_skipped: steps in a row that may be skipped.
             metrics_every: steps between lines of metrics.jsonl.
             every_seconds: between lines on the screen.
+            saved_steps: returns the steps of the checkpoints that there are.
             log: called with each line for the screen.
         """
         self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
+        self._batch_size, self._saved_steps, self._step = batch_size, saved_steps, start
         self._learning_rates, self._max_skipped = learning_rates, max_skipped
         self._skipped, self._skipped_in_a_row = skipped, 0
         self._file = self._board = Nowhere()
@@ -253,15 +276,39 @@ class Report:
             self._board.scalars(step, rates)
         self._skipped += int(values["skipped"])
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
+        self._step = step
         if self._skipped_in_a_row >= self._max_skipped:
-            first = step - self._skipped_in_a_row + 1
-            raise DivergedError(
-                f"the loss is not finite since step {first}, and no update was made since; "
-                f"checkpoints in {self._workdir / 'checkpoints'} up to step {first - 1} are from "
-                f"before, but the update of step {first - 1} may be what broke it: if a resumed "
-                "run ends here again, delete that checkpoint or lower optimizer.learning_rate in "
-                "a new run"
-            )
+            raise self.diverged()
+
+    @property
+    def skips(self) -> bool:
+        """Whether the last step was skipped, its loss or gradient not being finite."""
+        return self._skipped_in_a_row > 0
+
+    def diverged(self, broken: Sequence[str] = ()) -> DivergedError:
+        """Returns the error of a run that ends while steps are skipped.
+
+        broken: the leaves of the state that the last update left not finite, if any.
+        """
+        first = self._step - self._skipped_in_a_row + 1  # skipped, or sure to be
+        what = f"no update was made since step {first}, whose loss is not finite"
+        if broken:
+            what = f"the update of step {first - 1} left {broken[0]} not finite"
+        B = self._batch_size
+        # The loss of step first - 1 was finite: so were the parameters before its update.
+        sound = [step for step in self._saved_steps() if step < first - 1]
+        later = [step for step in self._saved_steps() if step >= first - 1]
+        advice = "no checkpoint is from before it"
+        if sound:
+            advice = f"the last checkpoint from before it is step {max(sound)}"
+        if sound and later:
+            advice += f"; to go on from there, delete {', '.join(map(str, sorted(later)))}"
+        return DivergedError(
+            f"{what}; the batch of step {first} (examples {(first - 1) * B} to {first * B - 1} in "
+            f"the order of the data) or the update of step {first - 1} is what broke it; {advice} "
+            f"in {self._workdir / 'checkpoints'}; lower optimizer.learning_rate in a new run if it "
+            "breaks again"
+        )
 
     def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
         """Shows a sample grid in TensorBoard."""

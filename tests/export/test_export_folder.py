@@ -118,7 +118,7 @@ def test_the_parameters_come_back_bit_for_bit(folder, params):
 def test_large_models_are_cut_into_shards(tmp_path, params, shard_bytes, files):
     """Leaves have 12 bytes (bias), 128 (kernel) and 4 (table), in this order."""
     out = tmp_path / "out"
-    export_folder.write(out, CONFIG, 7, params, None, shard_bytes)
+    export_folder.write(out, CONFIG, 7, params, None, shard_bytes=shard_bytes)
     shards = sorted(path for path in out.glob("*.safetensors"))
     assert len(shards) == files
     for shard in shards:
@@ -232,9 +232,10 @@ def change(path, edit):
         ("model.safetensors", "is a pickle", lambda c: b"\x80\x04\x95" + bytes(5) + b"x" * 99),
         ("model.safetensors", "table failed its checksum", lambda c: c.__setitem__(-2, c[-2] ^ 4)),
         ("config.json", "not valid JSON", lambda c: c[:-9]),
-        ("config.json", "not of format 1", lambda c: c.replace(b'"format": 1', b'"format": 2')),
-        ("config.json", "lacks config, step or", lambda c: c.replace(b'"step": 7', b'"step": "7"')),
-        ("config.json", "table failed its checksum", lambda c: c.replace(b'"table"', b'"tab1e"')),
+        ("config.json", "has format=3", lambda c: c.replace(b'"format": 2', b'"format": 3')),
+        ("config.json", "has step='7'", lambda c: c.replace(b'"step": 7', b'"step": "7"')),
+        ("config.json", "its digest differs", lambda c: c.replace(b'"step": 7', b'"step": 8')),
+        ("config.json", "its digest differs", lambda c: c.replace(b'"table"', b'"tab1e"')),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_line(folder, params, name, reason, edit):
