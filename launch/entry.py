@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_flags
 
 from launch import cluster, screen, signals
-from snapvideo_jax import fields, kinds
+from snapvideo_jax import fields, kinds, numerics, storage
 from snapvideo_jax.errors import ConfigError, UserError
 
 # What absl, Python and ml_collections say, in plainer words.
@@ -27,6 +27,7 @@ PLAINER = (
 CONFIG_FLAG = re.compile(r"--?(?:no)?config(?:\.([^=]*))?=(.*)", re.DOTALL)
 DEFAULT_CONFIG = "configs/shapes.py"
 LONGEST = 400  # characters of a message about flags
+OUTPUTS: dict[str, Callable[[str], Path]] = {}  # flag of what is written -> its folder
 
 
 def define_config() -> None:
@@ -48,7 +49,28 @@ def define_folder(name: str, text: str) -> flags.FlagHolder[str]:
     flag = flags.DEFINE_string(name, None, text, required=True)
     flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
     _show_in_help(name)
+    OUTPUTS[name] = Path
     return flag
+
+
+def define_file(name: str, text: str, required: bool = False) -> flags.FlagHolder:
+    """Defines a flag that names a file to write; `text` is its help."""
+    flag = flags.DEFINE_string(name, None, text, required=required)
+    flags.register_validator(name, lambda path: path != "", "must name a file; this one is '.'")
+    _show_in_help(name)
+    OUTPUTS[name] = lambda path: Path(path).parent
+    return flag
+
+
+def probe_outputs() -> None:
+    """Raises StorageError where a flag names a folder or file that cannot be written.
+
+    So it shows at once, and not when hours of work are to be written down.
+    """
+    for name, folder in OUTPUTS.items():
+        if (path := flags.FLAGS[name].value) is not None:
+            storage.refuse_remote(path)
+            storage.probe(folder(path))
 
 
 def refuse_unread(needs: str, *holders: flags.FlagHolder) -> None:
@@ -160,6 +182,8 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
 def _guarded(main: Callable[[], None]) -> None:
     """Joins the job and calls `main`; a UserError or a signal is one line and an exit code."""
     try:
+        numerics.pin()
+        probe_outputs()
         cluster.join()
         main()
     except UserError as error:

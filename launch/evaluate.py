@@ -40,11 +40,11 @@ CHECKPOINT = flags.DEFINE_string(
 STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
 PROTOCOL = flags.DEFINE_enum("protocol", "shapes", ["shapes"], "What is sampled and how scored.")
 NUM = number_flags.define("num_samples", 64, Whole(1, 100_000), "Videos of each kind of prompt.")
-OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
-SHEET = flags.DEFINE_string("sheet", None, "PNG file for a contact sheet of the samples.")
+OUT = entry.define_file("out", "JSON file to write.", required=True)
+SHEET = entry.define_file("sheet", "PNG file for a contact sheet of the samples.")
 SEED = number_flags.define("seed", 0, Whole(0, 2**30), "Chooses prompts and noise.")
 BATCH = number_flags.define("batch_size", 64, Whole(1, 65_536), "Videos made at a time.")
-PLOT = flags.DEFINE_string("plot", None, "PNG file for the scores of a sweep.")
+PLOT = entry.define_file("plot", "PNG file for the scores of a sweep.")
 STEPS = number_flags.define(
     "steps", None, Several(fields.FIELDS["sampling.steps"], 1, 64), "Steps of the sampler."
 )

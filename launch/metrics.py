@@ -32,7 +32,7 @@ from snapvideo_jax.kinds import Real, Whole
 
 METRIC = flags.DEFINE_enum("metric", None, metrics.NAMES, "What is measured.", required=True)
 GENERATED = flags.DEFINE_string("generated", None, "Folder of videos.", required=True)
-OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
+OUT = entry.define_file("out", "JSON file to write.", required=True)
 REAL = flags.DEFINE_string("real", "", "Folder of real videos, for distances.")
 WEIGHTS = flags.DEFINE_string("weights", "", "File of the network's weights.")
 SHA256 = flags.DEFINE_string("sha256", "", "Of --weights: its first 8 or more digits; checked.")

@@ -76,7 +76,7 @@ CANDIDATES = number_flags.define(
     "candidates", 3, Whole(1, 1000), "Meshes that --search compiles beside plain fsdp."
 )
 PROGRAM = flags.DEFINE_enum("program", "train", programs.KINDS, "What --topology compiles.")
-JSON = flags.DEFINE_string("json", None, "File for the answer as JSON.")
+JSON = entry.define_file("json", "File for the answer as JSON.")
 
 
 def run() -> None:

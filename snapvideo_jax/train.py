@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snapvideo_jax import build, storage, trees
+from snapvideo_jax import build, numerics, storage, trees
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.text import train_vocabulary
@@ -87,7 +87,12 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
         text = _text(config, workdir, source, saved)
         program = build.train_program(config, text.vocabulary_size)
         hosts.raise_on_all(lambda: _check_memory(program))
-        meta = {"config": fields, "data": source.fingerprint, "text": text.encoder}
+        meta = {
+            "config": fields,
+            "data": source.fingerprint,
+            "text": text.encoder,
+            "numerics": numerics.check(),
+        }
         run = Run(config, workdir, source, text, program, meta, log)
         if saved:  # all checkpoints of a folder are of one experiment
             resume.check_same_experiment(workdir, saved, meta)
@@ -172,8 +177,10 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
 
 
 def _open(config: Config, workdir: Path, profile: range) -> build.Source:
-    """Checks the config, and opens its data."""
-    build.check(config)
+    """Checks the config and what else decides results, and opens the data."""
+    numerics.check()
+    storage.refuse_remote(workdir)
+    build.check(config, chips.memory(jax.local_devices()[0]) * jax.device_count())
     profiler.check(profile, 0, config.training.steps)
     build.training_mesh(config)
     ledger = lambda path, reason: telemetry.add_bad_record(workdir, path, reason)
@@ -203,7 +210,7 @@ def _text(config: Config, workdir: Path, source: build.Source, saved: dict | Non
 def _check_memory(program: build.TrainProgram) -> None:
     """Raises ConfigError where a device cannot even hold its part of the state."""
     needed, held = trees.device_bytes(program.abstract_state), chips.memory(jax.local_devices()[0])
-    if held and needed > held:
+    if needed > held:
         raise ConfigError(
             f"the state of training takes {size_text(needed)} of each device, which has "
             f"{size_text(held)}; split it over more devices (mesh.fsdp): launch.plan --doctor says "

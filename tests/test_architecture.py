@@ -15,9 +15,9 @@ PACKAGE = ROOT / "snapvideo_jax"
 ROOMS = (
     "train", "benchmark", "planner", "evaluation", "sampling", "export", "build", "training",
     "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
-    "storage", "fields", "trees", "keys", "units", "kinds", "errors",
+    "storage", "fields", "numerics", "trees", "keys", "units", "kinds", "errors",
 )  # fmt: skip
-GROUND = {"errors", "fields", "keys", "kinds", "storage", "trees", "units"}
+GROUND = {"errors", "fields", "keys", "kinds", "numerics", "storage", "trees", "units"}
 # room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
     "train": {"build", "data", "files", "parallel", "planner", "sampling", "training"},
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "files": set(),
     "storage": {"kinds"},
     "fields": {"kinds"},
+    "numerics": set(),
     "trees": set(),
     "keys": set(),
     "units": set(),

@@ -13,8 +13,8 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.units import size_text
 
-# Bytes that no machine holds: all chips of the largest pods have about half of it.
-MOST_BYTES = 2**52
+MOST_BYTES = 2**51  # all chips of the largest pods have less
+STATE_BYTES = 16  # of a parameter, its two moments and its EMA
 # Fields of which the first must be below the second.
 BELOW = (
     ("optimizer.warmup_steps", "training.steps"),
@@ -23,15 +23,18 @@ BELOW = (
 )
 
 
-def check(config: Config) -> None:
-    """Raises ConfigError for a field that is not of its kind, or sizes that do not fit."""
+def check(config: Config, memory: int = MOST_BYTES) -> None:
+    """Raises ConfigError for a field that is not of its kind, or sizes that do not fit.
+
+    memory: bytes of all devices.
+    """
     fields.check(config)
     values = fields.flatten(config)
     for low, high in BELOW:
         if values[low] >= values[high]:
             raise ConfigError(f"{low}={values[low]} must be below {high}={values[high]}")
     _check_data(config)
-    _check_sizes(config)
+    _check_sizes(config, min(memory, MOST_BYTES))
     network(config, dot_product_attention)
 
 
@@ -56,8 +59,11 @@ def _check_data(config: Config) -> None:
     order.image_rows(config.training.batch_size, data.image_fraction)
 
 
-def _check_sizes(config: Config) -> None:
-    """Raises ConfigError where a batch, or a part of the parameters, is over MOST_BYTES."""
+def _check_sizes(config: Config, memory: int) -> None:
+    """Raises ConfigError where a batch, or the state of a part of the model, is over `memory`.
+
+    No program is traced for it, which takes minutes for models that nobody can hold.
+    """
     frames, height, width = padded_video(config)
     fit, unet, text = config.model.fit, config.model.unet, config.model.text_encoder
     layers = {
@@ -66,16 +72,15 @@ def _check_sizes(config: Config) -> None:
     }
     name, number, channels = layers[config.model.name]
     # 4 and 8 squares: attention's and the feed-forward's kernels; a residual block has 18.
-    parameters = 12 * number * channels**2
-    floats = {
+    least = {
         "training.batch_size": config.training.batch_size * frames * height * width * 3,
-        name: parameters,
-        "model.text_encoder.hidden": 2 * text.layers * text.channels * text.hidden,
+        name: STATE_BYTES * 12 * number * channels**2,
+        "model.text_encoder.hidden": STATE_BYTES * 2 * text.layers * text.channels * text.hidden,
     }
     values = fields.flatten(config)
-    for field, count in floats.items():
-        if 4 * count > MOST_BYTES:
+    for field, size in least.items():
+        if size > memory:
             raise ConfigError(
-                f"{field}={values[field]} needs {size_text(4 * count)} or more with the other "
-                f"sizes of this config, and no machine holds more than {size_text(MOST_BYTES)}"
+                f"{field}={values[field]} needs {size_text(size)} or more with the other sizes of "
+                f"this config, and all devices hold {size_text(memory)}"
             )

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from snapvideo_jax import build, fields, storage
+from snapvideo_jax import build, fields, numerics, storage
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.errors import ConfigError, DataError, StorageError, reason
@@ -56,6 +56,7 @@ def load(
         StorageError: there is no checkpoint, or none is whole.
         DataError: the text encoder is missing or another one.
     """
+    numerics.check()
     storage.refuse_remote(workdir)
     if exported := export_folder.is_export(workdir):
         meta = export_folder.read(workdir)._asdict()

@@ -31,8 +31,8 @@ from snapvideo_jax.trees import leaves_by_name
 FORMAT = 2  # 1 had no seal
 # What lies beside every state, and what a run adds.
 META = {"format": Whole(1, FORMAT), "step": STEP, "digests": Table(Whole(0, 2**32 - 1))}
-RUNS = {"config": Table(), "data": Text(1_000_000), "text": Text()}
-NOTHING = {"config": {}, "data": "", "text": ""}
+RUNS = {"config": Table(), "data": Text(1_000_000), "text": Text(), "numerics": Table()}
+NOTHING = {"config": {}, "data": "", "text": "", "numerics": {}}
 NEVER = 30 * 86_400  # seconds; Orbax waits by the clock on the wall, which may jump by a day
 STEP_NAME = re.compile(r"0|[1-9][0-9]{0,9}")
 

@@ -29,14 +29,16 @@ def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
 
     Args:
         workdir: for messages.
-        saved: {"config", "data", "text", "step"} of the checkpoint.
-        meta: {"config", "data", "text"} of the run.
+        saved: {"config", "data", "text", "numerics", "step"} of the checkpoint; earlier versions
+            had no numerics, {}.
+        meta: {"config", "data", "text", "numerics"} of the run.
 
     Raises:
-        ConfigError: fields differ that are not in MAY_CHANGE.
+        ConfigError: numerics differ, or fields that are not in MAY_CHANGE.
         DataError: the data or the text encoder differ.
     """
-    before, now = flatten(with_later_fields(saved["config"])), flatten(meta["config"])
+    before = flatten(with_later_fields(saved["config"])) | saved.get("numerics", {})
+    now = flatten(meta["config"]) | (meta["numerics"] if saved.get("numerics") else {})
     differences = [
         f"{name}={before.get(name)!r} there, {now.get(name)!r} here"
         for name in sorted(before.keys() | now.keys())

@@ -190,9 +190,9 @@ class Board:
     """TensorBoard through clu; created on the first process only, which alone writes."""
 
     def __init__(self, folder: Path):
+        storage.make_folder(folder)
         from clu import metric_writers  # imports tensorflow: only when a run really starts
 
-        storage.make_folder(folder)
         self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -291,10 +291,10 @@ class Report:
         broken: the leaves of the state that the last update left not finite, if any.
         """
         first = self._step - self._skipped_in_a_row + 1  # skipped, or sure to be
+        at, B = first, self._batch_size
         what = f"no update was made since step {first}, whose loss is not finite"
         if broken:
-            what = f"the update of step {first - 1} left {broken[0]} not finite"
-        B = self._batch_size
+            at, what = first - 1, f"the update of step {first - 1} left {broken[0]} not finite"
         # The loss of step first - 1 was finite: so were the parameters before its update.
         sound = [step for step in self._saved_steps() if step < first - 1]
         later = [step for step in self._saved_steps() if step >= first - 1]
@@ -304,7 +304,7 @@ class Report:
         if sound and later:
             advice += f"; to go on from there, delete {', '.join(map(str, sorted(later)))}"
         return DivergedError(
-            f"{what}; the batch of step {first} (examples {(first - 1) * B} to {first * B - 1} in "
+            f"{what}; the batch of step {at} (examples {(at - 1) * B} to {at * B - 1} in "
             f"the order of the data) or the update of step {first - 1} is what broke it; {advice} "
             f"in {self._workdir / 'checkpoints'}; lower optimizer.learning_rate in a new run if it "
             "breaks again"

@@ -21,6 +21,7 @@ from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.training import checkpoint
 from tests import tiny
 from tests.conftest import CACHE
+from tests.mutations import mutations
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = {"seed": 3, "data": {"vocabulary": "somewhere/else.model", "num_frames": 2}}
@@ -140,6 +141,23 @@ def test_an_exported_folder_is_told_from_a_run(folder, tmp_path, params):
     assert export_folder.is_export(folder) and not export_folder.is_export(tmp_path)
     export_folder.write(tmp_path / "shards", CONFIG, 7, params, None, 1)
     assert export_folder.is_export(tmp_path / "shards")
+
+
+def test_two_hundred_mutations_of_the_config_are_noticed_or_change_nothing(folder):
+    path, before = folder / "config.json", export_folder.read(folder)
+    for damaged in mutations(path.read_bytes(), 200):
+        path.write_bytes(damaged)
+        try:
+            assert export_folder.read(folder) == before
+        except DataError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+
+
+def test_the_first_format_is_read(folder):
+    path, before = folder / "config.json", export_folder.read(folder)
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in entries.items() if k != "seal"} | {"format": 1}))
+    assert export_folder.read(folder) == before
 
 
 def test_an_empty_folder_is_filled(tmp_path, params):

@@ -196,7 +196,7 @@ def test_two_hundred_mutations_of_the_records_are_one_line_or_samples_made_again
             harmless += 1
         except ConfigError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000
-    assert 20 < harmless < 180
+    assert (5 if name == "samples.json" else 150) < harmless < 200
 
 
 def test_a_longer_list_goes_on_in_the_same_folder(tmp_path):
