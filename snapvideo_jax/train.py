@@ -122,13 +122,13 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
     samples_every = config.log.samples_every
     with contextlib.ExitStack() as stack:
         stack.enter_context(_explaining_memory(lambda: _step_refusal(program)))
-        report = stack.enter_context(_report(run, state))
-        signals = stack.enter_context(hosts.Signals())  # outlasts the last save
         checkpoints = checkpoint.Checkpoints(
             run.workdir / "checkpoints",
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
         )
+        report = stack.enter_context(_report(run, state, checkpoints.steps))
+        signals = stack.enter_context(hosts.Signals())  # outlasts the last save
         stack.callback(checkpoints.close)
         if start:
             checkpoints.set_aside(start)
@@ -249,7 +249,7 @@ def _graft(run: Run, state: TrainState) -> TrainState:
     return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
 
 
-def _report(run: Run, state: TrainState) -> telemetry.Report:
+def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -> telemetry.Report:
     """Opens what tells people about the run."""
     config, start = run.config, int(state.step)
     return telemetry.Report(
@@ -263,7 +263,7 @@ def _report(run: Run, state: TrainState) -> telemetry.Report:
         max_skipped=config.training.max_skipped,
         metrics_every=config.log.metrics_every,
         every_seconds=config.log.every_seconds,
-        saved_steps=lambda: checkpoint.step_folders(run.workdir / "checkpoints"),
+        saved_steps=saved_steps,
         log=run.log,
     )
 

@@ -8,6 +8,7 @@ In a job of many processes all of them call what is here, each writes and reads 
 arrays, and the first alone looks at the folder, so that all see the same one.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -154,6 +155,12 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise StorageError(f"could not save step {step} in {self._folder}: {error}") from error
         self._mark()
+
+    def steps(self) -> list[int]:
+        """Waits until everything is committed, and lists the steps, newest first."""
+        with contextlib.suppress(OSError, ValueError):  # `close` comes next
+            self._manager.wait_until_finished()
+        return step_folders(self._folder)
 
     def close(self) -> None:
         """Waits until everything is committed. StorageError if that fails."""

@@ -296,8 +296,9 @@ class Report:
         if broken:
             at, what = first - 1, f"the update of step {first - 1} left {broken[0]} not finite"
         # The loss of step first - 1 was finite: so were the parameters before its update.
-        sound = [step for step in self._saved_steps() if step < first - 1]
-        later = [step for step in self._saved_steps() if step >= first - 1]
+        saved = self._saved_steps()
+        sound = [step for step in saved if step < first - 1]
+        later = [step for step in saved if step >= first - 1]
         advice = "no checkpoint is from before it"
         if sound:
             advice = f"the last checkpoint from before it is step {max(sound)}"
