@@ -31,30 +31,33 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import entry, number_lists, provenance, screen
+from launch import entry, number_flags, provenance, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import measure, plots, programs, report
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.planner import topology
 
+BATCH = Whole(1, 2**20)
 CONFIGS = flags.DEFINE_list(
     "configs", ["configs/fit_500m.py", "configs/unet_284m.py"], "Configuration files to compare."
 )
 OUT = entry.define_folder("out", "Folder for the report.")
 MODES = flags.DEFINE_list("modes", list(programs.MODES), "What is timed: train, infer or both.")
-BATCH_SIZES = number_lists.define_integers(
-    "batch_sizes", "Videos a step for each device; default: 8.", lower_bound=1, upper_bound=2**20
+BATCH_SIZES = number_flags.define(
+    "batch_sizes", None, Several(BATCH, 1, 64), "Videos a step for each device; default: 8."
 )
 SWEEP = flags.DEFINE_bool("sweep", False, "Double the batch until memory or --max_batch ends it.")
-MAX_BATCH = flags.DEFINE_integer(
-    "max_batch", 1024, "Where --sweep ends, for each device.", lower_bound=1
+MAX_BATCH = number_flags.define("max_batch", 1024, BATCH, "Where --sweep ends, for each device.")
+DEVICES = number_flags.define(
+    "devices",
+    None,
+    Several(Whole(1, 2**20), 1, 64),
+    "How many devices to measure on; default: all.",
 )
-DEVICES = number_lists.define_integers(
-    "devices", "How many devices to measure on; default: all.", lower_bound=1
-)
-REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each program.", lower_bound=1)
+REPEATS = number_flags.define("repeats", 10, Whole(1, 1_000_000), "Timed steps of each program.")
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice, as v5p:2x2x1, to predict for instead of measuring here."
 )

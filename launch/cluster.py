@@ -10,16 +10,17 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 
-from launch import screen
+from launch import number_flags, screen
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.kinds import Whole
 from snapvideo_jax.parallel import hosts
 
 # How a process finds the others of its job, where no cluster says so.
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 in a job of many processes."
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "In the job.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this process, from 0.", lower_bound=0)
+NUM_PROCESSES = number_flags.define("num_processes", None, Whole(1, 2**20), "In the job.")
+PROCESS_ID = number_flags.define("process_id", None, Whole(0, 2**20), "Of this process, from 0.")
 JOIN = 300  # seconds until the processes of a job must have met
 LEAVE = 10  # seconds for the others to end with this one
 SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")  # what JAX reads

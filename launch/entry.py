@@ -1,10 +1,8 @@
 """What all commands share: flags, the config, and run(), which ends each with its exit code."""
 
-import difflib
 import gc
 import os
 import re
-import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,36 +11,23 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from launch import cluster, screen, signals
+from snapvideo_jax import fields, kinds, numerics, storage
 from snapvideo_jax.errors import ConfigError, Stalled, UserError
 
-# What flags and the code of a config file may raise.
-CONFIG_ERRORS = (
-    flags.Error,
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 # What absl, Python and ml_collections say, in plainer words.
 PLAINER = (
     (re.compile(r"flag --(\w+)=None: Flag --\1 must have a value other than None\."),
      r"--\1 is required"),
     (re.compile(r"flag --config=(\S+): Error whilst parsing config file: \w+: "), r"--config=\1: "),
-    (re.compile(r"invalid literal for int\(\) with base 10: "), "this is no whole number: "),
-    (re.compile(r"could not convert string to float: "), "this is no number: "),
+    (re.compile(r"flag (--\w+=.*): must be "), r"\1 must be "),
 )  # fmt: skip
-CONFIG_FLAG = re.compile(r"--?config(?:\.([\w.]+))?=(.*)", re.DOTALL)
+CONFIG_FLAG = re.compile(r"--?(?:no)?config(?:\.([^=]*))?=(.*)", re.DOTALL)
 DEFAULT_CONFIG = "configs/shapes.py"
-SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")  # of a config
+LONGEST = 400  # characters of a message about flags
+OUTPUTS: dict[str, Callable[[str], Path]] = {}  # flag of what is written -> its folder
 
 
 def define_config() -> None:
@@ -54,7 +39,7 @@ def define_config() -> None:
             "Configuration file; its fields are flags.",
             lock_config=True,
         )
-    except CONFIG_ERRORS as error:  # of fields, which are looked up here
+    except Exception as error:  # of fields, which are looked up here, or of the file's own code
         _refuse(error, _config_mistake(sys.argv))
     _show_in_help("config")
 
@@ -64,7 +49,28 @@ def define_folder(name: str, text: str) -> flags.FlagHolder[str]:
     flag = flags.DEFINE_string(name, None, text, required=True)
     flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
     _show_in_help(name)
+    OUTPUTS[name] = Path
     return flag
+
+
+def define_file(name: str, text: str, required: bool = False) -> flags.FlagHolder:
+    """Defines a flag that names a file to write; `text` is its help."""
+    flag = flags.DEFINE_string(name, None, text, required=required)
+    flags.register_validator(name, lambda path: path != "", "must name a file; this one is '.'")
+    _show_in_help(name)
+    OUTPUTS[name] = lambda path: Path(path).parent
+    return flag
+
+
+def probe_outputs() -> None:
+    """Raises StorageError where a flag names a folder or file that cannot be written.
+
+    So it shows at once, and not when hours of work are to be written down.
+    """
+    for name, folder in OUTPUTS.items():
+        if (path := flags.FLAGS[name].value) is not None:
+            storage.refuse_remote(path)
+            storage.probe(folder(path))
 
 
 def refuse_unread(needs: str, *holders: flags.FlagHolder) -> None:
@@ -91,20 +97,10 @@ def load_config(path: str) -> Any:
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
     try:
         values(["config", f"--config={path}"])
-        _check_sections(values.config)
-    except CONFIG_ERRORS as error:
+        fields.check(values.config)  # absl lets what loading raised wait until here
+    except Exception as error:
         raise ConfigError(f"{path}: {screen.one_line(error)}") from error
     return values.config
-
-
-def _check_sections(config: Any) -> None:
-    """Raises ValueError if this is none of our configs.
-
-    Raises what loading it raised, too: absl lets that wait until the config is first read.
-    """
-    lacking = [section for section in SECTIONS if section not in config]
-    if lacking:
-        raise ValueError(f"no config: it lacks {', '.join(lacking)}; start from configs/base.py")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -138,10 +134,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS:
-            _check_sections(flags.FLAGS.config)
+            fields.check(flags.FLAGS.config)
     except SystemExit:  # absl's, after --help
         sys.exit(0)
-    except CONFIG_ERRORS as error:
+    except Exception as error:
         _refuse(error, _config_mistake(argv) if "config" in flags.FLAGS else None)
     if len(rest) > 1:
         _exit(ConfigError(f"unexpected argument {rest[1]!r}; flags start with -- (see --help)"))
@@ -150,46 +146,44 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _refuse(error: Exception, mistake: str | None) -> NoReturn:
     """Ends the command with one line about its flags: `mistake`, or what `error` says."""
-    line = f"flags: {screen.one_line(error)}"
+    line = screen.one_line(error)
+    line = line if isinstance(error, ConfigError) else f"flags: {line}"
     for pattern, words in PLAINER:
         line = pattern.sub(words, line)
-    _exit(ConfigError(mistake or line))
+    line = mistake or line
+    _exit(ConfigError(line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."))
 
 
 def _config_mistake(argv: Sequence[str]) -> str | None:
-    """Says which file or field of a config there is not, in better words than its library's.
+    """Says which file or field of a config there is not, or what a field may be.
 
-    Returns None if all are there, and the mistake is another one.
+    Returns None if all files and fields are there, and take their values as far as that shows
+    from the text.
     """
-    apart = lambda word: re.fullmatch(r"--?config[\w.]*", word)  # its value is the next word
+    apart = lambda word: re.fullmatch(r"--?config[^=]*", word)  # its value is the next word
     words = zip(argv, [*argv[1:], ""], strict=True)
     matches = [CONFIG_FLAG.fullmatch(f"{w}={value}" if apart(w) else w) for w, value in words]
-    values = {match[1] or "": match[2] for match in matches if match}
-    path = values.pop("", DEFAULT_CONFIG)
-    file, colon, argument = path.partition(":")
+    values = {match[1]: match[2] for match in matches if match}
+    path = values.pop(None, DEFAULT_CONFIG)
+    file = path.partition(":")[0]
     if not Path(file).is_file():
         return f"--config={path}: there is no file {file!r}; start from configs/base.py"
-    try:  # not by load_config, which would read the fields of sys.argv too
-        config = runpy.run_path(file)["get_config"](*[argument] if colon else [])
-    except CONFIG_ERRORS:
-        return None
-    for field in values:
-        *sections, name = field.split(".")
-        place: Any = config
-        for depth, section in enumerate([*sections, name]):
-            names = list(place) if isinstance(place, ConfigDict) else []
-            if section not in names:
-                here = ".".join(["config", *sections[:depth]])
-                nearest = difflib.get_close_matches(section, names, n=1, cutoff=0)
-                hint = f"; the nearest is {nearest[0]}" if nearest else ""
-                return f"--config.{field}: {here} has no field {section}{hint}"
-            place = place[section]
+    for field, text in values.items():
+        if field in fields.SECTIONS:
+            return f"--config.{field} is a section; its fields can be set: --config.{field}.NAME="
+        if field not in fields.FIELDS:
+            return f"--config: {fields.unknown(field)}"
+        kind = fields.FIELDS[field]
+        if isinstance(kind, kinds.Number) and not kind.holds(value := kind.read(text)):
+            return f"--config.{fields.must_be(field, value)}"
     return None
 
 
 def _guarded(main: Callable[[], None]) -> None:
     """Joins the job and calls `main`; a UserError or a signal is one line and an exit code."""
     try:
+        numerics.pin()
+        probe_outputs()
         cluster.join()
         main()
     except UserError as error:

@@ -44,8 +44,8 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, number_lists, screen
-from snapvideo_jax import build, storage
+from launch import entry, number_flags, screen
+from snapvideo_jax import build, fields, storage
 from snapvideo_jax.data.world import World
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.evaluation import evaluate, metrics, plots, result, sets
@@ -54,13 +54,14 @@ from snapvideo_jax.evaluation.metrics import Extractor
 from snapvideo_jax.evaluation.sets import UCF101_SIZE, Sets
 from snapvideo_jax.files import video
 from snapvideo_jax.generator import SamplerSettings
+from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.sampling.stage import Stage
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "Folder of a run (its --workdir), or an exported one."
 )
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
+STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
 UPSAMPLER = flags.DEFINE_string("upsampler", "", "Folder of the run of an upsampler.")
 T5 = flags.DEFINE_string("t5", "", "Folder of the T5 encoder, as for launch.sample.")
 PROTOCOL = flags.DEFINE_enum(
@@ -69,10 +70,10 @@ PROTOCOL = flags.DEFINE_enum(
     ["shapes", "reference", "ucf101", "msrvtt"],
     "What is sampled, and what it is compared with.",
 )
-NUM = flags.DEFINE_integer(
-    "num_samples", None, "Videos; of shapes, of each kind of prompt (64).", lower_bound=1
+NUM = number_flags.define(
+    "num_samples", None, Whole(1, 1_000_000), "Videos; of shapes, of each kind of prompt (64)."
 )
-OUT = flags.DEFINE_string("out", "", "JSON file to write.")
+OUT = entry.define_file("out", "JSON file to write.")
 REAL = flags.DEFINE_string("real", "", "Folder of the real videos.")
 SPLIT = flags.DEFINE_string("split", "", "UCF-101's list of training videos, trainlist01.txt.")
 CLASS_PROMPTS = flags.DEFINE_string(
@@ -88,12 +89,19 @@ C3D_MEAN = flags.DEFINE_string("c3d_mean", "", "Mean clip of C3D.")
 CACHE = flags.DEFINE_string(
     "cache", "", "Folder for statistics of real videos, shared by all hosts; default: ~/.cache."
 )
-SHEET = flags.DEFINE_string("sheet", "", "PNG file for a contact sheet of shapes.")
-SEED = flags.DEFINE_integer("seed", 0, "Chooses prompts and noise.", 0, 2**30)
-BATCH = flags.DEFINE_integer("batch_size", 64, "Videos a host makes at a time.", lower_bound=1)
-PLOT = flags.DEFINE_string("plot", "", "PNG file for the scores of a sweep of shapes.")
-STEPS = number_lists.define_integers("steps", "Steps of the sampler.", lower_bound=1)
-GUIDANCE = number_lists.define_floats("guidance", "Weight w; 0 is no guidance.", lower_bound=0)
+SHEET = entry.define_file("sheet", "PNG file for a contact sheet of shapes.")
+SEED = number_flags.define("seed", 0, Whole(0, 2**30), "Chooses prompts and noise.")
+BATCH = number_flags.define("batch_size", 64, Whole(1, 65_536), "Videos a host makes at a time.")
+PLOT = entry.define_file("plot", "PNG file for the scores of a sweep of shapes.")
+STEPS = number_flags.define(
+    "steps", None, Several(fields.FIELDS["sampling.steps"], 1, 64), "Steps of the sampler."
+)
+GUIDANCE = number_flags.define(
+    "guidance",
+    None,
+    Several(fields.FIELDS["sampling.guidance"], 1, 64),
+    "Weight w; 0 is no guidance.",
+)
 COMPARE = flags.DEFINE_list("compare", [], "Two results, A.json,B.json: a table, or what differs.")
 
 ONLY_FOR = {"shapes": (SHEET, PLOT), "ucf101": (SPLIT, CLASS_PROMPTS), "msrvtt": (CAPTIONS,)}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, screen
-from snapvideo_jax import build
+from launch import entry, number_flags, screen
+from snapvideo_jax import build, fields
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling import trained
@@ -22,7 +22,7 @@ from snapvideo_jax.sampling import trained
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
 )
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
+STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
 OUT = entry.define_folder("out", "Folder for the parameters; made where there is none.")
 
 
@@ -34,7 +34,9 @@ def run() -> None:
     encoder = model.denoiser.text_encoder
     vocabulary = build.vocabulary_path(model.config, workdir) if encoder else None
     config = json.loads(model.config.to_json())
-    export_folder.write(OUT.value, config, model.step, model.params, vocabulary)
+    export_folder.write(
+        OUT.value, config, model.step, model.params, vocabulary, text=model.text.encoder
+    )
     count = cost.parameters(model.params)
     screen.say(f"{count:,} parameters (EMA) of step {model.step} in {OUT.value}")
 

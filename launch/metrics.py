@@ -28,15 +28,16 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch import entry, screen
+from launch import entry, number_flags, screen
 from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError, DataError
 from snapvideo_jax.evaluation import measurement, metrics, scores, video_set
 from snapvideo_jax.evaluation.measurement import Measurement, Protocol
+from snapvideo_jax.kinds import Real, Whole
 
 METRIC = flags.DEFINE_enum("metric", None, metrics.NAMES, "What is measured.", required=True)
 GENERATED = flags.DEFINE_string("generated", None, "Folder of videos.", required=True)
-OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
+OUT = entry.define_file("out", "JSON file to write.", required=True)
 REAL = flags.DEFINE_string("real", "", "Folder of real videos, for distances.")
 WEIGHTS = flags.DEFINE_string("weights", "", "File of the network's weights.")
 SHA256 = flags.DEFINE_string("sha256", "", "Of --weights: its first 8 or more digits; checked.")
@@ -45,13 +46,17 @@ MERGES = flags.DEFINE_string("merges", "", "CLIP's bpe_simple_vocab_16e6.txt.gz 
 CAPTIONS = flags.DEFINE_string("captions", "", "Text file: a line for each video, by its name.")
 DISTANCE = flags.DEFINE_enum("distance", "frechet", metrics.DISTANCES, "Of features; not of kid.")
 VARIANT = flags.DEFINE_string("variant", "", "Whose resizing and constants; see docs/metrics.md.")
-NUM = flags.DEFINE_integer("num_videos", None, "Videos of each folder; default: all.", 2)
-FRAMES = flags.DEFINE_integer("frames", 16, "Frames of each video.", lower_bound=2)
-RATE = flags.DEFINE_float("frame_rate", 0.0, "Frames per second of both sets, for the record.")
+NUM = number_flags.define(
+    "num_videos", None, Whole(2, 10_000_000), "Videos of each folder; default: all."
+)
+FRAMES = number_flags.define("frames", 16, Whole(2, 4096), "Frames of each video.")
+RATE = number_flags.define(
+    "frame_rate", 0.0, Real(0.0, 1000.0), "Frames per second of both sets, for the record."
+)
 REFERENCE = flags.DEFINE_string("reference", "", "Data set and split of --real, for the record.")
 COMPRESSION = flags.DEFINE_string("compression", "", "Of both sets, for the record.")
 MODEL = flags.DEFINE_string("model", "", "What made the videos, for the record.")
-BATCH = flags.DEFINE_integer("batch_size", 16, "Videos at a time.", lower_bound=1)
+BATCH = number_flags.define("batch_size", 16, Whole(1, 65_536), "Videos at a time.")
 SINGULAR = flags.DEFINE_bool("singular", False, "Allow fewer samples than features, as some do.")
 COMPARE = flags.DEFINE_string("compare", "", "JSON file of another value of the same protocol.")
 

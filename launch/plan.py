@@ -43,12 +43,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import entry, screen
+from launch import entry, number_flags, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.benchmark import prediction
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import text
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.kinds import Whole
 from snapvideo_jax.planner import (
     doctor,
     doctor_table,
@@ -64,18 +65,18 @@ from snapvideo_jax.units import size_text
 entry.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
 DOCTOR = flags.DEFINE_bool("doctor", False, "Print how the mesh splits the model.")
-DEVICES = flags.DEFINE_integer(
-    "devices", None, "Devices that the mesh is laid over; default: those at hand.", lower_bound=1
+DEVICES = number_flags.define(
+    "devices", None, Whole(1, 2**20), "Devices that the mesh is laid over; default: those at hand."
 )
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice to compile a program for, as v5e-16; or: measure."
 )
 SEARCH = flags.DEFINE_bool("search", False, "Look for the fastest layout on --topology.")
-CANDIDATES = flags.DEFINE_integer(
-    "candidates", 3, "Meshes that --search compiles beside plain fsdp.", lower_bound=1
+CANDIDATES = number_flags.define(
+    "candidates", 3, Whole(1, 1000), "Meshes that --search compiles beside plain fsdp."
 )
 PROGRAM = flags.DEFINE_enum("program", "train", programs.KINDS, "What --topology compiles.")
-JSON = flags.DEFINE_string("json", None, "File for the answer as JSON.")
+JSON = entry.define_file("json", "File for the answer as JSON.")
 
 
 def run() -> None:

@@ -23,18 +23,19 @@ import jax
 from absl import flags
 
 from configs import miniature
-from launch import entry, number_lists, provenance, screen
-from snapvideo_jax import build, storage
+from launch import entry, number_flags, provenance, screen
+from snapvideo_jax import build, fields, storage
 from snapvideo_jax.benchmark.report import for_screen
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.studies.miniature import averaging, plots, report, scoring, units
 
 OUT = entry.define_folder("out", "Folder for the report; a study that it holds goes on.")
 PRESET = flags.DEFINE_enum("preset", "cpu", ["cpu", "gpu"], "Size of videos and networks.")
-SEEDS = number_lists.define_integers("seeds", "Seeds; default: 0,1,2.", lower_bound=0)
-STEPS = flags.DEFINE_integer(
-    "steps", None, "Training steps of each FIT; default: the preset's.", lower_bound=2
+SEEDS = number_flags.define("seeds", None, Several(fields.SEED, 1, 64), "Default: 0,1,2.")
+STEPS = number_flags.define(
+    "steps", None, Whole(2, 10_000_000), "Training steps of each FIT; default: the preset's."
 )
 
 

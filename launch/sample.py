@@ -49,14 +49,25 @@ import jax
 from absl import flags
 from jax.experimental import multihost_utils
 
-from launch import entry, number_lists, screen
-from snapvideo_jax import build, storage
+from launch import entry, number_flags, screen
+from snapvideo_jax import build, fields, storage
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
+from snapvideo_jax.kinds import Real, Several, Whole
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.sampling import known_frames, output_folder, trained
 from snapvideo_jax.sampling.long_video import Span
 from snapvideo_jax.sampling.stage import Stage, work_share
+
+MOST_SAMPLES = 1_000_000  # of a command
+MOST_FRAMES = 100_000  # of a video
+
+
+def define_setting(name: str, text: str) -> flags.FlagHolder:
+    """Defines a flag that takes what the config's field of the sampler takes."""
+    kind = fields.FIELDS[f"sampling.{name.removeprefix('upsampler_')}"]
+    return number_flags.define(name, None, kind, text)
+
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
@@ -65,43 +76,45 @@ T5 = flags.DEFINE_string(
     "t5", None, "Folder of the T5 encoder, for prompts of a model trained on stored states."
 )
 UPSAMPLER = flags.DEFINE_string("upsampler", None, "Folder of the run of an upsampler.")
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; default: the newest.")
-UPSAMPLER_STEP = flags.DEFINE_integer("upsampler_step", None, "As --step.")
+STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
+UPSAMPLER_STEP = number_flags.define("upsampler_step", None, fields.STEP, "As --step.")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
 PROMPTS = flags.DEFINE_string("prompts", None, "Text file of more prompts, one a line.")
 NEGATIVE = flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
 OUT = entry.define_folder("out", "Folder for the videos; made where there is none.")
 FORMAT = flags.DEFINE_enum("format", "mp4", list(output_folder.FORMATS), "Of the videos.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the first sample of each prompt.", lower_bound=0)
-NUM = flags.DEFINE_integer("num", 1, "Samples of each prompt.", lower_bound=1)
-BATCH = flags.DEFINE_integer(
-    "batch_size", 16, "Videos a host makes at a time; rounded up to split.", lower_bound=1
+SEED = number_flags.define("seed", 0, fields.SEED, "Seed of the first sample of each prompt.")
+NUM = number_flags.define("num", 1, Whole(1, MOST_SAMPLES), "Samples of each prompt.")
+BATCH = number_flags.define(
+    "batch_size", 16, Whole(1, 65_536), "Videos a host makes at a time; rounded up to split."
 )
-STEPS = flags.DEFINE_integer("steps", None, "Steps of the sampler.", lower_bound=1)
-GUIDANCE = flags.DEFINE_float("guidance", None, "Weight w; 0 is no guidance.", lower_bound=0)
-UPSAMPLER_STEPS = flags.DEFINE_integer("upsampler_steps", None, "As --steps.", lower_bound=1)
-UPSAMPLER_GUIDANCE = flags.DEFINE_float("upsampler_guidance", None, "As --guidance.", lower_bound=0)
-AUGMENTATION = flags.DEFINE_float(
-    "augmentation", None, "Level of noise on what the upsampler enlarges.", 0, 1
-)
-FRAME_RATE = flags.DEFINE_float("frame_rate", None, "Frames per second; 0: still.", lower_bound=0)
-THRESHOLD = flags.DEFINE_float("threshold", None, "Percentile; 0: no thresholding.", 0, 1)
+STEPS = define_setting("steps", "Steps of the sampler.")
+GUIDANCE = define_setting("guidance", "Weight w; 0 is no guidance.")
+UPSAMPLER_STEPS = define_setting("upsampler_steps", "As --steps.")
+UPSAMPLER_GUIDANCE = define_setting("upsampler_guidance", "As --guidance.")
+AUGMENTATION = define_setting("augmentation", "Level of noise on what the upsampler enlarges.")
+FRAME_RATE = define_setting("frame_rate", "Frames per second; 0: still.")
+THRESHOLD = define_setting("threshold", "Percentile; 0: no thresholding.")
 OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.")
 HEUN = flags.DEFINE_bool("heun", None, "Second order (2 N - 1 calls), or Euler's (N).")
-CHURN = flags.DEFINE_float("S_churn", None, "Noise added on the way, as EDM's.", lower_bound=0)
-DURATION = flags.DEFINE_float("duration", None, "Seconds of a long video.", lower_bound=0)
-FRAME_RATES = number_lists.define_floats(
-    "frame_rates", "Of its levels, rising; the last is its own."
+CHURN = define_setting("S_churn", "Noise added on the way, as EDM's.")
+DURATION = number_flags.define("duration", None, Real(0.001, 86_400.0), "Seconds of a long video.")
+FRAME_RATES = number_flags.define(
+    "frame_rates", None, Several(fields.RATE, 1, 16), "Of its levels, rising; the last is its own."
 )
 INIT_IMAGE = flags.DEFINE_string("init_image", None, "Picture that frame 0 shows.")
 INIT_VIDEO = flags.DEFINE_string("init_video", None, "Video whose frames are known.")
-KNOWN = number_lists.define_integers(
-    "known_frames", "Which frames of --init_video are known; default: the first half."
+KNOWN = number_flags.define(
+    "known_frames",
+    None,
+    Several(Whole(0, MOST_FRAMES), 1, 4096),
+    "Which frames of --init_video are known; default: the first half.",
 )
-HEIGHT = flags.DEFINE_integer(
-    "source_height", None, "Pixels of the source as the model is told; 0: unknown.", lower_bound=0
+SIDE = Whole(0, 1_000_000)
+HEIGHT = number_flags.define(
+    "source_height", None, SIDE, "Pixels of the source as the model is told; 0: unknown."
 )
-WIDTH = flags.DEFINE_integer("source_width", None, "As --source_height.", lower_bound=0)
+WIDTH = number_flags.define("source_width", None, SIDE, "As --source_height.")
 
 
 def run() -> None:
@@ -163,7 +176,13 @@ def prompts() -> list[str]:
     from_file = output_folder.read_prompts(PROMPTS.value) if PROMPTS.value else []
     if not PROMPT.value and not from_file:
         raise ConfigError("there is nothing to show; give --prompt=TEXT or --prompts=FILE")
-    return [*PROMPT.value, *from_file]
+    texts = [*PROMPT.value, *from_file]
+    if len(texts) * NUM.value > MOST_SAMPLES:
+        raise ConfigError(
+            f"--num={NUM.value} samples of {len(texts):,} prompts are more than {MOST_SAMPLES:,}; "
+            "give a smaller --num, or a part of the prompts at a time"
+        )
+    return texts
 
 
 def load() -> list[Stage]:
@@ -225,6 +244,11 @@ def long_span() -> Span | None:
     """Returns the span of a long video; None for a short one."""
     if DURATION.value is None or FRAME_RATES.value is None:
         return None
+    if DURATION.value * FRAME_RATES.value[-1] > MOST_FRAMES:
+        raise ConfigError(
+            f"--duration={DURATION.value:g} at {FRAME_RATES.value[-1]:g} frames per second is more "
+            f"than {MOST_FRAMES:,} frames; make a shorter video"
+        )
     return Span(DURATION.value, tuple(FRAME_RATES.value))
 
 

@@ -17,17 +17,21 @@ Exit codes: 0 done, 2 bad flags, 5 DIR cannot be written.
 import json
 
 import jax
-from absl import flags
 
-from launch import entry, number_lists, provenance, screen
-from snapvideo_jax import build, storage
+from launch import entry, number_flags, provenance, screen
+from snapvideo_jax import build, fields, storage
 from snapvideo_jax.benchmark.report import for_screen
 from snapvideo_jax.data.text import train_vocabulary
+from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.studies.scaling import plots, report, study
 
 OUT = entry.define_folder("out", "Folder for the report.")
-STEPS = flags.DEFINE_integer("steps", 400, f"Training steps, with {study.BATCH} videos each.")
-SIZES = number_lists.define_integers("sizes", "Some of 1,2,3,4; default: all.", lower_bound=1)
+STEPS = number_flags.define(
+    "steps", 400, fields.STEPS, f"Training steps, with {study.BATCH} videos each."
+)
+SIZES = number_flags.define(
+    "sizes", None, Several(Whole(1, 4), 1, 4), "Some of 1,2,3,4; default: all."
+)
 
 
 def run() -> None:

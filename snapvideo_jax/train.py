@@ -14,7 +14,6 @@ checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 import signal
@@ -27,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snapvideo_jax import build, storage
+from snapvideo_jax import build, numerics, storage, trees
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.bad_records import BadRecords
@@ -36,7 +35,7 @@ from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped
 from snapvideo_jax.evaluation import evaluate, result, sets
 from snapvideo_jax.evaluation.evaluate import Setting
 from snapvideo_jax.files import video
-from snapvideo_jax.parallel import batches, hosts
+from snapvideo_jax.parallel import batches, chips, hosts
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import compiler, residuals
 from snapvideo_jax.sampling import trained
@@ -45,6 +44,7 @@ from snapvideo_jax.sampling.stage import Stage
 from snapvideo_jax.sampling.trained import Trained
 from snapvideo_jax.training import checkpoint, graft, optim, profiler, resume, telemetry
 from snapvideo_jax.training.state import TrainState
+from snapvideo_jax.units import size_text
 
 # What to do when memory runs out away from the step.
 INIT_OUT_OF_MEMORY = (
@@ -95,10 +95,19 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
         hosts.check_same(resume.job_facts(fields), ConfigError)
         hosts.check_same({"the data": source.fingerprint}, DataError)
     with hosts.claim_folder(workdir):
-        text = _text(config, workdir, source)
+        saved = checkpoint.newest_meta(workdir / "checkpoints")
+        text = _text(config, workdir, source, saved)
         program = build.train_program(config, text.vocabulary_size)
-        meta = {"config": fields, "data": source.fingerprint, "text": text.encoder}
+        hosts.raise_on_all(lambda: _check_memory(program))
+        meta = {
+            "config": fields,
+            "data": source.fingerprint,
+            "text": text.encoder,
+            "numerics": numerics.check(),
+        }
         run = Run(config, workdir, source, text, program, meta, log)
+        if saved:  # all checkpoints of a folder are of one experiment
+            resume.check_same_experiment(workdir, saved, meta)
         state = _first_state(run)
         start, steps = int(state.step), config.training.steps
         profiler.check(profile, start, steps)
@@ -126,13 +135,13 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
     is_evaluated = lambda step: evaluate_every and step and step % evaluate_every == 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(_explaining_memory(lambda: _step_refusal(program)))
-        report = stack.enter_context(_report(run, state))
-        signals = stack.enter_context(hosts.Signals())  # outlasts the last save
         checkpoints = checkpoint.Checkpoints(
             run.workdir / "checkpoints",
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
         )
+        report = stack.enter_context(_report(run, state, checkpoints.steps))
+        signals = stack.enter_context(hosts.Signals())  # outlasts the last save
         stack.callback(checkpoints.close)
         if start:
             checkpoints.set_aside(start)
@@ -161,20 +170,26 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 report.step(*pending)
             pending = step, metrics
             ending = signals.stop()
-            # An evaluation may take long: what is lost by a kill is its last batch, not training.
             if step % every == 0 or step == steps or ending or is_evaluated(step):
-                checkpoints.save(step, state, run.meta)
+                report.step(*pending)
+                pending = ()
+                # What is skipped would push out what is sound. An evaluation may take long: what a
+                # kill then loses is its last batch, not training.
+                if ending or not report.skips:
+                    if broken := checkpoint.not_finite(state):
+                        raise report.diverged(broken)
+                    checkpoints.save(step, state, run.meta)
             if ending:
                 break
             if samples_every and step % samples_every == 0:
                 with _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
                     report.samples(step, _write_sheet(run, state))
             if is_evaluated(step):
-                report.step(*pending)
-                pending = ()
                 report.evaluation(step, _evaluate(run, state))
         if pending:
             report.step(*pending)
+        if report.skips and not ending:
+            raise report.diverged()
     if ending and int(state.step) < steps:
         error, word = (Stopped, "stopped") if ending == signal.SIGINT else (Preempted, "preempted")
         raise error(f"{word}: saved step {step}, resume with the same command")
@@ -183,8 +198,10 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
 
 
 def _open(config: Config, workdir: Path, profile: range) -> build.Source:
-    """Checks the config, and opens its data."""
-    build.check(config)
+    """Checks the config and what else decides results, and opens the data."""
+    numerics.check()
+    storage.refuse_remote(workdir)
+    build.check(config, chips.memory(jax.local_devices()[0]) * jax.device_count())
     profiler.check(profile, 0, config.training.steps)
     build.training_mesh(config)
     name = "bad_records.jsonl" if hosts.is_first() else f"bad_records.{jax.process_index()}.jsonl"
@@ -192,32 +209,40 @@ def _open(config: Config, workdir: Path, profile: range) -> build.Source:
     return build.source(config, records.bad, records.good)
 
 
-def _text(config: Config, workdir: Path, source: build.Source) -> build.Text:
-    """Returns how captions enter; makes the run's vocabulary where the config names none."""
+def _text(config: Config, workdir: Path, source: build.Source, saved: dict | None) -> build.Text:
+    """Returns how captions enter; a run that starts makes its vocabulary if the config names none.
+
+    saved: meta data of the newest checkpoint; the encoder must still be the one that it names.
+    """
     path, settings = build.vocabulary_path(config, workdir), build.text_settings(config)
 
     def make() -> None:
-        if (
-            hosts.is_first()
-            and settings.trained
-            and not config.data.vocabulary
-            and not path.exists()
-        ):
+        ours = settings.trained and not config.data.vocabulary
+        if hosts.is_first() and ours and not (saved and path.exists()):
             train_vocabulary(source.captions(), path)
 
     hosts.raise_on_all(make)
-    text = hosts.raise_on_all(lambda: build.text(config, path))
+    encoder = saved["text"] if saved else ""
+    text = hosts.raise_on_all(lambda: build.text(config, path, encoder))
     if jax.process_count() > 1:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if settings.trained else ""
-        hosts.check_same({"the vocabulary": digest, "the text encoder": text.encoder}, DataError)
+        hosts.check_same({"the text encoder or vocabulary": text.encoder}, DataError)
     return text
+
+
+def _check_memory(program: build.TrainProgram) -> None:
+    """Raises ConfigError where a device cannot even hold its part of the state."""
+    needed, held = trees.device_bytes(program.abstract_state), chips.memory(jax.local_devices()[0])
+    if needed > held:
+        raise ConfigError(
+            f"the state of training takes {size_text(needed)} of each device, which has "
+            f"{size_text(held)}; split it over more devices (mesh.fsdp): launch.plan --doctor says "
+            "what each would hold"
+        )
 
 
 def _first_state(run: Run) -> TrainState:
     """Restores the newest verified checkpoint, or makes a fresh state where there is none."""
     program, log, folder = run.program, run.log, run.workdir / "checkpoints"
-    if saved := checkpoint.newest_meta(folder):  # all checkpoints of a folder are of one experiment
-        resume.check_same_experiment(run.workdir, saved, run.meta)
     restored = checkpoint.restore_newest(folder, program.abstract_state, log)
     log(telemetry.parameter_summary(program.abstract_state.params))
     axes = " ".join(f"{axis}={size}" for axis, size in program.mesh.shape.items() if size > 1)
@@ -225,6 +250,7 @@ def _first_state(run: Run) -> TrainState:
     if restored is not None:
         log(f"resuming at step {restored.step} on {devices}")
         return restored.state
+    checkpoint.check_never_saved(folder)
     log(f"starting at step 0 on {devices}")
     with _explaining_memory(lambda: INIT_OUT_OF_MEMORY):
         state = jax.block_until_ready(hosts.compile_on_all(program.init)())
@@ -245,7 +271,7 @@ def _graft(run: Run, state: TrainState) -> TrainState:
     return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
 
 
-def _report(run: Run, state: TrainState) -> telemetry.Report:
+def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -> telemetry.Report:
     """Opens what tells people about the run."""
     config, start = run.config, int(state.step)
     return telemetry.Report(
@@ -259,6 +285,7 @@ def _report(run: Run, state: TrainState) -> telemetry.Report:
         max_skipped=config.training.max_skipped,
         metrics_every=config.log.metrics_every,
         every_seconds=config.log.every_seconds,
+        saved_steps=saved_steps,
         log=run.log,
     )
 

@@ -15,9 +15,9 @@ PACKAGE = ROOT / "snapvideo_jax"
 ROOMS = (
     "train", "studies", "benchmark", "planner", "evaluation", "sampling", "export", "build",
     "training", "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
-    "storage", "trees", "keys", "units", "errors",
+    "storage", "fields", "numerics", "trees", "keys", "units", "kinds", "errors",
 )  # fmt: skip
-GROUND = {"errors", "keys", "storage", "trees", "units"}
+GROUND = {"errors", "fields", "keys", "kinds", "numerics", "storage", "trees", "units"}
 # room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
     "train": {"build", "data", "evaluation", "files", "parallel", "planner", "sampling",
@@ -39,10 +39,13 @@ MAY_IMPORT = {
     "models": set(),
     "diffusion": set(),
     "files": set(),
-    "storage": set(),
+    "storage": {"kinds"},
+    "fields": {"kinds"},
+    "numerics": set(),
     "trees": set(),
     "keys": set(),
     "units": set(),
+    "kinds": set(),
     "errors": set(),
 }  # fmt: skip
 ONLY_IN = {
@@ -64,7 +67,7 @@ ONLY_IN = {
         "files/t5_weights.py",
         "evaluation/features",
     },
-    "ml_collections": {"build/checks.py", "sampling/trained.py"},
+    "ml_collections": {"sampling/trained.py"},
     "optax": {"training", "build/recipe.py"},
     "matplotlib": {
         "evaluation/plots.py",

@@ -8,12 +8,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax import build
+from snapvideo_jax import build, numerics
 from snapvideo_jax import train as train_module
 from snapvideo_jax.data import shapes
 from snapvideo_jax.errors import (
@@ -25,8 +27,10 @@ from snapvideo_jax.errors import (
     StorageError,
 )
 from snapvideo_jax.evaluation import job, noise_levels, result
-from snapvideo_jax.parallel import hosts
+from snapvideo_jax.parallel import chips, hosts
+from snapvideo_jax.sampling import trained
 from snapvideo_jax.train import train
+from snapvideo_jax.training import checkpoint
 from tests import tiny
 
 
@@ -283,25 +287,109 @@ def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypat
     monkeypatch.setattr(build, "schedule", schedule)
     train(config(), tmp_path, quiet)
     order = [what for what, _ in itertools.groupby(seen)]
-    expected = [("computed",), ("dispatched", 1)]
-    for step in range(2, 9):
-        expected += [("dispatched", step), ("fetched", step - 1)]
-    assert order == [*expected, ("fetched", 8)]
+    expected, saved = [("computed",)], (3, 6, 8)  # whose state must be known to be sound
+    for step in range(1, 9):
+        before = [("fetched", step - 1)] if step - 1 not in (0, *saved) else []
+        expected += [("dispatched", step), *before, *([("fetched", step)] if step in saved else [])]
+    assert order == expected
 
 
 def test_a_diverged_run_says_since_when(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "snapvideo_jax.training.step.sigmas.mean_loss_weight_F", lambda *numbers: float("nan")
     )
-    with pytest.raises(DivergedError, match="not finite since step 1, "):
-        train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
-    with pytest.raises(
-        DivergedError, match="not finite since step 4, .* up to step 3 are "
-    ):  # from a checkpoint
-        train(config(seed=1, training__max_skipped=3), tmp_path, quiet)
+    for _ in range(2):  # nothing was saved, so the second run is the first
+        with pytest.raises(DivergedError, match="since step 1, .* no checkpoint is from before"):
+            train(config(seed=1, training__max_skipped=4), tmp_path, quiet)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {row["learning_rate"] for row in rows} == {0}  # of the update that was not made yet
+
+
+def faked(monkeypatch, skipped=lambda step: False, destroyed=lambda step: False):
+    """Steps that compute nothing: those `skipped` have no finite loss, those `destroyed` end so."""
+
+    def update(state, batch):
+        step = 1 + int(state.step)
+        metrics = {"loss": 1.0, "grad_norm": 1.0, "skipped": 0}
+        if skipped(step):
+            metrics = {"loss": np.nan, "grad_norm": np.nan, "skipped": 1}
+        params = state.params
+        if destroyed(step):
+            params = jax.tree.map(lambda x: x * np.nan, params)
+        state = dataclasses.replace(state, step=state.step + 1, params=params)
+        return state, {name: jnp.asarray(value) for name, value in metrics.items()}
+
+    whole = build.train_program
+    program = lambda *sizes: dataclasses.replace(whole(*sizes), step=update)
+    monkeypatch.setattr(build, "train_program", program)
+
+
+def test_a_run_that_ends_while_it_skips_is_not_done_and_names_what_is_sound(tmp_path, monkeypatch):
+    faked(monkeypatch, skipped=lambda step: step >= 7)
+    said = r"step 7, .*examples 48 to 55 .* from before it is step 3; .* delete 6 in .*checkpoints"
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=said):
+            train(config(), tmp_path, quiet)
+        assert checkpoint.step_folders(tmp_path / "checkpoints") == [6, 3]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["skipped"] for row in rows] == [0] * 6 + [1, 1]
+
+
+def test_a_step_that_is_skipped_amid_others_ends_nothing(tmp_path, monkeypatch):
+    faked(monkeypatch, skipped=lambda step: step in (6, 7))
+    train(config(), tmp_path, quiet)
+    assert checkpoint.step_folders(tmp_path / "checkpoints") == [8, 3]  # not 6, which was skipped
+
+
+def test_a_state_that_an_update_destroyed_is_not_saved(tmp_path, monkeypatch):
+    faked(monkeypatch, destroyed=lambda step: step == 6)
+    said = "the update of step 6 left params/.* not finite; .* from before it is step 3 in "
+    with pytest.raises(DivergedError, match=said):
+        train(config(), tmp_path, quiet)
+    assert checkpoint.step_folders(tmp_path / "checkpoints") == [3]
+
+
+def test_what_a_run_was_trained_with_must_be_there_bit_for_bit(tmp_path, monkeypatch):
+    faked(monkeypatch)
+    train(config(), tmp_path, quiet)
+    vocabulary = tmp_path / "vocabulary.model"
+    whole = vocabulary.read_bytes()
+    vocabulary.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    longer = config(training__steps=9)
+    for read in (lambda: train(longer, tmp_path, quiet), lambda: trained.load(tmp_path)):
+        with pytest.raises(DataError, match="vocabulary.model is not what the model was trained"):
+            read()
+    vocabulary.unlink()  # and is made again from the captions
+    with monkeypatch.context() as patched:
+        patched.setitem(numerics.PINNED, "jax_random_seed_offset", 1)
+        patched.setattr(numerics, "check", lambda: numerics.PINNED)
+        with pytest.raises(ConfigError, match="jax_random_seed_offset=0 there, 1 here"):
+            train(longer, tmp_path, quiet)
+    assert int(train(longer, tmp_path, quiet).step) == 9 and vocabulary.read_bytes() == whole
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(StorageError, match="held checkpoints up to step 9, and none is there"):
+        train(longer, tmp_path, quiet)
+
+
+def test_a_vocabulary_that_no_checkpoint_knows_is_made_again(tmp_path, monkeypatch):
+    faked(monkeypatch)
+    (tmp_path / "vocabulary.model").write_bytes(b"cut short by a kill")
+    assert int(train(config(), tmp_path, quiet).step) == 8
+
+
+def test_a_state_that_no_device_holds_is_refused_with_both_sizes(tmp_path, monkeypatch):
+    monkeypatch.setattr(chips, "memory", lambda device: 20_000)
+    with pytest.raises(ConfigError, match=r"takes .* kB of each device, which has 20.0 kB; split"):
+        train(config(), tmp_path, quiet)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_bucket_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="mount the bucket"):
+        train(config(), Path("gs://bucket/run"), quiet)
+    assert not list(tmp_path.iterdir())
 
 
 def exhausted(*_):
@@ -312,7 +400,8 @@ def test_where_memory_runs_out_is_said(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(train_module, "sample_sheet", exhausted)
         with pytest.raises(ConfigError, match="does not hold the sample grid"):
-            train(config(log__samples_every=2), tmp_path / "grid", quiet)
+            drawn = config(log__samples_every=2, log__sample_prompts=("a circle",))
+            train(drawn, tmp_path / "grid", quiet)
     monkeypatch.setattr(hosts, "compile_on_all", lambda program, *given: exhausted)
     with pytest.raises(ConfigError, match="does not hold the state of training"):
         train(config(), tmp_path / "state", quiet)
@@ -352,12 +441,28 @@ def test_a_trace_that_starts_after_the_run_is_refused_before_anything_is_made(tm
             {"model__fit__latents": 3},
             "model.fit.latents=3 must be a multiple of 2: try 4",
         ),
-        (ConfigError, {"training__batch_size": 0}, "training.batch_size=0 must be above 0"),
+        (
+            ConfigError,
+            {"training__batch_size": 0},
+            "training.batch_size=0 must be a whole number",
+        ),
         (ConfigError, {"data__image_fraction": 0.3}, "image_fraction"),
         (ConfigError, {"diffusion__sigma_in": float("nan")}, "diffusion.sigma_in=nan"),
-        (ConfigError, {"optimizer__name": "lion"}, "optimizer.name='lion' is not known"),
-        (ConfigError, {"optimizer__b2": 1.0}, "optimizer.b2=1.0 must be below 1"),
-        (ConfigError, {"optimizer__warmup_steps": 8}, "must be below training.steps=8"),
+        (
+            ConfigError,
+            {"optimizer__name": "lion"},
+            "optimizer.name='lion' must be one of lamb",
+        ),
+        (
+            ConfigError,
+            {"optimizer__b2": 1.0},
+            "optimizer.b2=1.0 must be a number from 0 to 0.99",
+        ),
+        (
+            ConfigError,
+            {"optimizer__warmup_steps": 8},
+            "must be below training.steps=8",
+        ),
         (ConfigError, {"mesh__data": 3}, "give sizes whose product is 8"),
         (ConfigError, {"mesh__fsdp": 8, "training__batch_size": 12}, "nearest that does is"),
         (ConfigError, {"data__source": "folder"}, "needs --config.data.path"),

@@ -1,66 +1,40 @@
 """Refuses a config that cannot work, before anything is compiled or written.
 
-Each refusal is a ConfigError of one line that names the field, its value and what would do.
+Each refusal is a ConfigError of one line that names the field, its value and what would do. What
+one field may be is in fields.py; here is what several decide.
 """
 
-import math
-
-from ml_collections import ConfigDict
-
+from snapvideo_jax import fields
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.build.data import world
-from snapvideo_jax.build.model import DTYPES, network
+from snapvideo_jax.build.model import network, padded_video
 from snapvideo_jax.data import order
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.layers import dot_product_attention
+from snapvideo_jax.units import size_text
 
-# The names that a field may have.
-KNOWN = {
-    "data.source": ("shapes", "folder", "tfds"),
-    "model.name": ("fit", "unet"),
-    "model.remat": ("none", "dots", "offload", "block"),
-    "model.dtype": tuple(DTYPES),
-    "model.text_encoder.source": ("trained", "stored"),
-    "optimizer.name": ("lamb", "adam"),
-}
-# Fields that may be 0 (or negative, or any text); every other number must be above 0.
-MAY_BE_ZERO = (
-    "seed", "data.pad_rows", "data.image_fraction", "data.shapes.spread", "model.dropout",
-    "model.fit.global_layers", "diffusion.label_dropout", "diffusion.self_conditioning",
-    "diffusion.image_sigma_in", "optimizer.warmup_steps", "optimizer.weight_decay",
-    "optimizer.b1", "optimizer.b2",
-    "sampling.guidance", "sampling.guidance_low", "sampling.threshold", "sampling.reconstruction",
-    "sampling.S_churn", "sampling.S_min", "sampling.augmentation", "checkpoint.keep_every",
-    "log.samples_every", "log.evaluate_every",
-)  # fmt: skip
-SIGNED = ("diffusion.P_mean", "data.shapes.background", "mesh.")
-FRACTIONS = (
-    "data.image_fraction", "data.shapes.spread", "model.dropout", "diffusion.label_dropout",
-    "diffusion.self_conditioning", "optimizer.b1", "optimizer.b2", "sampling.augmentation",
-    "sampling.threshold",
-)  # fmt: skip
+MOST_BYTES = 2**51  # all chips of the largest pods have less
+STATE_BYTES = 16  # of a parameter, its two moments and its EMA
+# Fields of which the first must be below the second.
+BELOW = (
+    ("optimizer.warmup_steps", "training.steps"),
+    ("sampling.sigma_min", "sampling.sigma_max"),
+    ("sampling.S_min", "sampling.S_max"),
+)
 
 
-def check(config: Config) -> None:
-    """Raises ConfigError for a number out of range, an unknown name, or sizes that do not fit."""
-    for name, value in _leaves(config):
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not isinstance(number, bool):
-                _check_number(name, number)
-        if name in KNOWN and value not in KNOWN[name]:
-            known = ", ".join(KNOWN[name])
-            raise ConfigError(f"{name}={value!r} is not known; choose one of {known}")
+def check(config: Config, memory: int = MOST_BYTES) -> None:
+    """Raises ConfigError for a field that is not of its kind, or sizes that do not fit.
+
+    memory: bytes of all devices.
+    """
+    fields.check(config)
+    values = fields.flatten(config)
+    for low, high in BELOW:
+        if values[low] >= values[high]:
+            raise ConfigError(f"{low}={values[low]} must be below {high}={values[high]}")
     _check_data(config)
-    if config.optimizer.warmup_steps >= config.training.steps:
-        raise ConfigError(
-            f"optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
-            f"training.steps={config.training.steps}"
-        )
-    for name in ("b1", "b2"):  # at 1 a moment never leaves 0, and is divided by 1 - 1
-        if config.optimizer[name] == 1:
-            raise ConfigError(f"optimizer.{name}=1.0 must be below 1")
-    if config.sampling.sigma_min >= config.sampling.sigma_max:
-        raise ConfigError("sampling.sigma_min must be below sampling.sigma_max")
+    _check_sizes(config, min(memory, MOST_BYTES))
     network(config, dot_product_attention)
 
 
@@ -82,6 +56,10 @@ def _check_data(config: Config) -> None:
     full = (data.height, data.width)
     if data.low_res and not (len(data.low_res) == 2 and all(map(int.__lt__, data.low_res, full))):
         raise ConfigError(f"data.low_res={data.low_res} must be (height, width) below {full}")
+    if config.log.samples_every and not config.log.sample_prompts:
+        raise ConfigError(
+            f"log.samples_every={config.log.samples_every} needs log.sample_prompts, what to show"
+        )
     order.image_rows(config.training.batch_size, data.image_fraction)
     _check_evaluation(config)
 
@@ -101,20 +79,28 @@ def _check_evaluation(config: Config) -> None:
         )
 
 
-def _leaves(config: Config, prefix: str = ""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _check_sizes(config: Config, memory: int) -> None:
+    """Raises ConfigError where a batch, or the state of a part of the model, is over `memory`.
 
-
-def _check_number(name: str, value: float) -> None:
-    low_ok = value >= 0 if name in MAY_BE_ZERO else value > 0 or name.startswith(SIGNED)
-    high_ok = value <= 1 or name not in FRACTIONS
-    if math.isfinite(value) and low_ok and high_ok:
-        return
-    least = "at least 0" if name in MAY_BE_ZERO else "above 0"
-    raise ConfigError(
-        f"{name}={value} must be {least}{' and at most 1' if name in FRACTIONS else ''}"
-    )
+    No program is traced for it, which takes minutes for models that nobody can hold.
+    """
+    frames, height, width = padded_video(config)
+    fit, unet, text = config.model.fit, config.model.unet, config.model.text_encoder
+    layers = {
+        "fit": ("model.fit.latent_channels", fit.blocks * fit.global_layers, fit.latent_channels),
+        "unet": ("model.unet.channels", 1, unet.channels * max(unet.multipliers)),
+    }
+    name, number, channels = layers[config.model.name]
+    # 4 and 8 squares: attention's and the feed-forward's kernels; a residual block has 18.
+    least = {
+        "training.batch_size": config.training.batch_size * frames * height * width * 3,
+        name: STATE_BYTES * 12 * number * channels**2,
+        "model.text_encoder.hidden": STATE_BYTES * 2 * text.layers * text.channels * text.hidden,
+    }
+    values = fields.flatten(config)
+    for field, size in least.items():
+        if size > memory:
+            raise ConfigError(
+                f"{field}={values[field]} needs {size_text(size)} or more with the other sizes of "
+                f"this config, and all devices hold {size_text(memory)}"
+            )

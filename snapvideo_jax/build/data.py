@@ -1,6 +1,7 @@
 """Config -> the data that it names, and how captions enter."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ from snapvideo_jax.data import order, pipeline, shapes, sources
 from snapvideo_jax.data.choice import VideoInfo
 from snapvideo_jax.data.decoders import Decoders
 from snapvideo_jax.data.embeddings import Embeddings
-from snapvideo_jax.data.text import Tokenizer
-from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.data.text import Tokenizer, read_vocabulary
+from snapvideo_jax.errors import ConfigError, DataError
 
 
 def world(config: Config) -> shapes.World:
@@ -116,8 +117,8 @@ def _build(config: Config) -> Any:
 class Text(NamedTuple):
     """How captions enter: encode(captions) -> the text entries of a batch.
 
-    vocabulary_size: ids there are; 0 for states. encoder: fingerprint of the encoder that made the
-    states; "" for ids.
+    vocabulary_size: ids there are; 0 for states. encoder: fingerprint of what encodes: of the
+    encoder that made the states, or of the vocabulary that makes ids.
     """
 
     encode: pipeline.Encode
@@ -142,19 +143,31 @@ def text_settings(config: Config) -> TextSettings:
     return TextSettings(trained, config.data.text_length, config.model.dtype)
 
 
-def text(config: Config, vocabulary: Path) -> Text:
+def text(config: Config, vocabulary: Path, encoder: str = "") -> Text:
     """Reads the sentencepiece model `vocabulary`, or the stored states that the config names.
 
-    Raises DataError if that is not there.
+    encoder: the fingerprint that it must have; "" takes any.
+    Raises DataError if it is not there, or has another fingerprint.
     """
     length = config.data.text_length
     if config.model.text_encoder.source == "stored":
         states = Embeddings(config.data.text_states)
         states.check(config.model.text_encoder.channels, length)
+        _check_encoder(config.data.text_states, states.encoder, encoder)
         return Text(as_batch("text", states), 0, states.encoder)
+    fingerprint = hashlib.sha256(read_vocabulary(vocabulary)).hexdigest()
+    _check_encoder(str(vocabulary), fingerprint, encoder)  # before its bytes reach a parser
     tokenizer = Tokenizer(vocabulary)
     ids = as_batch("text_ids", lambda captions: tokenizer(captions, length))
-    return Text(ids, tokenizer.vocabulary_size, "")
+    return Text(ids, tokenizer.vocabulary_size, fingerprint)
+
+
+def _check_encoder(path: str, fingerprint: str, expected: str) -> None:
+    if expected and fingerprint != expected:
+        raise DataError(
+            f"{path} is not what the model was trained with, or a part of it has changed; put the "
+            "file of the run back"
+        )
 
 
 def as_batch(name: str, encode: Callable[[Sequence[str]], tuple]) -> pipeline.Encode:

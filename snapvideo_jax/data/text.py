@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, reason
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 MAX_VOCABULARY = 8000
@@ -76,6 +76,14 @@ def _train(lines: list[str]) -> bytes:
     return model.getvalue()
 
 
+def read_vocabulary(path: str | Path) -> bytes:
+    """Reads the bytes of a sentencepiece model; raises DataError if that fails."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the vocabulary: {reason(error)}") from error
+
+
 class Tokenizer:
     """The sentencepiece model at `path`: captions in, ids out.
 
@@ -86,10 +94,9 @@ class Tokenizer:
     def __init__(self, path: str | Path):
         import sentencepiece
 
+        content = read_vocabulary(path)
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
-        except OSError as error:
-            raise DataError(f"{path}: cannot read the vocabulary: {error.strerror}") from error
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
         except RuntimeError as error:
             raise DataError(f"{path}: is no sentencepiece model") from error
         ids = (self._model.pad_id(), self._model.eos_id(), self._model.unk_id())

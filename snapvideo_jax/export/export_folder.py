@@ -3,7 +3,8 @@
 What is in the folder:
     model.safetensors   parameters by path, as "network/blocks/read/attention/q/kernel"; large
                         models in shards model-00001-of-00004.safetensors beside an index
-    config.json         format, step, the run's config, and the digest of every parameter
+    config.json         format, step, the run's config, fingerprint of what encodes text, the
+                        digest of every parameter, and that of all these
     vocabulary.model    text -> tokens, where the run trained its text encoder
 """
 
@@ -20,25 +21,38 @@ import numpy as np
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import DataError, StorageError
+from snapvideo_jax.fields import STEP
 from snapvideo_jax.files import safetensors
+from snapvideo_jax.kinds import Table, Text, Whole
 from snapvideo_jax.training import checkpoint
 from snapvideo_jax.trees import leaves_by_name, path_name
 
-FORMAT = 1
+FORMAT = 2  # 1 had no seal, and no fingerprint of a vocabulary
+ENTRIES = {
+    "format": Whole(1, FORMAT),
+    "config": Table(),
+    "step": STEP,
+    "digests": Table(Whole(0, 2**32 - 1)),
+}
 SHARD_BYTES = 5_000_000_000
 _digest = jax.jit(checkpoint.digest)  # leaf by leaf: that of a whole tree needs nearly its memory
 
 
 class Exported(NamedTuple):
-    """What config.json says: the run's config, the step, and each parameter's digest."""
+    """What config.json says: the run's config, the step, and each parameter's digest.
+
+    text: fingerprint of the text encoder, or of the vocabulary; "" takes any.
+    """
 
     config: dict
     step: int
     digests: dict[str, int]
+    text: str = ""
 
 
 def check_free(out: str | Path) -> None:
     """Raises StorageError unless there is nothing at `out`, or an empty folder."""
+    storage.refuse_remote(out)
     try:
         if os.path.lexists(out) and any(Path(out).iterdir()):
             raise StorageError(f"{out} is not empty; name a folder that is not there yet")
@@ -53,6 +67,7 @@ def write(
     params: Any,
     vocabulary: Path | None,
     shard_bytes: int = SHARD_BYTES,
+    text: str = "",
 ) -> None:
     """Writes the folder beside its place and renames it: there is all of it or nothing.
 
@@ -65,6 +80,7 @@ def write(
         params: arrays on any sharding of this process' devices.
         vocabulary: the run's sentencepiece model, which is copied; None if it has none.
         shard_bytes: of parameters in a file at most; a larger one has a file of its own.
+        text: fingerprint of the text encoder, or of the vocabulary; "" takes any.
 
     Raises:
         StorageError: `out` is not empty, or cannot be written.
@@ -83,9 +99,9 @@ def write(
         leaves = leaves_by_name(params)
         _write_params(unfinished, leaves, shard_bytes)
         digests = {name: int(_digest(leaf)) for name, leaf in leaves.items()}
-        about = Exported(config, step, digests)
-        text = json.dumps({"format": FORMAT, **about._asdict()}, indent=2)
-        (unfinished / "config.json").write_text(text + "\n")
+        about = {"format": FORMAT, **Exported(config, step, digests, text)._asdict()}
+        content = json.dumps(storage.sealed(about), indent=2) + "\n"
+        (unfinished / "config.json").write_text(content)
         os.rename(unfinished, out)  # which replaces an empty folder and never a full one
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}") from error
@@ -99,18 +115,17 @@ def is_export(folder: str | Path) -> bool:
 
 
 def read(folder: str | Path) -> Exported:
-    """Reads the folder's config.json; DataError if it is not there or not one of ours."""
+    """Reads the folder's config.json; DataError if it is not there, or not as it was written."""
     path = Path(folder) / "config.json"
     try:
-        content = json.loads(_content(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON; export the run again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path} is not of format {FORMAT}; export the run with this version")
-    config, step, digests = (content.get(field) for field in Exported._fields)
-    if not (isinstance(config, dict) and type(step) is int and isinstance(digests, dict)):
-        raise DataError(f"{path} lacks config, step or digests; export the run again")
-    return Exported(config, step, digests)
+        entries = storage.parse_object(storage.read(path), ENTRIES)
+        if entries["format"] > 1:
+            storage.check_seal(entries)
+        entries.setdefault("text", "")
+        storage.check_kinds(entries, {"text": Text()})
+    except storage.Damaged as damage:
+        raise DataError(f"{path} {damage}; export the run again") from damage
+    return Exported(*(entries[field] for field in Exported._fields))
 
 
 def load_params(folder: str | Path, abstract: Any) -> Any:

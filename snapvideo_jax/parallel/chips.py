@@ -5,9 +5,12 @@ jax-ml.github.io/scaling-book/tpus (units of a core); NVIDIA's data sheets (dens
 Clocks of TPUs follow from the peak: matrix units x side^2 x 2 x clock.
 """
 
+import os
 import re
+import sys
 from typing import NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from snapvideo_jax.errors import ConfigError
@@ -77,6 +80,16 @@ def options(mesh: Mesh) -> Options | None:
         return None
     exchanges = EXCHANGES if mesh.size > 1 else {}
     return {"xla_tpu_scoped_vmem_limit_kib": str(chip.vmem)} | exchanges
+
+
+def memory(device: jax.Device) -> int:
+    """Returns the bytes that a device has, or sys.maxsize where it does not say.
+
+    A CPU device has its share of the host's.
+    """
+    if device.platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    return (device.memory_stats() or {}).get("bytes_limit", sys.maxsize)
 
 
 def of(kind: str) -> Chip | None:

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax import errors
-from snapvideo_jax.errors import ConfigError, StorageError, UserError
+from snapvideo_jax.errors import ConfigError, StorageError, UserError, reason
 
 WAIT = 1800  # seconds; scanning a data folder or making a vocabulary may take long
 STORAGE_WAIT = 60  # seconds until the other hosts see what one host wrote
@@ -134,19 +134,23 @@ def _lock_folder(folder: Path) -> Iterator[str]:
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a+")
+        lock = (folder / "lock").open("a+", errors="replace")
     except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot write to {folder}: {reason(error)}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise ConfigError(f"{folder} is in use by {lock.read().strip()}") from None
-        lock.truncate(0)
-        lock.write(f"{owner}\n")
-        lock.flush()
-        os.fsync(lock.fileno())
+            user = " ".join(lock.read(200).split()) or "another process"
+            raise ConfigError(f"{folder} is in use by {user}") from None
+        try:
+            lock.truncate(0)
+            lock.write(f"{owner}\n")
+            lock.flush()
+            os.fsync(lock.fileno())
+        except OSError as error:
+            raise StorageError(f"cannot write to {folder}: {reason(error)}") from error
         yield owner
 
 
@@ -164,7 +168,7 @@ def _check_seen(folder: Path, owner: str) -> None:
 
 def _contains(path: Path, line: str) -> bool:
     try:
-        return path.read_text() == line + "\n"
+        return path.read_bytes() == f"{line}\n".encode()
     except OSError:
         return False
 

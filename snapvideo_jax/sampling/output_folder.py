@@ -5,9 +5,11 @@ What is in a folder of samples:
     samples.json                the settings, and a record for each sample: how to make it again
     sheet.png                   a contact sheet of the first ones
 While it is made, each process of the job keeps samples.jsonl (samples.1.jsonl, ...) instead of
-samples.json: a line of settings, then a line for each sample whose file is whole.
+samples.json: a line of settings, then a line for each sample whose file is whole. A record holds
+the digest of its file, and a sample whose file has another one is made again.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -18,7 +20,9 @@ from typing import Any, NamedTuple
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
+from snapvideo_jax.fields import SEED
 from snapvideo_jax.files import video
+from snapvideo_jax.kinds import Several, Table, Text, Whole
 
 WHOLE, PART = "samples.json", "samples.jsonl"
 PARTS = re.compile(r"samples(\.\d+)?\.jsonl")
@@ -27,6 +31,12 @@ VERSIONS = ("snapvideo_jax", "jax", "jaxlib", "flax")
 
 Settings = dict[str, Any]
 Record = dict[str, Any]
+RECORD = {
+    "index": Whole(0, 10_000_000),
+    "prompt": Text(1_000_000),
+    "seed": SEED,
+    "digest": Text(64),  # of the file; "" in folders of earlier versions
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +122,7 @@ class OutputFolder:
     first field that differs.
 
     Attributes:
-        done: indices of the samples whose record and file are there.
+        done: indices of the samples whose record is there, and whose file is the recorded one.
     """
 
     def __init__(
@@ -124,7 +134,12 @@ class OutputFolder:
         self.format = FORMATS[settings["format"]]
         self._part = folder / (f"samples.{share.index}.jsonl" if share.index else PART)
         self._part_is_open = False
-        self.done = self._read()
+        self._digests = self._read()
+
+    @property
+    def done(self) -> set[int]:
+        """The indices of the samples whose record is there, and whose file is the recorded one."""
+        return set(self._digests)
 
     def missing(self) -> list[Sample]:
         """Lists what this process has to make."""
@@ -143,7 +158,12 @@ class OutputFolder:
     def add(self, sample: Sample, frames: video.Video) -> None:
         """Writes the sample's file, then its record; StorageError if that fails."""
         # A still image has no rate, and a file must have one.
-        self.format.write(self._path(sample.index), frames, self.settings["frame_rate"] or 1)
+        path = self._path(sample.index)
+        self.format.write(path, frames, self.settings["frame_rate"] or 1)
+        try:
+            self._digests[sample.index] = storage.digest(path)
+        except storage.Damaged as damage:
+            raise StorageError(f"{path} {damage}") from damage
         if not self._part_is_open:
             self._open_part()
         try:
@@ -151,14 +171,13 @@ class OutputFolder:
                 part.write(_line(self._record(sample)))
         except OSError as error:
             raise StorageError(f"cannot write {self._part}: {error.strerror}") from error
-        self.done.add(sample.index)
 
     def finish(self) -> None:
         """Writes samples.json and the sheet, of what all processes made, in place of their parts.
 
         One process calls it, once all are through. StorageError if samples are missing.
         """
-        self.done = self._read()
+        self._digests = self._read()
         if lacking := len(self.work) - len(self.done):
             raise StorageError(
                 f"{self.folder} lacks {lacking} of {len(self.work)} samples; every process of the "
@@ -177,26 +196,33 @@ class OutputFolder:
         return self.folder / f"{index:05d}{self.format.suffix}"
 
     def _record(self, sample: Sample) -> Record:
-        return {"file": self._path(sample.index).name, **vars(sample)}
+        digest = self._digests[sample.index]
+        return {"file": self._path(sample.index).name, **vars(sample), "digest": digest}
 
     def _parts(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if PARTS.fullmatch(path.name))
 
     def _open_part(self) -> None:
         """Writes this process's part anew: all that is done, without what a kill cut in two."""
-        records = (self._record(sample) for sample in self.work if sample.index in self.done)
+        records = (self._record(sample) for sample in self.work if sample.index in self._digests)
         lines = map(_line, ({"settings": self.settings}, *records))
         storage.write(self._part, b"".join(lines))
         self._part_is_open = True
 
-    def _read(self) -> set[int]:
-        """Returns the indices of the samples whose record and file are there."""
-        indices: set[int] = set()
+    def _read(self) -> dict[int, str]:
+        """Returns index -> digest of the samples whose record is there, and the recorded file."""
+        recorded: dict[int, str] = {}
         for settings, records in (_whole(self.folder / WHOLE), *map(_part, self._parts())):
             if records:
                 self._check(settings, records)
-            indices |= {record["index"] for record in records}
-        return {index for index in indices if self._path(index).exists()}
+            recorded |= {record["index"]: record["digest"] for record in records}
+        whole = {}
+        for index, expected in recorded.items():
+            with contextlib.suppress(storage.Damaged):
+                digest = storage.digest(self._path(index))
+                if expected in ("", digest):
+                    whole[index] = digest
+        return whole
 
     def _check(self, settings: Settings, records: Sequence[Record]) -> None:
         """Raises ConfigError for the first field that the folder has otherwise than this run."""
@@ -236,29 +262,43 @@ def _whole(path: Path) -> tuple[Settings, list[Record]]:
     if not path.exists():
         return {}, []
     try:
-        settings = json.loads(_content(path))
+        settings = storage.parse_object(
+            _content(path), {"samples": Several(Table(), 0, 10_000_000)}
+        )
         records = enumerate(settings.pop("samples"))
-        return settings, [{"index": i} | record for i, record in records]
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not of a run like this; give another --out") from error
+        return settings, [_checked({"index": i} | record) for i, record in records]
+    except storage.Damaged as damage:
+        raise ConfigError(
+            f"{path} is not of a run like this ({damage}); give another --out"
+        ) from damage
 
 
 def _part(path: Path) -> tuple[Settings, list[Record]]:
-    """Reads settings and records of a samples.jsonl; leaves out a line that a kill cut in two."""
-    lines = []
+    """Reads settings and records of a samples.jsonl.
+
+    Leaves out lines that are damaged, as the last one that a kill cut in two.
+    """
+    settings, records = [], []
     for line in _content(path).splitlines():
-        try:
-            lines.append(json.loads(line))
-        except (ValueError, RecursionError):
-            continue
-    lines = [line for line in lines if isinstance(line, dict)]
-    settings = [line["settings"] for line in lines if "settings" in line]
-    records = [line for line in lines if type(line.get("index")) is int]
+        with contextlib.suppress(storage.Damaged):
+            entries = storage.parse_object(line, {})
+            if "settings" in entries:
+                storage.check_kinds(entries, {"settings": Table()})
+                settings.append(entries["settings"])
+            else:
+                records.append(_checked(entries))
     return (settings[0], records) if settings else ({}, [])
+
+
+def _checked(record: Record) -> Record:
+    """Returns a record with a digest, which may be "". Raises Damaged for a value of no kind."""
+    record = {"digest": ""} | record
+    storage.check_kinds(record, RECORD)
+    return record
 
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        return storage.read(path)
+    except storage.Damaged as damage:
+        raise StorageError(f"{path} {damage}") from damage

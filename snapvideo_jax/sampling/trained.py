@@ -9,11 +9,12 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from snapvideo_jax import build
+from snapvideo_jax import build, fields, numerics, storage
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser, Params
-from snapvideo_jax.errors import DataError, StorageError, UserError, reason
+from snapvideo_jax.errors import ConfigError, DataError, StorageError, reason
 from snapvideo_jax.export import export_folder
+from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.sampling import prompt_encoder
 from snapvideo_jax.training import checkpoint, resume
 
@@ -55,6 +56,8 @@ def load(
         StorageError: there is no checkpoint, or none is whole.
         DataError: the text encoder is missing or another one.
     """
+    numerics.check()
+    storage.refuse_remote(workdir)
     if exported := export_folder.is_export(workdir):
         meta = export_folder.read(workdir)._asdict()
         if step not in (None, meta["step"]):
@@ -67,10 +70,13 @@ def load(
         raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
 
     with _describing_model(workdir):
-        config = ConfigDict(resume.with_later_fields(meta["config"]))
-        mesh, text = build.mesh_of_run(config), _text(config, workdir, t5, meta)
-        denoiser = build.denoiser(config, text.vocabulary_size, mesh)
-        abstract_params = build.abstract_params(config, denoiser, mesh)
+        stored = resume.with_later_fields(meta["config"])
+        fields.check(stored)
+        config = ConfigDict(stored)
+        build.network(config, dot_product_attention)  # raises for sizes that do not fit
+    mesh, text = build.mesh_of_run(config), _text(config, workdir, t5, meta)
+    denoiser = build.denoiser(config, text.vocabulary_size, mesh)
+    abstract_params = build.abstract_params(config, denoiser, mesh)
 
     if exported:
         number, params = meta["step"], export_folder.load_params(workdir, abstract_params)
@@ -104,9 +110,7 @@ def _describing_model(folder: Path) -> Iterator[None]:
     """Raises DataError where the config in `folder` does not describe a model."""
     try:
         yield
-    except UserError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ConfigError as error:
         detail = reason(error)[:200]
         raise DataError(
             f"the config in {folder} does not describe a model of this version ({detail}); train "
@@ -115,11 +119,15 @@ def _describing_model(folder: Path) -> Iterator[None]:
 
 
 def _text(config: Config, workdir: Path, t5: Path | None, meta: dict) -> build.Text:
-    """Returns how prompts enter; DataError if `t5` is not the encoder that made the states."""
+    """Returns how prompts enter.
+
+    Raises DataError if `t5` is not the encoder that made the states, or the vocabulary not that of
+    the run.
+    """
     settings = build.text_settings(config)
     if settings.trained or t5 is None:
-        return build.text(config, build.vocabulary_path(config, workdir))
+        return build.text(config, build.vocabulary_path(config, workdir), meta["text"])
     encoder = prompt_encoder.load(t5, None, length=settings.length, dtype=settings.dtype)
-    if meta.get("text", encoder.fingerprint) != encoder.fingerprint:
+    if meta["text"] not in ("", encoder.fingerprint):
         raise DataError(f"{t5} is not the encoder whose states {workdir} was trained on")
     return build.Text(build.as_batch("text", encoder), 0, encoder.fingerprint)

@@ -8,7 +8,9 @@ In a job of many processes all of them call what is here, each writes and reads 
 arrays, and the first alone looks at the folder, so that all see the same one.
 """
 
+import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +21,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from snapvideo_jax import storage
 from snapvideo_jax.errors import StorageError
+from snapvideo_jax.fields import STEP
+from snapvideo_jax.kinds import Table, Text, Whole
 from snapvideo_jax.parallel import hosts
+from snapvideo_jax.storage import Damaged, check_kinds, check_seal, parse_object, read, sealed
 from snapvideo_jax.trees import leaves_by_name
 
-FORMAT = 1
+FORMAT = 2  # 1 had no seal
+# What lies beside every state, and what a run adds.
+META = {"format": Whole(1, FORMAT), "step": STEP, "digests": Table(Whole(0, 2**32 - 1))}
+RUNS = {"config": Table(), "data": Text(1_000_000), "text": Text(), "numerics": Table()}
+NOTHING = {"config": {}, "data": "", "text": "", "numerics": {}}
+NEVER = 30 * 86_400  # seconds; Orbax waits by the clock on the wall, which may jump by a day
+STEP_NAME = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class Restored(NamedTuple):
@@ -63,6 +75,18 @@ def digests(tree: Any) -> dict[str, int]:
     return {name: int(value) for name, value in zip(leaves, values, strict=True)}
 
 
+@jax.jit
+def _finite_leaves(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Returns the names of the leaves that hold not-a-number or an infinity."""
+    leaves = leaves_by_name(tree)
+    finite = _on_host(_finite_leaves(list(leaves.values())))
+    return [name for name, whole in zip(leaves, finite, strict=True) if not whole]
+
+
 def _on_host(values: jax.Array) -> np.ndarray:
     """Fetches all of an array that may be spread over the devices of many processes."""
     if values.is_fully_addressable:
@@ -74,16 +98,48 @@ def step_folders(folder: Path) -> list[int]:
     """Lists the steps that have a folder, newest first, whole or not."""
     if not folder.is_dir():
         return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    names = (path.name for path in folder.iterdir())
+    return sorted((int(name) for name in names if STEP_NAME.fullmatch(name)), reverse=True)
+
+
+def check_never_saved(folder: Path) -> None:
+    """Raises StorageError where steps are gone that `folder` held: nobody meant to start anew."""
+    steps = hosts.broadcast(lambda: _steps_gone(folder))
+    if steps:
+        raise StorageError(
+            f"{folder} held checkpoints{steps}, and none is there; put them back, or start anew in "
+            f"another --workdir (or without {_marker(folder)})"
+        )
+
+
+def _steps_gone(folder: Path) -> str:
+    """Says which steps were there; "" if none were."""
+    aside = sorted(path.name for path in folder.glob("bad-*")) if folder.is_dir() else []
+    if aside:
+        return f" that did not verify ({', '.join(aside[:5])})"
+    if not _marker(folder).exists():
+        return ""
+    try:
+        return f" up to step {parse_object(read(_marker(folder)), {'step': STEP})['step']}"
+    except Damaged:
+        return " of some step"
+
+
+def _marker(folder: Path) -> Path:
+    """Returns the file that says that steps were committed; it outlives their folder."""
+    return folder.with_name("saved.json")
 
 
 class Checkpoints:
     """The checkpoints under `folder`, one a step. Saving is asynchronous; `close` waits for it."""
 
     def __init__(self, folder: Path, keep_last: int, keep_every: int):
-        self._folder = folder
+        self._folder, self._marked = folder, 0
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep_last, keep_period=keep_every or None, step_prefix=None
+            max_to_keep=keep_last,
+            keep_period=keep_every or None,
+            step_prefix=None,
+            async_options=ocp.AsyncOptions(timeout_secs=NEVER),
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -92,12 +148,19 @@ class Checkpoints:
 
         Raises StorageError if this or an earlier save failed.
         """
-        meta = meta | {"format": FORMAT, "step": step, "digests": digests(state)}
+        meta = sealed(meta | {"format": FORMAT, "step": step, "digests": digests(state)})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             self._manager.save(step, args=items, force=True)
         except (OSError, ValueError) as error:
             raise StorageError(f"could not save step {step} in {self._folder}: {error}") from error
+        self._mark()
+
+    def steps(self) -> list[int]:
+        """Waits until everything is committed, and lists the steps, newest first."""
+        with contextlib.suppress(OSError, ValueError):  # `close` comes next
+            self._manager.wait_until_finished()
+        return step_folders(self._folder)
 
     def close(self) -> None:
         """Waits until everything is committed. StorageError if that fails."""
@@ -105,7 +168,14 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
             raise StorageError(f"could not save in {self._folder}: {error}") from error
+        self._mark()
         self._manager.close()
+
+    def _mark(self) -> None:
+        """Writes down the newest committed step: a run that had one never starts from nothing."""
+        if hosts.is_first() and (steps := step_folders(self._folder)) and steps[0] > self._marked:
+            self._marked = steps[0]
+            storage.write(_marker(self._folder), json.dumps({"step": steps[0]}).encode() + b"\n")
 
     def set_aside(self, restored_step: int) -> None:
         """Renames folders newer than the restored step, which did not verify, out of the way."""
@@ -236,12 +306,13 @@ def _read(folder: Path, tree: Any) -> Any:
 def _read_meta(folder: Path, step: int) -> dict:
     """Reads what lies beside a state: format, step, config, fingerprint of the data, digests."""
     try:
-        meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
-    except (OSError, ValueError) as error:
-        raise _Broken("is incomplete: its meta data cannot be read") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        number = meta.get("format") if isinstance(meta, dict) else None
-        raise _Broken(f"has format {number}, this version reads {FORMAT}")
-    if meta.get("step") != step:
-        raise _Broken(f"says that it is of step {meta.get('step')}")
+        meta = parse_object(read(folder / str(step) / "meta" / "metadata"), META)
+        if meta["format"] > 1:
+            check_seal(meta)
+        meta = NOTHING | meta
+        check_kinds(meta, RUNS)
+    except Damaged as damage:
+        raise _Broken(f"is incomplete: its meta data {damage}") from damage
+    if meta["step"] != step:
+        raise _Broken(f"says that it is of step {meta['step']}")
     return meta

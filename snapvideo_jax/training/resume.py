@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax.errors import ConfigError, DataError
+from snapvideo_jax.fields import flatten
 
 # Fields that may change between the runs of one folder; any other makes it another experiment.
 MAY_CHANGE = (
@@ -45,14 +46,16 @@ def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
 
     Args:
         workdir: for messages.
-        saved: {"config", "data", "text", "step"} of the checkpoint.
-        meta: {"config", "data", "text"} of the run.
+        saved: {"config", "data", "text", "numerics", "step"} of the checkpoint; earlier versions
+            had no numerics, {}.
+        meta: {"config", "data", "text", "numerics"} of the run.
 
     Raises:
-        ConfigError: fields differ that are not in MAY_CHANGE.
+        ConfigError: numerics differ, or fields that are not in MAY_CHANGE.
         DataError: the data or the text encoder differ.
     """
-    before, now = flatten(with_later_fields(saved["config"])), flatten(meta["config"])
+    before = flatten(with_later_fields(saved["config"])) | saved.get("numerics", {})
+    now = flatten(meta["config"]) | (meta["numerics"] if saved.get("numerics") else {})
     differences = [
         f"{name}={before.get(name)!r} there, {now.get(name)!r} here"
         for name in sorted(before.keys() | now.keys())
@@ -63,10 +66,11 @@ def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
             f"{workdir} holds another experiment ({'; '.join(differences[:5])}); choose another "
             "--workdir or set the fields back"
         )
-    if (saved["data"], saved["text"]) != (meta["data"], meta["text"]):
+    same_text = saved["text"] in ("", meta["text"])  # earlier versions had none of a vocabulary
+    if saved["data"] != meta["data"] or not same_text:
         raise DataError(
-            f"the data of {workdir} have changed since step {saved['step']}; put them back or "
-            "choose another --workdir"
+            f"the {'data' if same_text else 'text encoder or vocabulary'} of {workdir} changed "
+            f"after step {saved['step']}; put back what was there, or choose another --workdir"
         )
 
 
@@ -93,15 +97,6 @@ def job_facts(config: dict) -> dict[str, Any]:
         code.update(f"{path.relative_to(package)} ".encode() + path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     return facts | versions | {"the code of snapvideo_jax": code.hexdigest()[:16]}
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Returns "section.field" -> value of a nested dict."""
-    flat = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        flat.update(flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value})
-    return flat
 
 
 def _may_change(name: str) -> bool:

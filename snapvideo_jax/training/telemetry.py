@@ -4,11 +4,12 @@ metrics.jsonl holds only what is a function of the config (loss, norms, rate), s
 run writes the very bytes that the unbroken one would have; times go to screen and TensorBoard.
 """
 
+import contextlib
 import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from snapvideo_jax import trees
-from snapvideo_jax.errors import DivergedError
+from snapvideo_jax import storage, trees
+from snapvideo_jax.errors import DivergedError, StorageError, reason
+from snapvideo_jax.fields import STEP
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.units import duration_text, size_text
+
+ROW = {"step": STEP}
 
 
 class MetricsFile:
@@ -28,15 +32,15 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int):
         """Keeps the lines up to `resume_step`; later ones belong to steps that are run again.
 
-        An evaluation of that step comes again too, after its line.
+        An evaluation of that step comes again too, after its line. Damaged lines are left out.
+        Raises StorageError where the file cannot be read or written.
         """
-        rows = [(json.loads(line), line) for line in _whole_lines(path)]
-        is_past = lambda row: row["step"] < resume_step + ("loss" in row)
-        lines = [line for row, line in rows if is_past(row)]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(lines))
-        temporary.replace(path)
-        self._file = path.open("a")
+        lines = [line for place, line in _rows(path) if place <= (resume_step, False)]
+        storage.write(path, b"".join(lines))
+        try:
+            self._file = path.open("a")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line and hands it to the system at once."""
@@ -48,10 +52,22 @@ class MetricsFile:
         self._file.close()
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
+    """Yields ((step, whether it is an evaluation), line) of each row that is whole and in order."""
     if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return
+    try:
+        lines = storage.read(path).splitlines(keepends=True)
+    except storage.Damaged as damage:
+        raise StorageError(f"{path} {damage}") from damage
+    last = (0, True)
+    for line in lines:
+        with contextlib.suppress(storage.Damaged):
+            row = storage.parse_object(line, ROW)
+            place = row["step"], "loss" not in row
+            if place > last and line.endswith(b"\n"):
+                last = place
+                yield place, line
 
 
 SUMMARY_LINES = 8  # beside the total
@@ -176,6 +192,7 @@ class Board:
     """TensorBoard through clu; created on the first process only, which alone writes."""
 
     def __init__(self, folder: Path):
+        storage.make_folder(folder)
         from clu import metric_writers  # imports tensorflow: only when a run really starts
 
         self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
@@ -208,6 +225,7 @@ class Report:
         max_skipped: int,
         metrics_every: int,
         every_seconds: float,
+        saved_steps: Callable[[], list[int]],
         log: Callable[[str], None],
     ):
         """Opens the files.
@@ -222,9 +240,11 @@ class Report:
             max_skipped: steps in a row that may be skipped.
             metrics_every: steps between lines of metrics.jsonl.
             every_seconds: between lines on the screen.
+            saved_steps: returns the steps of the checkpoints that there are.
             log: called with each line for the screen.
         """
         self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
+        self._batch_size, self._saved_steps, self._step = batch_size, saved_steps, start
         self._learning_rates, self._max_skipped = learning_rates, max_skipped
         self._skipped, self._skipped_in_a_row = skipped, 0
         self._file = self._board = Nowhere()
@@ -258,15 +278,40 @@ class Report:
             self._board.scalars(step, rates)
         self._skipped += int(values["skipped"])
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
+        self._step = step
         if self._skipped_in_a_row >= self._max_skipped:
-            first = step - self._skipped_in_a_row + 1
-            raise DivergedError(
-                f"the loss is not finite since step {first}, and no update was made since; "
-                f"checkpoints in {self._workdir / 'checkpoints'} up to step {first - 1} are from "
-                f"before, but the update of step {first - 1} may be what broke it: if a resumed "
-                "run ends here again, delete that checkpoint or lower optimizer.learning_rate in "
-                "a new run"
-            )
+            raise self.diverged()
+
+    @property
+    def skips(self) -> bool:
+        """Whether the last step was skipped, its loss or gradient not being finite."""
+        return self._skipped_in_a_row > 0
+
+    def diverged(self, broken: Sequence[str] = ()) -> DivergedError:
+        """Returns the error of a run that ends while steps are skipped.
+
+        broken: the leaves of the state that the last update left not finite, if any.
+        """
+        first = self._step - self._skipped_in_a_row + 1  # skipped, or sure to be
+        at, B = first, self._batch_size
+        what = f"no update was made since step {first}, whose loss is not finite"
+        if broken:
+            at, what = first - 1, f"the update of step {first - 1} left {broken[0]} not finite"
+        # The loss of step first - 1 was finite: so were the parameters before its update.
+        saved = self._saved_steps()
+        sound = [step for step in saved if step < first - 1]
+        later = [step for step in saved if step >= first - 1]
+        advice = "no checkpoint is from before it"
+        if sound:
+            advice = f"the last checkpoint from before it is step {max(sound)}"
+        if sound and later:
+            advice += f"; to go on from there, delete {', '.join(map(str, sorted(later)))}"
+        return DivergedError(
+            f"{what}; the batch of step {at} (examples {(at - 1) * B} to {at * B - 1} in "
+            f"the order of the data) or the update of step {first - 1} is what broke it; {advice} "
+            f"in {self._workdir / 'checkpoints'}; lower optimizer.learning_rate in a new run if it "
+            "breaks again"
+        )
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Writes what was measured of the model after `step`."""

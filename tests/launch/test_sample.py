@@ -17,7 +17,7 @@ import pytest
 from absl import flags
 
 from launch import screen
-from snapvideo_jax import build
+from snapvideo_jax import build, storage
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.files import video
 from snapvideo_jax.sampling import generate as generate_module
@@ -26,6 +26,7 @@ from snapvideo_jax.sampling.generate import generate
 from snapvideo_jax.sampling.trained import load
 from tests.in_process import launch
 from tests.launch.test_entry import ENVIRONMENT, ROOT
+from tests.mutations import mutations
 
 SETTINGS = {"steps": 3, "frame_rate": 4.0, "format": "npz", "upsampler": {"steps": 2}}
 WORK = output_folder.work_list(["a red circle", "../../a blue square", ""], seed=7, num=2)
@@ -97,6 +98,7 @@ def test_every_format_names_its_files_by_place_and_never_by_prompt(tmp_path, nam
         "index": 2,
         "prompt": "../../a blue square",
         "seed": 7,
+        "digest": storage.digest(folder / files[2]),
     }
     video = output_folder.FORMATS[name].read(folder / files[2])
     assert abs(int(video[0, 8, 8, 0]) - draw(WORK[2:3])[0][0, 8, 8, 0]) <= 2
@@ -160,6 +162,41 @@ def test_a_sample_without_its_file_is_made_again(tmp_path):
     folder = finished(tmp_path / "out")
     (folder / "00002.npz").unlink()
     assert [s.index for s in output_folder.OutputFolder(folder, SETTINGS, WORK).missing()] == [2]
+
+
+@pytest.mark.parametrize("name", list(output_folder.FORMATS))
+def test_a_sample_whose_file_is_damaged_is_made_again(tmp_path, name):
+    folder = finished(tmp_path / "out", format=name)
+    before = contents(folder)
+    path = next(p for p in sorted(folder.rglob("*")) if p.is_file() and "00004" in str(p))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    path.write_bytes(content)
+    results = output_folder.OutputFolder(folder, SETTINGS | {"format": name}, WORK)
+    assert [sample.index for sample in results.missing()] == [4]
+    complete(results)
+    results.finish()
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["samples.json", "samples.jsonl"])
+def test_two_hundred_mutations_of_the_records_are_one_line_or_samples_made_again(tmp_path, name):
+    folder = finished(tmp_path / "out")
+    if name == "samples.jsonl":
+        whole = json.loads((folder / "samples.json").read_text())
+        rows = [{"settings": SETTINGS}, *whole["samples"]]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "samples.json").unlink()
+    content, harmless = (folder / name).read_bytes(), 0
+    for damaged in mutations(content, 200):
+        (folder / name).write_bytes(damaged)
+        try:
+            results = output_folder.OutputFolder(folder, SETTINGS, WORK)
+            assert results.done <= set(range(6))  # each with its own settings, seed and digest
+            harmless += 1
+        except ConfigError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+    assert (5 if name == "samples.json" else 150) < harmless < 200
 
 
 def test_a_longer_list_goes_on_in_the_same_folder(tmp_path):

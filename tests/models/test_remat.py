@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax.build import checks
+from snapvideo_jax import fields
 from snapvideo_jax.models.layers import AttentionBlock, dot_product_attention
 from snapvideo_jax.models.remat import REMAT, save_bits
 
@@ -53,4 +53,4 @@ def test_what_is_saved_and_its_gradient_are_those_of_x(dtype):
 
 
 def test_configs_may_name_every_policy():
-    assert checks.KNOWN["model.remat"] == tuple(REMAT)
+    assert fields.FIELDS["model.remat"].words == tuple(REMAT)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from snapvideo_jax.errors import ConfigError, DataError, StorageError
+from snapvideo_jax.errors import DataError, StorageError
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.sampling import trained
 
@@ -15,7 +15,7 @@ def exported(folder, config, vocabulary=None):
 
 def test_a_config_of_no_model_is_refused_in_one_line(tmp_path):
     folder = exported(tmp_path / "out", {"data": {}})
-    with pytest.raises(DataError, match="config in .*out does not describe a model .*mesh"):
+    with pytest.raises(DataError, match="config in .*out does not describe a model .*lacks data"):
         trained.load(folder)
 
 
@@ -23,7 +23,7 @@ def test_a_config_that_is_refused_keeps_its_reason(tmp_path, trained_folder):
     config = trained.load(trained_folder).config.to_dict()
     config["mesh"]["fsdp"], config["model"]["fit"]["group"] = 1, (2, 3, 3)
     folder = exported(tmp_path / "out", config, trained_folder / "vocabulary.model")
-    with pytest.raises(ConfigError, match="model.fit.group"):
+    with pytest.raises(DataError, match="config in .*out does not describe .*model.fit.group"):
         trained.load(folder)
 
 

@@ -1,6 +1,9 @@
 """What Orbax alone does not promise: every flipped bit is seen, and a resume walks back."""
 
+import itertools
+import json
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.training import checkpoint
+from tests.mutations import mutations
 
 
 def mesh(data, fsdp):
@@ -137,6 +141,74 @@ def test_meta_data_that_cannot_be_read_are_passed_over_and_never_none(folder):
     (folder / "1" / "meta" / "metadata").write_text("{")
     with pytest.raises(StorageError, match="no usable checkpoint .* checkpoint 3 .* checkpoint 1"):
         checkpoint.newest_meta(folder)
+
+
+def test_two_hundred_mutations_of_the_meta_data_are_noticed_or_change_nothing(folder):
+    path, before = folder / "3" / "meta" / "metadata", checkpoint.newest_meta(folder)
+    for damaged in mutations(path.read_bytes(), 200):
+        path.write_bytes(damaged)
+        assert (
+            checkpoint.newest_meta(folder)["step"] == 2 or checkpoint.newest_meta(folder) == before
+        )
+
+
+def test_meta_data_of_the_first_format_are_read(folder):
+    path = folder / "3" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["seal"]
+    path.write_text(json.dumps(meta | {"format": 1}))
+    assert restore(folder).step == 3 and checkpoint.newest_meta(folder)["text"] == ""
+    path.write_text(json.dumps(meta))  # of this format, and not sealed
+    assert restore(folder).step == 2
+
+
+@pytest.mark.parametrize("name", ["07", "+7", "7.0", "²", "٣", "-7", "1_0", " 7", "7e3", "9" * 30])
+def test_names_that_only_look_like_numbers_are_no_steps(folder, name):
+    (folder / name).mkdir()
+    assert checkpoint.step_folders(folder) == [3, 2, 1]
+
+
+def test_where_steps_ever_existed_a_run_never_starts_from_nothing(folder):
+    checkpoint.check_never_saved(folder.with_name("other"))
+    shutil.copytree(folder, folder.with_name("other") / "checkpoints")
+    folder = folder.with_name("other") / "checkpoints"
+    checkpoint.check_never_saved(folder)
+    checkpoints = checkpoint.Checkpoints(folder, keep_last=3, keep_every=0)
+    checkpoints.save(4, tree(mesh(2, 4), 4), {})
+    checkpoints.close()
+    shutil.rmtree(folder)
+    with pytest.raises(StorageError, match="held checkpoints up to step 4, and none is there"):
+        checkpoint.check_never_saved(folder)
+    (folder.parent / "saved.json").write_text("{")
+    with pytest.raises(StorageError, match="held checkpoints of some step"):
+        checkpoint.check_never_saved(folder)
+    (folder.parent / "saved.json").unlink()
+    (folder / "bad-3-0").mkdir(parents=True)
+    with pytest.raises(StorageError, match="that did not verify .bad-3-0."):
+        checkpoint.check_never_saved(folder)
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_clock_that_jumps_by_a_day_while_a_step_is_saved_changes_nothing(
+    tmp_path, monkeypatch, jump
+):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c", keep_last=3, keep_every=0)
+    clock, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: clock() + (jump if next(calls) > 3 else 0))
+    checkpoints.save(1, tree(mesh(2, 4), 1), {})
+    checkpoints.close()
+    assert next(calls) > 3
+    monkeypatch.undo()
+    assert restore(tmp_path / "c").step == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_leaves_that_are_not_finite_are_named(value):
+    state = tree(mesh(2, 4))
+    assert checkpoint.not_finite(state) == []
+    kernel = state["params"]["kernel"]
+    state["params"]["kernel"] = kernel.at[63, 63].set(value)
+    assert checkpoint.not_finite(state) == ["params/kernel"]
 
 
 def test_steps_that_failed_are_set_aside_not_deleted(folder):

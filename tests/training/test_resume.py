@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.fields import flatten
 from snapvideo_jax.training import resume
 from tests import tiny
 
@@ -45,7 +46,7 @@ def test_a_whole_section_may_be_later():
 
 
 def test_later_fields_are_fields_of_every_config_and_change_none_that_has_them():
-    assert resume.LATER_FIELDS.keys() <= resume.flatten(stored()["config"]).keys()
+    assert resume.LATER_FIELDS.keys() <= flatten(stored()["config"]).keys()
     mine = stored(model__fit__write_scale=0.3)["config"]
     assert resume.with_later_fields(mine) == mine
 

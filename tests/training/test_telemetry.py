@@ -2,8 +2,11 @@ import json
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from snapvideo_jax.errors import StorageError
 from snapvideo_jax.training import telemetry
+from tests.mutations import mutations
 
 
 class Clock:
@@ -52,6 +55,38 @@ def test_a_resumed_metrics_file_drops_what_will_be_run_again(tmp_path):
     again.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"step": s, "loss": s / 7} for s in (1, 2, 3, 4)]
+
+
+def test_damaged_lines_of_a_metrics_file_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": step / 7}).encode() + b"\n" for step in range(1, 8)]
+    damaged = [
+        b"\n",
+        b"\xff\xfe\n",
+        b"[3]\n",
+        b'{"step": true}\n',
+        b'{"step": 1e3}\n',
+        b"\0" * 9 + b"\n",
+    ]
+    path.write_bytes(
+        b"".join(part for pair in zip(lines, [*damaged, lines[1]], strict=True) for part in pair)
+    )
+    telemetry.MetricsFile(path, 9).close()
+    assert path.read_bytes() == b"".join(lines)
+    for damaged in mutations(path.read_bytes(), 200):
+        path.write_bytes(damaged)
+        telemetry.MetricsFile(path, 5).close()
+        steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+        assert steps == sorted(set(steps)) and all(0 <= step <= 5 for step in steps)
+
+
+def test_a_metrics_file_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(StorageError, match=r"metrics.jsonl cannot be read: Is a directory"):
+        telemetry.MetricsFile(tmp_path / "metrics.jsonl", 0)
+    (tmp_path / "board").write_text("")
+    with pytest.raises(StorageError, match="cannot make the folder .*board"):
+        telemetry.Board(tmp_path / "board")
 
 
 def test_nowhere_takes_all_that_the_file_and_the_board_take():
