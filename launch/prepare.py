@@ -1,11 +1,12 @@
 """Prepares data for training: python -m launch.prepare COMMAND --flags.
 
-  embed    stores the text states of captions, so that training runs no T5 encoder
-  pack     stores videos frame by frame at training size, so that training decodes no video
-  convert  copies a build of tensorflow-datasets from TFRecord to ArrayRecord, which training reads
-  show     draws what any step of training saw
-  inspect  draws a page about a data set: sizes, lengths, captions, clips
-  bench    measures how many clips a core draws, and how many cores a run needs
+  embed       stores the text states of captions, so that training runs no T5 encoder
+  pack        stores videos frame by frame at training size, so that training decodes no video
+  convert     copies a build of tensorflow-datasets from TFRecord to ArrayRecord, which it reads
+  show        draws what any step of training saw
+  inspect     draws a page about a data set: sizes, lengths, captions, clips
+  redundancy  measures which sigma_in the videos of a data set ask for
+  bench       measures how many clips a core draws, and how many cores a run needs
 
 Each command has its own --help.
 """
@@ -13,7 +14,7 @@ Each command has its own --help.
 import runpy
 import sys
 
-COMMANDS = ("embed", "pack", "convert", "show", "inspect", "bench")
+COMMANDS = ("embed", "pack", "convert", "show", "inspect", "redundancy", "bench")
 
 
 def main() -> None:

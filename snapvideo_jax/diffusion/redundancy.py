@@ -14,9 +14,10 @@ from jax.scipy.fft import dct
 from jaxtyping import Array, Float
 
 # The half noise level of photographs of 64 x 64 pixels, for which EDM's P_mean was found. Measured
-# on seven (astronaut, coffee, chelsea, rocket and motorcycle's pair of scikit-image, grace_hopper
-# of matplotlib), cut square and averaged over areas: 1.1 to 4.6 each. 32 pixels: 1.70; 128: 4.99.
-PHOTOGRAPHS_64 = 2.84
+# on seven (astronaut, chelsea, coffee, rocket and the pair motorcycle of scikit-image, grace_hopper
+# of matplotlib; cut square, averaged over areas; mean of their spectra, the mean of each removed).
+# Alone they have 2.3 to 10.2. All at 32, 128 and 256 pixels: 1.69, 4.97, 9.10.
+PHOTOGRAPHS_64 = 2.83
 
 
 def power_spectrum(videos: Float[Array, "N T H W C"]) -> Float[Array, "T H W"]:

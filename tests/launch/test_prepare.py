@@ -23,7 +23,7 @@ from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer, train_vocabulary
 from snapvideo_jax.files import safetensors, t5_weights
 from snapvideo_jax.sampling import prompt_encoder
-from tests import tiny
+from tests import in_process, tiny
 from tests.conftest import CACHE
 from tests.fork_server import ForkServer
 
@@ -323,3 +323,11 @@ def test_inspect_draws_one_page_about_a_data_set(commands, packed, tmp_path):
     assert "frames per second of a file: 29.97 to 29.97, median 29.97" in text
     assert text.count("data:image/png;base64,") == 2 and "http" not in text
     assert "<tr><td>b.mp4<td>" in text and "cannot be read" in text
+
+
+def test_redundancy_says_which_sigma_in_the_videos_ask_for(capsys):
+    in_process.launch("prepare_redundancy", "--config=tests/tiny.py", "--videos=8")
+    out = capsys.readouterr().out
+    assert "8 videos of 2 x 16 x 16: noise of " in out
+    assert "sigma_in by the size, s sqrt(T)   0.354" in out  # 16 / 64 sqrt(2)
+    assert "diffusion.sigma_in of the config  1\n" in out
