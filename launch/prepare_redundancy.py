@@ -12,6 +12,7 @@ two differ by a factor of two or more, try both: docs/shapes_fit.md.
 config, 3 bad data.
 """
 
+import jax.numpy as jnp
 from absl import flags
 
 from launch import entry, number_flags, screen
@@ -33,7 +34,7 @@ def run() -> None:
     report, power = screen.progress("videos"), 0.0
     for g in range(VIDEOS.value):
         video = source.example(g, False)[0]
-        power = power + redundancy.power_spectrum(edm.from_pixels(video[None]))
+        power = power + redundancy.power_spectrum(edm.from_pixels(jnp.asarray(video)[None]))
         report(g + 1, VIDEOS.value)
     try:
         noise = redundancy.half_noise_level(power / VIDEOS.value)
