@@ -420,6 +420,17 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         train(config(), tmp_path, quiet)
 
 
+def test_a_lock_of_other_bytes_is_one_line(tmp_path):
+    with hosts.claim_folder(tmp_path):
+        (tmp_path / "lock").write_bytes(b"\xff\n\0" * 1000)
+        with pytest.raises(ConfigError, match="in use by .*") as error:
+            train(config(), tmp_path, quiet)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600
+        (tmp_path / "lock").write_bytes(b"")
+        with pytest.raises(ConfigError, match="in use by another process"):
+            train(config(), tmp_path, quiet)
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write to"):
