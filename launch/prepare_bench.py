@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from launch import entry, screen
+from launch import data_config, entry, screen
 from snapvideo_jax import build
 from snapvideo_jax.data import order
 from snapvideo_jax.units import number_text, time_text
@@ -29,8 +29,7 @@ HOSTS = flags.DEFINE_integer("hosts", 1, "Hosts that share each batch.", lower_b
 
 def run() -> None:
     """Draws from the data that --config names, and says how long that takes."""
-    config = flags.FLAGS.config
-    build.check(config)
+    config = data_config.checked()
     if STEP.value is None:
         entry.refuse_unread("--step_seconds", HOSTS)
     source = build.source(config, screen.replacements())

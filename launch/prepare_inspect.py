@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from launch import entry, screen
+from launch import data_config, entry, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.data import order
 from snapvideo_jax.data.sources import Drawn
@@ -33,8 +33,7 @@ WIDTH, HEIGHT = 420, 110  # pixels of a histogram
 
 def run() -> None:
     """Draws examples of the data that --config names, and writes the page."""
-    config = flags.FLAGS.config
-    build.check(config)
+    config = data_config.checked()
     bad: dict[str, str] = {}
     source = build.source(config, bad.__setitem__)
     images = order.image_rows(config.training.batch_size, config.data.image_fraction)

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, screen
-from snapvideo_jax import build, storage
+from launch import data_config, entry, screen
+from snapvideo_jax import storage
 from snapvideo_jax.data import pack, packed, sources
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.units import size_text
@@ -40,9 +40,7 @@ WORKERS = flags.DEFINE_integer(
 
 def run() -> None:
     """Packs the folder that --config names."""
-    config = flags.FLAGS.config
-    config.model.text_encoder.source = "trained"  # packing needs no text states yet
-    build.check(config)
+    config = data_config.checked()
     if config.data.source != "folder":
         raise ConfigError(f"data.source={config.data.source}: only source folder can be packed")
     if ENCODING.value == "png":

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from launch import entry, screen
+from launch import data_config, entry, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.data import order
 from snapvideo_jax.data.sources import Drawn
@@ -49,8 +49,7 @@ class Row(NamedTuple):
 
 def run() -> None:
     """Draws the batch of --step, and writes what is in it."""
-    config = flags.FLAGS.config
-    build.check(config)
+    config = data_config.checked()
     batch_size, hosts = config.training.batch_size, HOSTS.value
     if batch_size % hosts:
         raise ConfigError(f"--hosts={hosts} do not share a batch of {batch_size} rows evenly")
