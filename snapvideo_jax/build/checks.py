@@ -72,7 +72,10 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             "data.source=tfds needs --config.data.path=BUILD, a folder or name/config:version"
         )
-    if data.source == "shapes":
+    for part in data.mixture:
+        _check_part(part)
+    sets = [(data.source, data.path), *(part[:2] for part in data.mixture)]
+    if any(source == "shapes" for source, _ in sets):
         world(config)
     if config.model.text_encoder.source == "stored" and not data.text_states:
         raise ConfigError(
@@ -83,6 +86,19 @@ def _check_data(config: Config) -> None:
     if data.low_res and not (len(data.low_res) == 2 and all(map(int.__lt__, data.low_res, full))):
         raise ConfigError(f"data.low_res={data.low_res} must be (height, width) below {full}")
     order.image_rows(config.training.batch_size, data.image_fraction)
+
+
+def _check_part(part: tuple) -> None:
+    """Raises ConfigError for a part of data.mixture that is no data set with its rows."""
+    whole = isinstance(part, tuple) and [type(x) for x in part] == [str, str, int, int]
+    known = KNOWN["data.source"]
+    if not whole or part[0] not in known or min(part[2:]) < 0 or not any(part[2:]):
+        raise ConfigError(
+            f"data.mixture={part!r}: expected (source, path, images, videos) with one of "
+            f"{', '.join(known)} and how many rows of each batch are from it"
+        )
+    if part[0] != "shapes" and not part[1]:
+        raise ConfigError(f"data.mixture={part!r}: source {part[0]} needs a path")
 
 
 def _leaves(config: Config, prefix: str = ""):

@@ -1,12 +1,14 @@
 """Config -> the data that it names, and how captions enter."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapvideo_jax.build.config import Config
-from snapvideo_jax.data import order, pipeline, shapes, sources
+from snapvideo_jax.data import mixture, order, pipeline, shapes, sources
 from snapvideo_jax.data.choice import VideoInfo
 from snapvideo_jax.data.embeddings import Embeddings
 from snapvideo_jax.data.text import Tokenizer
@@ -33,15 +35,46 @@ def world(config: Config) -> shapes.World:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint.
+    """What training reads: draw(g, image), the captions there are, and a fingerprint."""
 
-    draw: like `example`, but also says what the example comes from.
-    """
-
-    example: pipeline.Example
     draw: Callable[[int, bool], sources.Drawn]
     captions: Callable[[], list[str]]
     fingerprint: str
+
+    def example(self, g: int, image: bool) -> sources.Example:
+        """Returns what the pipeline reads of image g, or of video g."""
+        return self.draw(g, image).example()
+
+
+class _Part(NamedTuple):
+    """A data set of the config, and how many images and videos of each batch are from it."""
+
+    kind: str
+    path: str
+    images: int
+    videos: int
+
+
+def _parts(config: Config) -> list[_Part]:
+    """Returns the data sets of a config; the first one has the rows that the others leave.
+
+    Raises ConfigError where the others take more than there are.
+    """
+    data, batch_size = config.data, config.training.batch_size
+    others = [_Part(*part) for part in data.mixture]
+    images = order.image_rows(batch_size, data.image_fraction)
+    videos = batch_size - images
+    left = {
+        "images": images - sum(part.images for part in others),
+        "videos": videos - sum(part.videos for part in others),
+    }
+    for kind, rows in left.items():
+        if rows < 0:
+            raise ConfigError(
+                f"data.mixture takes {-rows} {kind} more than the {images} images and {videos} "
+                "videos of a batch (training.batch_size, data.image_fraction)"
+            )
+    return [_Part(data.source, data.path, **left), *others]
 
 
 def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
@@ -49,22 +82,43 @@ def source(config: Config, report_bad: Callable[[str, str], None]) -> Source:
 
     report_bad: called with path and reason of each file that cannot be used.
     """
-    data, seed = config.data, config.seed
-    if data.source == "shapes":
+    parts = _parts(config)
+    opened = [
+        _open(config, part, mixture.part_seed(config.seed, number), report_bad)
+        for number, part in enumerate(parts)
+    ]
+    if len(parts) == 1:
+        return opened[0]
+    mixed = [
+        mixture.Part(source.draw, part.images, part.videos)
+        for part, source in zip(parts, opened, strict=True)
+    ]
+    facts = [
+        (source.fingerprint, part.images, part.videos)
+        for part, source in zip(parts, opened, strict=True)
+    ]
+    return Source(
+        draw=lambda g, image: mixture.draw(mixed, g, image),
+        captions=lambda: [caption for source in opened for caption in source.captions()],
+        fingerprint=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+    )
+
+
+def _open(config: Config, part: _Part, seed: int, report_bad: Callable[[str, str], None]) -> Source:
+    data = config.data
+    if part.kind == "shapes":
         shown = world(config)
-        example = lambda g, image: shapes.example(shown, seed, g, image=image)
-        draw = lambda g, image: _drawn_shape(g, example(g, image))
-        return Source(example, draw, lambda: shapes.all_captions(shown), repr(shown))
+        draw = lambda g, image: _drawn_shape(g, shapes.example(shown, seed, g, image=image))
+        return Source(draw, lambda: shapes.all_captions(shown), repr(shown))
     spec = sources.ClipSpec(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         frame_rates=tuple(data.frame_rates),
     )
-    files = sources.open_folder(data.path) if data.source == "folder" else _build(config)
+    files = sources.open_folder(part.path) if part.kind == "folder" else _build(config, part)
     draw = lambda g, image: files.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad)
-    example = lambda g, image: draw(g, image).example()
-    return Source(example, draw, files.captions, files.fingerprint)
+    return Source(draw, files.captions, files.fingerprint)
 
 
 def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
@@ -74,22 +128,23 @@ def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
     return sources.Drawn(sources.Clip(frames, interval, source, start=0.0), caption, name)
 
 
-def _build(config: Config) -> Any:
-    """Returns the `TfdsSource` that the config names."""
+def _build(config: Config, part: _Part) -> Any:
+    """Returns the `TfdsSource` of a part."""
     from snapvideo_jax.data import tfds_fields, tfds_source  # plans and benchmarks read no data
 
     data, fields = config.data, config.data.tfds
     build = tfds_source.open_build(
-        data.path,
+        part.path,
         split=fields.split,
         images=fields.images,
         fields=tfds_fields.Fields(fields.video, fields.caption, fields.frame_rate),
         height=data.height,
         width=data.width,
     )
-    if build.videos is None and data.image_fraction < 1:
+    if build.videos is None and part.videos:
         raise ConfigError(
-            f"{data.path} holds pictures alone; train on them with --config.data.image_fraction=1"
+            f"{part.path} holds pictures alone, and {part.videos} videos of each batch are from "
+            "it; train on it with --config.data.image_fraction=1, or in data.mixture"
         )
     return build
 

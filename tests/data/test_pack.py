@@ -78,7 +78,8 @@ def test_a_lossless_build_shows_what_the_files_show(folder, lossless):
             same, *also = draw(build, g, image, reports[1])
             assert rest == also
             np.testing.assert_array_equal(frames, same)
-    assert reports[0] == reports[1] and len(reports[0]) >= 3  # bad.mp4 keeps its place
+    shown = [reason.replace(f"{folder.root}/", "") for reason in reports[0]]
+    assert shown == reports[1] and len(shown) >= 3  # bad.mp4 keeps its place
 
 
 def test_without_pictures_stills_are_the_same_frames(folder, lossless):
