@@ -15,8 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snapvideo_jax.data import order, packed, tfds_fields
-from snapvideo_jax.data.sources import ClipSpec, Drawn, Example, draw_clip, draw_still, first_usable
+from snapvideo_jax.data import packed, tfds_fields
+from snapvideo_jax.data.sources import (
+    ClipSpec,
+    Drawn,
+    Example,
+    choose_caption,
+    draw_clip,
+    draw_still,
+    first_usable,
+)
 from snapvideo_jax.data.tfds_fields import Fields, Open, Recording
 from snapvideo_jax.errors import ConfigError, DataError, reason
 
@@ -96,9 +104,8 @@ class TfdsSource:
         def read(row: int, rng: np.random.Generator) -> Drawn:
             recording = self._open(split, row)
             clip = draw(recording.info, spec, rng, recording.decode)
-            return Drawn(
-                clip, _choose(recording.captions, seed, g), recording.name or f"{split.name}[{row}]"
-            )
+            caption = choose_caption(recording.captions, seed, g)
+            return Drawn(clip, caption, recording.name or f"{split.name}[{row}]")
 
         return first_usable(
             read,
@@ -117,12 +124,6 @@ class TfdsSource:
             raise DataError(
                 f"{self.place}: record {row} of {split.name} cannot be read: {reason(error)}"
             ) from error
-
-
-def _choose(captions: Sequence[str], seed: int, g: int) -> str:
-    if len(captions) == 1:
-        return captions[0]
-    return captions[int(order.generator(seed, g, "caption").integers(len(captions)))]
 
 
 def open_build(
