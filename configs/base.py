@@ -33,6 +33,9 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     # Folder of videos, each with its caption beside it, or a manifest.jsonl; or of the build, which
     # may also be name/config:version.
     config.data.path = ""
+    # More data sets, each (source, path, images, videos): how many rows of each batch are from it.
+    # The one above has the rest.
+    config.data.mixture = ()
     config.data.num_frames = 16  # T, Table 8
     config.data.height = 36  # pixels, before padding, Table 8
     config.data.width = 64  # pixels, Table 8

@@ -7,10 +7,14 @@ Ctrl-C loses the shard in work; the same command goes on.
 Exit codes: 0 done, 2 bad flags, 3 no such build or damaged records, 5 --out cannot be written.
 """
 
+from absl import flags
+
 from launch import entry, screen
 from snapvideo_jax.data.convert import convert
 
-BUILD = entry.define_folder("build", "Folder of the build, stored as tfrecord.")
+BUILD = flags.DEFINE_string(
+    "build", None, "Folder of the build, stored as tfrecord.", required=True
+)
 OUT = entry.define_folder("out", "Folder for the new build: .../NAME/1.0.0; created if absent.")
 
 

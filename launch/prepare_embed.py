@@ -25,10 +25,11 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from launch import entry, screen
+from launch import entry, number_flags, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.data.embeddings_writer import Writer
 from snapvideo_jax.files import t5_weights
+from snapvideo_jax.kinds import Whole
 from snapvideo_jax.sampling import prompt_encoder
 
 entry.define_config()
@@ -37,7 +38,7 @@ TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "Its sentencepiece model; default: spiece.model in the folder --t5."
 )
 OUT = entry.define_folder("out", "Folder for the states; created if absent.")
-BATCH = flags.DEFINE_integer("batch_size", 64, "Captions encoded at a time.", lower_bound=1)
+BATCH = number_flags.define("batch_size", 64, Whole(1, 65_536), "Captions encoded at a time.")
 
 
 def run() -> None:

@@ -18,23 +18,25 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from launch import entry, screen
+from launch import data_config, entry, number_flags, screen
 from snapvideo_jax import build, storage
 from snapvideo_jax.data import order
 from snapvideo_jax.data.sources import Drawn
 from snapvideo_jax.files import video
+from snapvideo_jax.kinds import Whole
 
 entry.define_config()
 OUT = flags.DEFINE_string("out", "data.html", "The page.")
-EXAMPLES = flags.DEFINE_integer("examples", 200, "Videos to look at, and pictures.", lower_bound=1)
+EXAMPLES = number_flags.define(
+    "examples", 200, Whole(1, 1_000_000), "Videos to look at, and pictures."
+)
 ON_SHEET, BARS = 24, 20  # clips; bars of a histogram
 WIDTH, HEIGHT = 420, 110  # pixels of a histogram
 
 
 def run() -> None:
     """Draws examples of the data that --config names, and writes the page."""
-    config = flags.FLAGS.config
-    build.check(config)
+    config = data_config.checked()
     bad: dict[str, str] = {}
     source = build.source(config, bad.__setitem__)
     images = order.image_rows(config.training.batch_size, config.data.image_fraction)

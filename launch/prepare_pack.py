@@ -22,27 +22,26 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import entry, screen
-from snapvideo_jax import build, storage
+from launch import data_config, entry, number_flags, screen
+from snapvideo_jax import storage
 from snapvideo_jax.data import pack, packed, sources
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.kinds import Whole
 from snapvideo_jax.units import size_text
 
 entry.define_config()
 OUT = entry.define_folder("out", "Folder for the build: .../NAME/1.0.0; created if absent.")
 ENCODING = flags.DEFINE_enum("encoding", "jpeg", packed.ENCODINGS, "Of frames; png loses nothing.")
-QUALITY = flags.DEFINE_integer("quality", 95, "Of JPEG.", lower_bound=1, upper_bound=100)
-SHARD = flags.DEFINE_integer("shard", 1000, "Files in a shard.", lower_bound=1)
-WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes at a time; default: one a core.", lower_bound=1
+QUALITY = number_flags.define("quality", 95, Whole(1, 100), "Of JPEG.")
+SHARD = number_flags.define("shard", 1000, Whole(1, 1_000_000), "Files in a shard.")
+WORKERS = number_flags.define(
+    "workers", None, Whole(1, 4096), "Processes at a time; default: one a core."
 )
 
 
 def run() -> None:
     """Packs the folder that --config names."""
-    config = flags.FLAGS.config
-    config.model.text_encoder.source = "trained"  # packing needs no text states yet
-    build.check(config)
+    config = data_config.checked()
     if config.data.source != "folder":
         raise ConfigError(f"data.source={config.data.source}: only source folder can be packed")
     if ENCODING.value == "png":

@@ -31,16 +31,16 @@ def run() -> None:
     config.model.text_encoder.source = "trained"  # captions do not matter
     build.check(config)
     source = build.source(config, screen.replacements())
-    report, power = screen.progress("videos"), 0.0
+    report, power = screen.progress("videos"), []
     for g in range(VIDEOS.value):
         video = source.example(g, False)[0]
-        power = power + redundancy.power_spectrum(edm.from_pixels(jnp.asarray(video)[None]))
+        power.append(redundancy.power_spectrum(edm.from_pixels(jnp.asarray(video)[None])))
         report(g + 1, VIDEOS.value)
     try:
-        noise = redundancy.half_noise_level(power / VIDEOS.value)
+        noise = redundancy.half_noise_level(jnp.mean(jnp.stack(power), axis=0))
     except ValueError as error:
         raise DataError(str(error)) from error
-    T, H, W = power.shape
+    T, H, W = power[0].shape
     screen.say(
         f"{VIDEOS.value} videos of {T} x {H} x {W}: noise of {noise:.3g} leaves half of their "
         f"variance, in 64 px photographs {redundancy.PHOTOGRAPHS_64:.3g} does\n"

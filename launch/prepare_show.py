@@ -23,16 +23,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from launch import entry, screen
-from snapvideo_jax import build, storage
+from launch import data_config, entry, number_flags, screen
+from snapvideo_jax import build, fields, storage
 from snapvideo_jax.data import order
 from snapvideo_jax.data.sources import Drawn
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.files import video
+from snapvideo_jax.kinds import Whole
 
 entry.define_config()
-STEP = flags.DEFINE_integer("step", None, "The step to show.", required=True, lower_bound=1)
-HOSTS = flags.DEFINE_integer("hosts", 1, "Hosts that share each batch.", lower_bound=1)
+STEP = number_flags.define("step", None, fields.STEPS, "The step to show.")
+flags.mark_flag_as_required("step")
+HOSTS = number_flags.define("hosts", 1, Whole(1, 65_536), "Hosts that share each batch.")
 OUT = flags.DEFINE_string("out", "step.png", "The contact sheet.")
 JSON = flags.DEFINE_string("json", None, "File for the rows of each host.")
 ON_SHEET = 64  # rows at most
@@ -49,8 +51,7 @@ class Row(NamedTuple):
 
 def run() -> None:
     """Draws the batch of --step, and writes what is in it."""
-    config = flags.FLAGS.config
-    build.check(config)
+    config = data_config.checked()
     batch_size, hosts = config.training.batch_size, HOSTS.value
     if batch_size % hosts:
         raise ConfigError(f"--hosts={hosts} do not share a batch of {batch_size} rows evenly")

@@ -26,9 +26,12 @@ BELOW_ONE = Real(0.0, 0.999999)  # and in float32 too
 RATE = Real(0.001, 1000.0)  # frames per second
 SCALE = Real(1e-4, 1e4)  # of pixels and of noise
 
+SOURCES = OneOf(("shapes", "folder", "tfds"))
+ROWS = Whole(0, 2**24)  # of a batch
+
 FIELDS = {
     "seed": SEED,
-    "data.source": OneOf(("shapes", "folder", "tfds")),
+    "data.source": SOURCES,
     "data.path": Text(),
     "data.num_frames": Whole(1, 4096),
     "data.height": PIXELS,
@@ -42,6 +45,7 @@ FIELDS = {
     "data.low_res": Several(PIXELS, 0, 2),
     "data.workers": LOOPS,
     "data.prefetch": LOOPS,
+    "data.mixture": Several(Row((SOURCES, Text(), ROWS, ROWS)), 0, 64),
     "data.decode_seconds": Real(0.01, 86_400.0),
     "data.stall_seconds": Real(0.01, 86_400.0),
     "data.max_bad_fraction": FRACTION,

@@ -46,7 +46,10 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             "data.source=tfds needs --config.data.path=BUILD, a folder or name/config:version"
         )
-    if data.source == "shapes":
+    for part in data.mixture:
+        _check_part(part)
+    sets = [(data.source, data.path), *(part[:2] for part in data.mixture)]
+    if any(source == "shapes" for source, _ in sets):
         world(config)
     if config.model.text_encoder.source == "stored" and not data.text_states:
         raise ConfigError(
@@ -62,6 +65,15 @@ def _check_data(config: Config) -> None:
         )
     order.image_rows(config.training.batch_size, data.image_fraction)
     _check_evaluation(config)
+
+
+def _check_part(part: tuple) -> None:
+    """Raises ConfigError for a part of data.mixture without a path, or without rows."""
+    source, path, images, videos = part
+    if images + videos == 0:
+        raise ConfigError(f"data.mixture={part!r}: no row of a batch is from it")
+    if source != "shapes" and not path:
+        raise ConfigError(f"data.mixture={part!r}: source {source} needs a path")
 
 
 def _check_evaluation(config: Config) -> None:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapvideo_jax.build.config import Config
-from snapvideo_jax.data import order, pipeline, shapes, sources
+from snapvideo_jax.data import mixture, order, pipeline, shapes, sources
 from snapvideo_jax.data.choice import VideoInfo
 from snapvideo_jax.data.decoders import Decoders
 from snapvideo_jax.data.embeddings import Embeddings
@@ -35,17 +36,55 @@ def world(config: Config) -> shapes.World:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What the pipeline reads: example(g, image), the captions there are, and a fingerprint.
+    """What training reads: draw(g, image), the captions there are, and a fingerprint.
 
-    draw: like `example`, but also says what the example comes from. decoders: the processes that
-    read files, if there are any.
+    decoders: the processes that read files, if there are any.
     """
 
-    example: pipeline.Example
     draw: Callable[[int, bool], sources.Drawn]
     captions: Callable[[], list[str]]
     fingerprint: str
     decoders: Decoders | None = None
+
+    def example(self, g: int, image: bool) -> sources.Example:
+        """Returns what the pipeline reads of image g, or of video g."""
+        return self.draw(g, image).example()
+
+    def close(self) -> None:
+        """Ends the processes that read files; a later draw starts new ones."""
+        if self.decoders is not None:
+            self.decoders.close()
+
+
+class _Part(NamedTuple):
+    """A data set of the config, and how many images and videos of each batch are from it."""
+
+    kind: str
+    path: str
+    images: int
+    videos: int
+
+
+def _parts(config: Config) -> list[_Part]:
+    """Returns the data sets of a config; the first one has the rows that the others leave.
+
+    Raises ConfigError where the others take more than there are.
+    """
+    data, batch_size = config.data, config.training.batch_size
+    others = [_Part(*part) for part in data.mixture]
+    images = order.image_rows(batch_size, data.image_fraction)
+    videos = batch_size - images
+    left = {
+        "images": images - sum(part.images for part in others),
+        "videos": videos - sum(part.videos for part in others),
+    }
+    for kind, rows in left.items():
+        if rows < 0:
+            raise ConfigError(
+                f"data.mixture takes {-rows} {kind} more than the {images} images and {videos} "
+                "videos of a batch (training.batch_size, data.image_fraction)"
+            )
+    return [_Part(data.source, data.path, **left), *others]
 
 
 def source(
@@ -58,33 +97,69 @@ def source(
     report_bad: called with path and reason of each file that cannot be used. report_good: called
     for each that can.
     """
-    data, seed = config.data, config.seed
-    if data.source == "shapes":
+    parts = _parts(config)
+    read_files = any(part.kind == "folder" for part in parts)
+    decoders = Decoders(config.data.decode_seconds) if read_files else None
+    opened = [
+        _open(config, part, mixture.part_seed(config.seed, number), report_bad, decoders)
+        for number, part in enumerate(parts)
+    ]
+    whole = opened[0] if len(parts) == 1 else _mix(parts, opened)
+
+    def draw(g: int, image: bool) -> sources.Drawn:
+        drawn = whole.draw(g, image)
+        report_good()
+        return drawn
+
+    return dataclasses.replace(whole, draw=draw, decoders=decoders)
+
+
+def _mix(parts: Sequence[_Part], opened: Sequence[Source]) -> Source:
+    """Returns the data sets of `parts` as one, each with its rows of every batch."""
+    mixed = [
+        mixture.Part(source.draw, part.images, part.videos)
+        for part, source in zip(parts, opened, strict=True)
+    ]
+    facts = [
+        (source.fingerprint, part.images, part.videos)
+        for part, source in zip(parts, opened, strict=True)
+    ]
+    return Source(
+        draw=lambda g, image: mixture.draw(mixed, g, image),
+        captions=lambda: [caption for source in opened for caption in source.captions()],
+        fingerprint=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+    )
+
+
+def _open(
+    config: Config,
+    part: _Part,
+    seed: int,
+    report_bad: Callable[[str, str], None],
+    decoders: Decoders | None,
+) -> Source:
+    """Opens one data set; its files are read by `decoders`."""
+    data = config.data
+    if part.kind == "shapes":
         shown = world(config)
-        example = lambda g, image: shapes.example(shown, seed, g, image=image)
-        draw = lambda g, image: _drawn_shape(g, example(g, image))
-        return Source(example, draw, lambda: shapes.all_captions(shown), repr(shown))
+        draw = lambda g, image: _drawn_shape(g, shapes.example(shown, seed, g, image=image))
+        return Source(draw, lambda: shapes.all_captions(shown), repr(shown))
     spec = sources.ClipSpec(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         frame_rates=tuple(data.frame_rates),
     )
-    arguments = dict(seed=seed, spec=spec, report_bad=report_bad)
-    decoders = None
-    if data.source == "folder":
-        files, decoders = sources.open_folder(data.path), Decoders(data.decode_seconds)
-        draw = lambda g, image: files.draw(g, image=image, read=decoders.read, **arguments)
-    else:
-        files = _build(config)
-        draw = lambda g, image: files.draw(g, image=image, **arguments)
-
-    def example(g: int, image: bool) -> sources.Example:
-        row = draw(g, image).example()
-        report_good()
-        return row
-
-    return Source(example, draw, files.captions, files.fingerprint, decoders)
+    if part.kind == "folder":
+        assert decoders is not None, "there is a pool where there is a folder"
+        folder = sources.open_folder(part.path)
+        draw = lambda g, image: folder.draw(
+            g, image=image, seed=seed, spec=spec, report_bad=report_bad, read=decoders.read
+        )
+        return Source(draw, folder.captions, folder.fingerprint)
+    build = _build(config, part)
+    draw = lambda g, image: build.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad)
+    return Source(draw, build.captions, build.fingerprint)
 
 
 def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
@@ -94,22 +169,23 @@ def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
     return sources.Drawn(sources.Clip(frames, interval, source, start=0.0), caption, name)
 
 
-def _build(config: Config) -> Any:
-    """Returns the `TfdsSource` that the config names."""
+def _build(config: Config, part: _Part) -> Any:
+    """Returns the `TfdsSource` of a part."""
     from snapvideo_jax.data import tfds_fields, tfds_source  # plans and benchmarks read no data
 
     data, fields = config.data, config.data.tfds
     build = tfds_source.open_build(
-        data.path,
+        part.path,
         split=fields.split,
         images=fields.images,
         fields=tfds_fields.Fields(fields.video, fields.caption, fields.frame_rate),
         height=data.height,
         width=data.width,
     )
-    if build.videos is None and data.image_fraction < 1:
+    if build.videos is None and part.videos:
         raise ConfigError(
-            f"{data.path} holds pictures alone; train on them with --config.data.image_fraction=1"
+            f"{part.path} holds pictures alone, and {part.videos} videos of each batch are from "
+            "it; train on it with --config.data.image_fraction=1, or in data.mixture"
         )
     return build
 

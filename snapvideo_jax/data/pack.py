@@ -24,7 +24,7 @@ from snapvideo_jax import storage
 from snapvideo_jax.data import packed, tfds_build
 from snapvideo_jax.data.pack_shard import Shard
 from snapvideo_jax.data.packed import CAPTIONS, HEADER, PICTURES, VIDEOS
-from snapvideo_jax.data.sources import FolderSource
+from snapvideo_jax.data.sources import FolderSource, texts
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 
 FORMAT, PARTS = 1, "parts"
@@ -103,8 +103,8 @@ def pack(
 
 
 def _rows(source: FolderSource) -> list[tuple[str, str, list[str]]]:
-    videos = [("video", name, [caption]) for name, caption in source.videos]
-    return videos + [("image", name, [caption]) for name, caption in source.images]
+    videos = [("video", name, list(texts(captions))) for name, captions in source.videos]
+    return videos + [("image", name, list(texts(captions))) for name, captions in source.images]
 
 
 def _claim(source: FolderSource, folder: Path, packing: Packing) -> dict[str, Any]:

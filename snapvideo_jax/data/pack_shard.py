@@ -71,8 +71,8 @@ def store(shard: Shard, number: int) -> tuple[packed.StoredVideo, list[float]]:
         return read(shard, name, captions)
     except DataError as error:
         none = VideoInfo(name, duration=0.0, frame_rate=0.0, height=0, width=0)
-        empty = packed.StoredVideo(none, captions, np.zeros(0), 0.0, 0.0, [], unusable=str(error))
-        return empty, []
+        why = str(error).replace(f"{shard.root}/", "")  # the same bytes wherever the folder is
+        return packed.StoredVideo(none, captions, np.zeros(0), 0.0, 0.0, [], unusable=why), []
 
 
 def _store_video(

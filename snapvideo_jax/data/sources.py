@@ -6,7 +6,7 @@ Nothing outside the folder is opened, whatever its manifest or its links say.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -24,8 +24,9 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_SUBSTITUTES = 20  # more bad files in a row are no bad luck but a bad folder
 
-Rows = tuple[tuple[str, str], ...]  # (path relative to the root, caption)
-Entry = tuple[str, str, str, int]  # kind, path relative to the root, caption, bytes
+Captions = str | tuple[str, ...]  # the caption of a file, or several
+Rows = tuple[tuple[str, Captions], ...]  # (path relative to the root, captions)
+Entry = tuple[str, str, Captions, int]  # kind, path relative to the root, captions, bytes
 Example = tuple[UInt8[np.ndarray, "T H W 3"], str, float, Size]
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class FolderSource:
 
     Attributes:
       root: the folder.
-      videos: (path relative to the root, caption) of each video, at least one.
+      videos: (path relative to the root, captions) of each video, at least one.
       images: likewise for pictures; may be empty.
       fingerprint: hash over names, sizes and captions; other data have another one.
     """
@@ -60,7 +61,8 @@ class FolderSource:
 
     def captions(self) -> list[str]:
         """Returns every caption, in the order of the files, videos first."""
-        return [caption for _, caption in (*self.videos, *self.images)]
+        rows = (*self.videos, *self.images)
+        return [caption for _, captions in rows for caption in texts(captions)]
 
     def example(
         self,
@@ -109,8 +111,9 @@ class FolderSource:
         kind = "clip" if not image else "picture" if self.images else "frame"
 
         def read_row(row: int, stream: str) -> Drawn:
-            name, caption = rows[row]
+            name, captions = rows[row]
             clip = read(reading.Request(kind, str(self.root / name), spec, seed, g, stream))
+            caption = choose_caption(texts(captions), seed, g)
             return Drawn(shown_throughout(clip, spec) if image else clip, caption, name)
 
         return first_usable(
@@ -127,6 +130,18 @@ class FolderSource:
 def shown_throughout(still: Clip, spec: ClipSpec) -> Clip:
     """Returns T equal frames of a still."""
     return still._replace(frames=np.repeat(still.frames, spec.num_frames, axis=0))
+
+
+def texts(captions: Captions) -> Sequence[str]:
+    """Returns the captions of a file, of which there is at least one."""
+    return (captions,) if isinstance(captions, str) else captions
+
+
+def choose_caption(captions: Sequence[str], seed: int, g: int) -> str:
+    """Returns the caption that sample g shows."""
+    if len(captions) == 1:
+        return captions[0]
+    return captions[int(order.generator(seed, g, "caption").integers(len(captions)))]
 
 
 def first_usable(
@@ -182,7 +197,8 @@ def open_folder(path: str | Path) -> FolderSource:
     """Lists a folder of captioned videos and pictures, without decoding any.
 
     A `manifest.jsonl` has one row a line: {"video": "relative/path.mp4", "caption": "..."} or
-    {"image": "relative/path.jpg", "caption": "..."}; a file may have several rows. Without it the
+    {"image": "relative/path.jpg", "caption": "..."}; a file may have several rows, and a row may
+    have "captions": ["...", "..."], of which one is drawn each time. Without it the
     rows are all videos (.mp4 .mov .webm .mkv .avi) and pictures (.png .jpg .jpeg .webp) below the
     folder, sorted; the caption of `name.mp4` stands in `name.txt` beside it. Captions are UTF-8; an
     empty one means "no text".
@@ -246,15 +262,23 @@ def _manifest_rows(manifest: Path) -> Iterator[Entry]:
                 raise DataError(f"{manifest} line {number}: {error}") from error
 
 
-def _parse_row(line: str) -> tuple[str, str, str]:
-    """Returns kind, path and caption of a manifest row; ValueError with the reason if malformed."""
+def _parse_row(line: str) -> tuple[str, str, Captions]:
+    """Returns kind, path, captions of a manifest row; ValueError with the reason if malformed."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON ({error.msg} at column {error.colno})") from error
     kinds = [kind for kind in ("video", "image") if isinstance(row, dict) and kind in row]
-    if len(kinds) != 1 or not isinstance(row[kinds[0]], str) or "caption" not in row:
-        raise ValueError('expected {"video": "path", "caption": "text"}, or "image" for "video"')
+    texts = [key for key in ("caption", "captions") if isinstance(row, dict) and key in row]
+    if len(kinds) != 1 or not isinstance(row[kinds[0]], str) or len(texts) != 1:
+        raise ValueError(
+            'expected {"video": "path", "caption": "text"}, or "image" for "video", or "captions"'
+        )
+    if texts == ["captions"]:
+        captions = row["captions"]
+        if not isinstance(captions, list) or not captions or {*map(type, captions)} != {str}:
+            raise ValueError("captions is no list of strings")
+        return kinds[0], row[kinds[0]], tuple(map(clean_caption, captions))
     caption = "" if row["caption"] is None else row["caption"]
     if not isinstance(caption, str):
         raise ValueError(f"caption is {type(caption).__name__}, expected a string")

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 from snapvideo_jax.data import order, packed, tfds_fields
 from snapvideo_jax.data.choice import ClipSpec, draw_clip, draw_still
-from snapvideo_jax.data.sources import Drawn, Example, first_usable, shown_throughout
+from snapvideo_jax.data.sources import (
+    Drawn,
+    Example,
+    choose_caption,
+    first_usable,
+    shown_throughout,
+)
 from snapvideo_jax.data.tfds_fields import Fields, Open, Recording
 from snapvideo_jax.errors import ConfigError, DataError, reason
 
@@ -96,9 +102,8 @@ class TfdsSource:
             recording, rng = self._open(split, row), order.generator(seed, g, stream)
             clip = draw(recording.info, spec, rng, recording.decode)
             clip = shown_throughout(clip, spec) if image else clip
-            return Drawn(
-                clip, _choose(recording.captions, seed, g), recording.name or f"{split.name}[{row}]"
-            )
+            caption = choose_caption(recording.captions, seed, g)
+            return Drawn(clip, caption, recording.name or f"{split.name}[{row}]")
 
         return first_usable(
             read,
@@ -117,12 +122,6 @@ class TfdsSource:
             raise DataError(
                 f"{self.place}: record {row} of {split.name} cannot be read: {reason(error)}"
             ) from error
-
-
-def _choose(captions: Sequence[str], seed: int, g: int) -> str:
-    if len(captions) == 1:
-        return captions[0]
-    return captions[int(order.generator(seed, g, "caption").integers(len(captions)))]
 
 
 def open_build(

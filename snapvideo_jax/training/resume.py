@@ -20,6 +20,7 @@ MAY_CHANGE = (
 # Fields that configs of earlier versions lack, and the value that was theirs.
 LATER_FIELDS: dict[str, Any] = {
     "model.fit.write_scale": 1.0,
+    "data.mixture": [],  # as JSON has it
     "data.tfds.split": "train",
     "data.tfds.images": "images",
     "data.tfds.video": "video",

@@ -39,7 +39,9 @@ def write_folder(root):
         (root / name).with_suffix(".txt").write_text(f"caption of {name}")
     (root / "bad.mp4").write_bytes(b"no video")
     (root / "bad.txt").write_text("caption of bad.mp4")
-    return sources.open_folder(root)
+    source = sources.open_folder(root)
+    (_, first), *others = source.videos
+    return dataclasses.replace(source, videos=(("a.mp4", (first, "another of it")), *others))
 
 
 def quiet(done, total):
@@ -78,7 +80,8 @@ def test_a_lossless_build_shows_what_the_files_show(folder, lossless):
             same, *also = draw(build, g, image, reports[1])
             assert rest == also
             np.testing.assert_array_equal(frames, same)
-    assert reports[0] == reports[1] and len(reports[0]) >= 3  # bad.mp4 keeps its place
+    shown = [reason.replace(f"{folder.root}/", "") for reason in reports[0]]
+    assert shown == reports[1] and len(shown) >= 3  # bad.mp4 keeps its place
 
 
 def test_without_pictures_stills_are_the_same_frames(folder, lossless):
@@ -110,7 +113,7 @@ def test_tensorflow_datasets_reads_the_build_and_its_slices(lossless):
     builder = tfds.builder_from_directory(lossless[0])
     assert (builder.name, str(builder.version)) == ("talks", "1.2.0")
     rows = builder.as_data_source("train")
-    assert len(rows) == 4 and rows[0]["captions"] == [b"caption of a.mp4"]
+    assert len(rows) == 4 and rows[0]["captions"] == [b"caption of a.mp4", b"another of it"]
     first = np.stack(rows[0]["video"][:2])
     assert first.shape == (2, 18, 32, 3) and first.dtype == np.uint8
     rate = float(rows[0]["frame_rate"])

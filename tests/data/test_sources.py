@@ -79,6 +79,9 @@ def test_a_manifest_decides_alone_and_may_caption_a_file_twice(tmp_path):
         ({"video": 3, "caption": ""}, "line 2: expected"),
         ({"video": "a.mp4", "image": "a.png", "caption": ""}, "line 2: expected"),
         ({"video": "a.mp4", "caption": ["x"]}, "line 2: caption is list"),
+        ({"video": "a.mp4", "captions": []}, "line 2: captions is no list of strings"),
+        ({"video": "a.mp4", "captions": ["x", None]}, "line 2: captions is no list of strings"),
+        ({"video": "a.mp4", "captions": ["x"], "caption": "x"}, "line 2: expected"),
         ({"video": "b.mp4", "caption": ""}, "line 2: does not exist"),
         ({"video": ".", "caption": ""}, "line 2: does not exist or is no file"),
         ({"video": "../outside.mp4", "caption": ""}, "line 2: is not a path inside"),
@@ -120,6 +123,17 @@ def test_two_hundred_mutations_of_a_manifest_are_rows_of_the_folder_or_one_line(
             assert all((tmp_path / name).is_file() and "/" not in name for name in names)
         except DataError as error:
             assert "\n" not in str(error) and len(str(error)) < 600
+
+
+def test_of_several_captions_each_example_draws_one(tmp_path):
+    add(tmp_path, "a.mp4", None)
+    manifest(tmp_path, {"video": "a.mp4", "captions": ["one", " two  words"]})
+    source = sources.open_folder(tmp_path)
+    assert source.captions() == ["one", "two words"]
+    drawn = [example(source, 3, g)[1] for g in range(12)]
+    assert {*drawn} == {"one", "two words"}
+    assert drawn == [example(source, 3, g)[1] for g in range(12)]
+    assert drawn != [example(source, 4, g)[1] for g in range(12)]
 
 
 @pytest.mark.parametrize("link", ["a.mp4", "a.txt"])

@@ -239,15 +239,21 @@ def show(commands, tmp_path, config, *flags):
 SHAPES = ("--config=tests/tiny.py", "--config.training.batch_size=8", "--step=123456")
 
 
-def test_show_lists_the_same_rows_on_any_number_of_hosts(commands, tmp_path):
-    whole, output = show(commands, tmp_path, SHAPES)
+MIXTURE = '--config.data.mixture=(("shapes", "", 1, 2),)'
+
+
+@pytest.mark.parametrize("mixture", [(), (MIXTURE,)], ids=["one data set", "mixture"])
+def test_show_lists_the_same_rows_on_any_number_of_hosts(commands, tmp_path, mixture):
+    whole, output = show(commands, tmp_path, SHAPES, *mixture)
     (rows,) = (host["rows"] for host in whole["hosts"])
     assert [row["row"] for row in rows] == list(range(8))
     assert [row["kind"] for row in rows] == ["image"] * 2 + ["video"] * 6
     assert rows[0]["sample"] == 123455 * 2 and rows[7]["sample"] == 123455 * 6 + 5
+    last = 123455 * 2 + 1 if mixture else 123455 * 6 + 5  # counted by the part of two videos
+    assert rows[7]["example"] == f"shapes[{last}]"
     assert output.count("host 0 row ") == 8 and "sheet: " in output
     for hosts in (2, 4, 8):
-        parts, output = show(commands, tmp_path, SHAPES, f"--hosts={hosts}")
+        parts, output = show(commands, tmp_path, SHAPES, *mixture, f"--hosts={hosts}")
         assert [len(host["rows"]) for host in parts["hosts"]] == [8 // hosts] * hosts
         assert [row for host in parts["hosts"] for row in host["rows"]] == rows
         assert f"host {hosts - 1} row 7" in output
