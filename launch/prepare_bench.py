@@ -10,7 +10,6 @@ files, stands beside them. launch.benchmark and launch.plan say what a step take
 Exit codes: 0 done, 2 bad flags or config, 3 bad data.
 """
 
-import functools
 import math
 import os
 import time
@@ -41,7 +40,7 @@ def run() -> None:
     seconds = 0.0  # of one core, for a batch
     for kind, rows in (("videos", batch_size - images), ("stills", images)):
         if rows:
-            draw = functools.partial(source.draw, image=kind == "stills")
+            draw = lambda g, is_image=kind == "stills": source.draw(g, is_image)
             cpu, clock = measure(draw, CLIPS.value, source.close)
             seconds += cpu * rows
             screen.say(
