@@ -149,6 +149,9 @@ def test_a_folder_gives_each_of_its_videos_one_time_with_its_caption(tmp_path):
         clip, text, interval, size = chosen.real.example(i)
         assert (text, interval, size) == (caption, 0.25, (16, 24)) and clip.shape == (4, 8, 12, 3)
         assert abs(clip.mean() - 40 * int(caption[-1])) < 6
+    part = sets.of_reference(str(tmp_path), (4, 8, 12), 4.0, 5, 0)
+    assert part.samples.prompts == captions[:5]
+    assert part.real.fingerprint != chosen.real.fingerprint
     (tmp_path / "3.mp4").write_bytes(b"")
     damaged = sets.of_reference(str(tmp_path), (4, 8, 12), 4.0, None, 0).real
     with pytest.raises(DataError, match=r"3\.mp4: .*a distance needs every one"):
