@@ -139,7 +139,9 @@ class Checkpoints:
             max_to_keep=keep_last,
             keep_period=keep_every or None,
             step_prefix=None,
-            async_options=ocp.AsyncOptions(timeout_secs=NEVER),
+            async_options=ocp.AsyncOptions(
+                timeout_secs=NEVER, create_directories_asynchronously=False
+            ),
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
