@@ -92,6 +92,8 @@ def pack(
         header = _claim(source, folder, packing)
         if "shards" not in header:
             parts = storage.make_folder(folder / PARTS)
+            for unfinished in folder.glob(".*.tmp"):  # of a call that was stopped
+                unfinished.unlink(missing_ok=True)
             shards = list(_shards(source, folder, packing))
             done = {path.stem for path in parts.glob("*.json")}
             missing = [shard for shard in shards if Path(shard.path).name not in done]

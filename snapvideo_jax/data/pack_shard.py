@@ -118,7 +118,8 @@ def signal_to_noise(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]
 def write(shard: Shard) -> Iterator[dict[str, Any]]:
     """Writes the shard; yields each row's number before it is read, and at the end the totals."""
     path = Path(shard.path)
-    unfinished = path.with_name(f".{path.name}.tmp")
+    # A worker whose caller was killed may still write, until it reports its next file to nobody.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     layout = packed.features(shard.height, shard.width, shard.encoding)
     writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # a record is read by itself
     totals: dict[str, Any] = {"frames": 0, "record_bytes": 0, "losses": [], "unusable": []}

@@ -8,8 +8,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -197,6 +199,46 @@ def test_training_reads_a_packed_build(packed, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "done: step 3" in done.stdout
     assert "train[1]" in (tmp_path / "bad_records.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_packing_with_its_workers_and_the_same_command_goes_on(
+    tmp_path, commands, number, code
+):
+    files, build = tmp_path / "files", tmp_path / "talks/1.0.0"
+    files.mkdir()
+    for k in range(8):
+        shutil.copy(CARPHONE, files / f"{k}.mp4")
+        (files / f"{k}.txt").write_text("a man talks")
+    command = [sys.executable, "-m", "launch.prepare", "pack", "--config=tests/tiny.py"]
+    command += ["--config.data.source=folder", f"--config.data.path={files}", f"--out={build}"]
+    pipe = subprocess.PIPE
+    command += ["--shard=1", "--workers=2"]
+    options = dict(cwd=ROOT, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+    with subprocess.Popen(command, **options) as process:
+        while not list(build.glob("parts/*.json")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) in [(code, "stopped\n"), (code, "terminated\n")]
+    shards = lambda: {p.name: p.stat().st_mtime_ns for p in build.glob("talks-*")}
+    before, complete = shards(), {p.stem for p in build.glob("parts/*.json")}
+    time.sleep(3)  # a worker that had survived would complete its shard
+    assert shards() == before and 0 < len(before) < 8
+    done = pack(commands, files, build, "--shard=1", "--workers=2")
+    assert (done.returncode, done.stderr) == (0, "") and "done: 8 videos" in done.stdout
+    assert {name for name, stamp in shards().items() if before.get(name) == stamp} == complete
+    assert not list(build.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_text_states_can_lie_in_the_folder_of_a_build(prepared, packed):
+    flags = "--config.data.source=tfds", f"--config.data.path={packed[1]}"
+    states = packed[1] / "text_states"
+    done = embed(prepared[0], *flags, f"--out={states}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Embeddings(states).missing(["a man talks", "nothing"]) == []
 
 
 PACK_REFUSALS = {
