@@ -34,13 +34,13 @@ def world(config: Config) -> shapes.World:
 class Source:
     """What the pipeline reads: example(g, image), the captions there are, and a fingerprint.
 
-    readers: the processes that read files, if there are any.
+    decoders: the processes that read files, if there are any.
     """
 
     example: pipeline.Example
     captions: Callable[[], list[str]]
     fingerprint: str
-    readers: pipeline.Readers | None = None
+    decoders: Decoders | None = None
 
 
 def source(
@@ -65,16 +65,16 @@ def source(
         width=data.width,
         frame_rates=tuple(data.frame_rates),
     )
-    readers = Decoders(data.decode_seconds)
+    decoders = Decoders(data.decode_seconds)
 
     def example(g: int, image: bool) -> sources.Example:
         row = folder.example(
-            g, image=image, seed=seed, spec=spec, report_bad=report_bad, read=readers.read
+            g, image=image, seed=seed, spec=spec, report_bad=report_bad, read=decoders.read
         )
         report_good()
         return row
 
-    return Source(example, folder.captions, folder.fingerprint, readers)
+    return Source(example, folder.captions, folder.fingerprint, decoders)
 
 
 class Text(NamedTuple):
@@ -150,5 +150,5 @@ def feed_spec(
         workers=data.workers,
         prefetch=data.prefetch,
         stall_seconds=data.stall_seconds,
-        readers=source.readers,
+        decoders=source.decoders,
     )

@@ -17,10 +17,10 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
+from snapvideo_jax.data.decoders import Decoders
 from snapvideo_jax.errors import DataError, Stalled, UserError, reason
 
 _PATIENCE = 5  # seconds for the threads to end
@@ -33,18 +33,6 @@ Parts = tuple[np.ndarray, bytes, np.float32, np.ndarray]  # video, caption, inte
 Encode = Callable[[Sequence[str]], Batch]
 
 
-class Readers(Protocol):
-    """Processes that read for the threads of a feed."""
-
-    def busy(self) -> list[str]:
-        """Returns what each process at work is doing."""
-        ...
-
-    def close(self) -> None:
-        """Ends the processes, and so the waiting for them."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class FeedSpec:
     """What a host needs to make its rows of every global batch.
@@ -52,7 +40,7 @@ class FeedSpec:
     Rows 0 .. images - 1 of each global batch are images (paper 3.3), the others videos. A host
     makes `rows` (in rising order) and cuts each video to `box`, the frames, rows and columns of
     pixels that its devices hold. workers: threads; prefetch: batches. stall_seconds: that a batch
-    may be waited for. readers: processes that read for the threads, if there are any.
+    may be waited for. decoders: processes that read for the threads, if there are any.
     """
 
     example: Example
@@ -64,7 +52,7 @@ class FeedSpec:
     workers: int
     prefetch: int
     stall_seconds: float = 300.0
-    readers: Readers | None = None
+    decoders: Decoders | None = None
 
 
 def load(spec: FeedSpec, position: int) -> Parts:
@@ -122,15 +110,15 @@ class Feed(Iterator[Batch]):
     def close(self) -> None:
         """Stops the threads; safe to call twice."""
         self._closed.set()
-        if self._spec.readers is not None:
-            self._spec.readers.close()
+        if self._spec.decoders is not None:
+            self._spec.decoders.close()
         self._thread.join(_PATIENCE)
 
     def _stalled(self) -> Stalled:
         """Writes the stacks of all threads to standard error, and says what is waited for."""
         if sys.__stderr__ is not None:
             faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
-        busy = self._spec.readers.busy() if self._spec.readers is not None else []
+        busy = self._spec.decoders.busy() if self._spec.decoders is not None else []
         doing = "; ".join(busy) or "; ".join(self._at_work.values()) or "no worker is at work"
         return Stalled(
             f"the input stalled at step {self._step}: no batch within "

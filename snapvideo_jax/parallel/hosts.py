@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,10 @@ from snapvideo_jax.errors import ConfigError, StorageError, UserError
 
 WAIT = 1800  # seconds; scanning a data folder or making a vocabulary may take long
 STORAGE_WAIT = 60  # seconds until the other hosts see what one host wrote
+YEAR = 365 * 24 * 3600 * 1000  # milliseconds
 T = TypeVar("T")
+_END = "snapvideo_jax: why the job ends"
+_FORCED = "snapvideo_jax: a process ends from a thread"
 _exchanges = itertools.count()  # every barrier needs a name of its own
 
 
@@ -113,6 +117,48 @@ def all_leave(seconds: float) -> bool:
     except UserError:
         return False
     return True
+
+
+def announce_end(code: int, line: str) -> None:
+    """Says to the other processes of a job that this one ends: its exit code, and why."""
+    message = json.dumps([code, f"{line} (process {jax.process_index()})"])
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one did so before
+        _store().key_value_set(_END, message)
+
+
+def watch_for_end(leave: Callable[[int, str], None]) -> None:
+    """Calls `leave` with exit code and reason, in a thread, when a process announces its end.
+
+    A process that waits in a collective for one that has ended would wait for ever.
+    """
+
+    def watch() -> None:
+        try:
+            message = _store().blocking_key_value_get(_END, YEAR)
+        except jax.errors.JaxRuntimeError:  # the job is over
+            return
+        leave(*json.loads(message))
+
+    threading.Thread(target=watch, name="watch for the end", daemon=True).start()
+
+
+def all_leave_forced(seconds: float) -> None:
+    """Does as `all_leave`, in a thread that ends a process whose main thread is stuck."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        _store().key_value_set(f"{_FORCED}/{jax.process_index()}", "")
+    all_leave(seconds)
+
+
+def is_forced() -> bool:
+    """Returns whether a process of the job has called `all_leave_forced`."""
+    return bool(_store().key_value_dir_get(_FORCED))
+
+
+def _store() -> Any:
+    """Returns the coordinator of the job, which holds texts by name."""
+    from orbax.checkpoint import multihost
+
+    return multihost.get_jax_distributed_client()
 
 
 @contextlib.contextmanager
