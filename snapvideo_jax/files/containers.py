@@ -103,6 +103,8 @@ def as_data_error(path: str | Path, problem: str = "cannot be read") -> Iterator
         yield
     except DataError:
         raise
+    except MemoryError as error:
+        raise DataError(f"{path}: {problem}: needs more memory than there is for it") from error
     except Exception as error:  # FFmpeg's are of ten kinds, and Pillow's of any
         detail = reason(error) or type(error).__name__
         raise DataError(f"{path}: {problem}: {detail}") from error
