@@ -6,6 +6,7 @@ not come. So every exchange begins at a barrier of the job's coordinator, which 
 seconds.
 """
 
+import atexit
 import contextlib
 import fcntl
 import itertools
@@ -31,7 +32,7 @@ from snapvideo_jax.errors import ConfigError, StorageError, UserError
 
 WAIT = 1800  # seconds; scanning a data folder or making a vocabulary may take long
 STORAGE_WAIT = 60  # seconds until the other hosts see what one host wrote
-YEAR = 365 * 24 * 3600 * 1000  # milliseconds
+POLL = 2  # seconds between two looks at whether another process has announced its end
 T = TypeVar("T")
 _END = "snapvideo_jax: why the job ends"
 _FORCED = "snapvideo_jax: a process ends from a thread"
@@ -132,14 +133,22 @@ def watch_for_end(leave: Callable[[int, str], None]) -> None:
     A process that waits in a collective for one that has ended would wait for ever.
     """
 
-    def watch() -> None:
-        try:
-            message = _store().blocking_key_value_get(_END, YEAR)
-        except jax.errors.JaxRuntimeError:  # the job is over
-            return
-        leave(*json.loads(message))
+    over = threading.Event()
 
-    threading.Thread(target=watch, name="watch for the end", daemon=True).start()
+    def watch() -> None:
+        while not over.wait(POLL):
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody announced anything
+                leave(*json.loads(_store().key_value_try_get(_END)))
+                return
+
+    thread = threading.Thread(target=watch, name="watch for the end", daemon=True)
+    thread.start()
+
+    def stop() -> None:  # a thread within JAX would abort an interpreter that ends
+        over.set()
+        thread.join()
+
+    atexit.register(stop)
 
 
 def all_leave_forced(seconds: float) -> None:

@@ -41,7 +41,9 @@ def test_more_than_the_share_of_the_last_thousand_end_the_run(tmp_path):
         records.bad("a.mp4", "is cut") if k % 100 == 0 else records.good()
     records.good()  # the first of the bad ones is forgotten
     records.bad("b.mp4", "b.mp4: is cut")
-    with pytest.raises(DataError, match=r"11 of the last 1000 files .*fraction=0\.01; .*b\.mp4: is"):
+    with pytest.raises(
+        DataError, match=r"11 of the last 1000 files .*fraction=0\.01; .*b\.mp4: is"
+    ):
         records.bad("b.mp4", "b.mp4: is cut")
     assert rows(path)[1]["count"] == 2
     few = bad_records.BadRecords(tmp_path / "few.jsonl", 0.0)
