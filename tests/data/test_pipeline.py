@@ -120,7 +120,7 @@ def test_an_epoch_shows_every_video_and_every_image_once(spec):
         (DataError("a.mp4: is cut"), r"^a\.mp4: is cut$"),
         (
             KeyError("x"),
-            r"^row 3 of step 2 cannot be made: KeyError at test_pipeline\.py:\d+: 'x'$",
+            r"^row 3 of step 2 cannot be made: KeyError at test_pipeline.py:\d+: 'x'$",
         ),
         (SystemExit(1), r"^row 3 of step 2 cannot be made: SystemExit at "),
     ],
