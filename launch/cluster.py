@@ -71,7 +71,7 @@ def leave(code: int, immediately: bool = False, why: str = "") -> NoReturn:
             hosts.announce_end(code, why)
         alone = not hosts.all_leave(LEAVE) or hosts.is_forced()
     if immediately or alone:
-        _exit_at_once(code)
+        _exit_hard(code)
     sys.exit(code)
 
 
@@ -85,10 +85,10 @@ def _leave_with(code: int, why: str) -> None:
     _ending.set()
     screen.print_error(UserError(why))
     hosts.all_leave_forced(LEAVE)
-    _exit_at_once(code)
+    _exit_hard(code)
 
 
-def _exit_at_once(code: int) -> NoReturn:
+def _exit_hard(code: int) -> NoReturn:
     """Ends this process; the first of a job, where the coordinator is, a little after the others.
 
     JAX aborts a process that misses the coordinator, with a stack trace.

@@ -196,7 +196,7 @@ def clear(hidden):
     return shown
 
 
-def two_streams(first, second, covers=False, default=0):
+def two_streams(first, second, covers=False, default=(0,)):
     """Writes two video streams; of each: codec, pix_fmt, height, width, whether it has the bars."""
 
     def write(path):
@@ -210,7 +210,7 @@ def two_streams(first, second, covers=False, default=0):
                 if covers and k == 0:
                     stream.disposition = av.stream.Disposition.attached_pic
                 else:
-                    stream.disposition = av.stream.Disposition(int(k == default))
+                    stream.disposition = av.stream.Disposition(int(k in default))
             for k in range(COUNT):
                 for which, (_, _, height, width, bars) in enumerate((first, second)):
                     if covers and which == 0 and k:
@@ -268,8 +268,8 @@ STAMPS = [
     Case("half.webm", cut(film("libvpx", g=24), 0.5), ffmpeg=False),
     Case("half.mp4", cut(film(flags="faststart", **B), 0.8), ffmpeg=False),
     Case("half without index.mp4", cut(film(**B), 0.8), refused="cannot be read: "),
-    Case("two in one.mkv", two_streams(SMALL, BIG, default=0), ffmpeg=False),
-    Case("default second.mkv", two_streams(BIG[:4] + (False,), SMALL, default=1)),
+    Case("two in one.mkv", two_streams((*SMALL[:4], False), BIG, default=(0, 1)), ffmpeg=False),
+    Case("default second.mkv", two_streams((*BIG[:4], False), SMALL, default=(1,))),
     Case("still first.mov", two_streams(PLAIN, SMALL), ffmpeg=False),
     Case("cover.mp4", two_streams(PLAIN, SMALL, covers=True), ffmpeg=False),
 ]  # fmt: skip
@@ -299,6 +299,7 @@ SHOWN = [
     Case("untagged SD.mp4", still(crf=4), COLORS),
     Case("PQ.mp4", still(transfer=16, colorspace=9), COLORS, refused=r"HDR \(PQ\); map them"),
     Case("HLG.mp4", still(transfer=18, colorspace=9), COLORS, refused=r"HDR \(HLG\); map them"),
+    Case("linear.mp4", still(transfer=8, colorspace=1), COLORS, refused="transfer function 8"),
     Case("YCgCo.mp4", still(pix_fmt="yuv444p", colorspace=8), COLORS, refused="color matrix"),
     Case("10 bit.mkv", still(pix_fmt="yuv420p10le", crf=4), COLORS),
     Case("4:1:1.mkv", still("ffv1", "yuv411p"), COLORS),
