@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ import jax
 from absl import flags
 
 from launch import number_flags, screen
-from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.errors import ConfigError, UserError
 from snapvideo_jax.kinds import Whole
 from snapvideo_jax.parallel import hosts
 
@@ -23,8 +24,12 @@ NUM_PROCESSES = number_flags.define("num_processes", None, Whole(1, 2**20), "In 
 PROCESS_ID = number_flags.define("process_id", None, Whole(0, 2**20), "Of this process, from 0.")
 JOIN = 300  # seconds until the processes of a job must have met
 LEAVE = 10  # seconds for the others to end with this one
+GRACE = 2  # seconds that a process has to end by itself, once another one has announced its end
 SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")  # what JAX reads
-LOST = re.compile("Connection (closed|reset)|Broken pipe|Socket closed")  # in JAX's errors
+# In JAX's errors.
+LOST = re.compile("Connection (closed|reset)|Broken pipe|Socket closed|Gloo context init.* failed")
+_leaving = threading.Event()  # this process ends by itself
+_ending = threading.Event()  # this process ends because another one does
 
 
 def join() -> None:
@@ -50,23 +55,58 @@ def join() -> None:
         raise ConfigError(f"cannot join the job: {screen.one_line(error)}") from error
     finally:
         limit.cancel()
+    hosts.watch_for_end(_leave_with)
 
 
-def leave(code: int, immediately: bool = False) -> NoReturn:
+def leave(code: int, immediately: bool = False, why: str = "") -> NoReturn:
     """Exits with `code`, and without an orderly end if this process of the job ends alone.
 
     There JAX would wait for the other processes, and they wait for this one's next step.
-    immediately: in any case; XLA would first finish what it still compiles.
+    immediately: in any case; XLA would first finish what it still compiles. why: for the other
+    processes of the job, which then end with the same code.
     """
-    alone = jax.distributed.is_initialized() and not hosts.all_leave(LEAVE)
+    _leaving.set()
+    alone = False
+    if jax.distributed.is_initialized():
+        if why:
+            hosts.announce_end(code, why)
+        alone = not hosts.all_leave(LEAVE) or hosts.is_forced()
     if immediately or alone:
-        sys.stdout.flush()
-        os._exit(code)
+        _exit_hard(code)
     sys.exit(code)
 
 
+def _leave_with(code: int, why: str) -> None:
+    """Ends this process because another one announced its end, unless it ends by itself.
+
+    Called in a thread: the main one may wait for the other process for ever.
+    """
+    if _leaving.wait(GRACE):
+        return
+    _ending.set()
+    screen.print_error(UserError(why))
+    hosts.all_leave_forced(LEAVE)
+    _exit_hard(code)
+
+
+def _exit_hard(code: int) -> NoReturn:
+    """Ends this process; the first of a job, where the coordinator is, a little after the others.
+
+    JAX aborts a process that misses the coordinator, with a stack trace.
+    """
+    sys.stdout.flush()
+    if jax.distributed.is_initialized() and hosts.is_first():
+        time.sleep(1)
+    os._exit(code)
+
+
 def lost(error: BaseException) -> bool:
-    """Returns whether `error` says that another process of the job has ended."""
+    """Returns whether `error` says that another process of the job has ended.
+
+    Where that process said why, the thread that heard it ends this one, and this never returns.
+    """
+    if _ending.is_set():
+        threading.Event().wait()
     is_jax = isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized()
     return is_jax and LOST.search(str(error)) is not None
 

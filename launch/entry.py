@@ -201,4 +201,4 @@ def _guarded(main: Callable[[], None]) -> None:
 
 def _exit(error: UserError) -> NoReturn:
     screen.print_error(error)
-    cluster.leave(error.exit_code, immediately=isinstance(error, Stalled))
+    cluster.leave(error.exit_code, isinstance(error, Stalled), why=screen.one_line(error))

@@ -47,7 +47,7 @@ class BadRecords:
             count = self._rows[name]["count"] if name in self._rows else 0
             self._rows[name] = {"path": name, "reason": reason, "count": count + 1}
             too_many = self._too_many()
-            self._write(name, at_once=not count or too_many)
+            self._write(name, force=not count or too_many)
         if too_many:
             raise DataError(
                 f"{sum(self._window)} of the last {WINDOW} files read cannot be used, more than "
@@ -59,9 +59,9 @@ class BadRecords:
         full = len(self._window) == WINDOW
         return full and sum(self._window) > self._max_fraction * WINDOW
 
-    def _write(self, name: str, at_once: bool) -> None:
+    def _write(self, name: str, force: bool) -> None:
         """Adds the line of a new file, or writes the list anew, a long one not each time."""
-        if len(self._rows) > WINDOW and time.monotonic() < self._written + _SELDOM and not at_once:
+        if len(self._rows) > WINDOW and time.monotonic() < self._written + _SELDOM and not force:
             return
         if self._rows[name]["count"] == 1:
             storage.append(self._path, _line(self._rows[name]))

@@ -249,9 +249,10 @@ def load_image(
     with _open_image(path) as image:
         side = 2 * max(height, width)
         image.draft("RGB", (side, side))  # JPEG decodes small at once
-        upright = _opaque(ImageOps.exif_transpose(image))
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else a copy would be made
+            image = ImageOps.exif_transpose(image)
         # Hamming averages over areas, as the scaling of frames does, and enlarges smoothly.
-        return np.array(ImageOps.fit(upright, (width, height), Image.Resampling.HAMMING))
+        return np.array(ImageOps.fit(_opaque(image), (width, height), Image.Resampling.HAMMING))
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -263,7 +264,7 @@ def _opaque(image: Image.Image) -> Image.Image:
         grey = grey if clear is None else np.where(values == clear, frames.BACKGROUND, grey)
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     page = Image.new("RGB", image.size, (frames.BACKGROUND,) * 3)
     page.paste(image, mask=image.getchannel("A"))

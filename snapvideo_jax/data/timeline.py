@@ -91,6 +91,8 @@ def last_time(video: Video, timeline: Timeline, max_frames: int) -> float:
         return timeline.span
     stream = video.stream
     if stream.frames and stream.duration and "mp4" in video.format:
+        if (last := video.last_whole()) is not None:
+            return timeline.seconds(last)
         end = (stream.start_time or 0) + stream.duration
         return (end - timeline.origin) * timeline.unit - timeline.interval
     try:

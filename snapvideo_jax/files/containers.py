@@ -49,6 +49,20 @@ class Video:
         """Closes the file."""
         self._container.close()
 
+    def last_whole(self) -> int | None:
+        """Returns the time of decoding of the last packet that a file holds before it is cut off.
+
+        Returns None where the index says that it is whole, or there is none. ValueError if there is
+        no such packet.
+        """
+        entries, size = self.stream.index_entries, self._path.stat().st_size
+        if not len(entries) or entries[-1].pos + entries[-1].size <= size:
+            return None
+        whole = [entry for entry in entries if entry.pos + entry.size <= size]
+        if not whole:
+            raise ValueError("is cut off before its first frame")
+        return whole[-1].timestamp
+
     def packets(self) -> Iterator[Any]:
         """Yields the stream's packets that are shown, in the order of decoding."""
         return (packet for packet in self._demux() if packet.size and not packet.is_discard)
@@ -75,7 +89,8 @@ class Video:
         for packet in self._container.demux(self.stream):
             if self.format == "avi":
                 packet.pts = packet.dts
-            yield packet
+            if not packet.is_corrupt:  # the last one of a file that was cut off
+                yield packet
 
     def seek(self, stamp: int) -> None:
         """Goes to the last key frame at `stamp` or before, or else to any frame."""
@@ -103,6 +118,8 @@ def as_data_error(path: object, problem: str = "cannot be read") -> Iterator[Non
         yield
     except DataError:
         raise
+    except MemoryError as error:
+        raise DataError(f"{path}: {problem}: needs more memory than there is for it") from error
     except Exception as error:  # FFmpeg's are of ten kinds, and Pillow's of any
         detail = reason(error) or type(error).__name__
         raise DataError(f"{path}: {problem}: {detail}") from error

@@ -289,6 +289,54 @@ def test_pictures_of_any_depth_become_rgb(tmp_path, kind):
     assert picture[:, :4].mean() < 20 and picture[:, -4:].mean() > 235
 
 
+@pytest.mark.parametrize("hidden", [(10, 200, 30), (200, 10, 90)])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "webp"])
+def test_what_is_transparent_is_white_whatever_color_it_hides(tmp_path, hidden, kind):
+    cut = np.zeros((64, 64, 4), np.uint8)
+    cut[..., :3], cut[16:48, 16:48] = hidden, (200, 200, 200, 255)
+    image, suffix = Image.fromarray(cut), "webp" if kind == "webp" else "png"
+    if kind == "P":
+        image = Image.fromarray((cut[..., 3] // 255).astype(np.uint8)).convert("P")
+        image.putpalette([*hidden, 200, 200, 200])
+        image.info["transparency"] = 0
+    elif kind != "webp":
+        image = image.convert(kind)
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, **({"lossless": True, "exact": True} if kind == "webp" else {}))
+    picture = clips.load_image(path, 16, 16)
+    assert (picture[:3] == 255).all() and (picture[6:10, 6:10] == 200).all()
+
+
+def mean_over_areas(pixels, height, width):
+    """Means of [H, W, 3] over height x width equal areas; sizes divide."""
+    rows, columns = pixels.shape[0] // height, pixels.shape[1] // width
+    return pixels.reshape(height, rows, width, columns, 3).mean(axis=(1, 3))
+
+
+def test_colors_are_means_over_areas(tmp_path):
+    pixels = np.full((180, 320, 3), (30, 200, 60), np.uint8)
+    pixels[:, :110] = 220, 40, 30  # an edge within a pixel of 64 x 36, and one at its side
+    pixels[:, 200:] = 90, 90, 240
+    path = encode(tmp_path / "a.mkv", np.stack([pixels] * 2), codec="ffv1")
+    shown = decode(path, 0.0, 10.0, 1, 36, 64)[0]
+    np.testing.assert_allclose(shown, mean_over_areas(pixels.astype(float), 36, 64), atol=3)
+
+
+def test_damage_inside_a_video_is_noticed(tmp_path):
+    whole = CARPHONE.read_bytes()
+    clean = decode(CARPHONE, 1.0, 30.0, 30, 36, 48).astype(int)
+    rng, refused, wrong = np.random.default_rng(1), 0, 0
+    for _ in range(20):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(20_000, len(whole) - 20_000, 9)] ^= 255
+        (tmp_path / "a.mp4").write_bytes(damaged.tobytes())
+        try:
+            wrong += np.abs(decode(tmp_path / "a.mp4", 1.0, 30.0, 30, 36, 48) - clean).max() > 12
+        except DataError:
+            refused += 1
+    assert refused >= 10 and wrong <= 3
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage" * 99, b"\x89PNG\r\n\x1a\n" + bytes(64)])
 def test_broken_pictures_raise_data_errors(tmp_path, content):
     path = tmp_path / "a.png"

@@ -1,13 +1,16 @@
 """Global batches are a function of (seed, step): not of hosts, threads, or where a run started."""
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 from snapvideo_jax.data import order, pipeline, shapes, text
+from snapvideo_jax.errors import DataError, Stalled
 
 WORLD = shapes.World(
     num_frames=2,
@@ -109,6 +112,61 @@ def test_an_epoch_shows_every_video_and_every_image_once(spec):
 
     take(dataclasses.replace(spec, example=example, workers=1), 0, 2)
     assert sorted(seen[True]) == list(range(4)) and sorted(seen[False]) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DataError("a.mp4: is cut"), r"^a\.mp4: is cut$"),
+        (
+            KeyError("x"),
+            r"^row 3 of step 2 cannot be made: KeyError at test_pipeline.py:\d+: 'x'$",
+        ),
+        (SystemExit(1), r"^row 3 of step 2 cannot be made: SystemExit at "),
+    ],
+)
+def test_what_a_thread_raises_ends_the_feed_where_its_batch_is_due(spec, error, line):
+    def example(g, image):
+        if not image and g == 7:  # the second video of step 2: row 3
+            raise error
+        return spec.example(g, image)
+
+    feed = pipeline.Feed(dataclasses.replace(spec, example=example), 0, 9)
+    with contextlib.closing(feed):
+        next(feed)
+        for _ in range(2):
+            with pytest.raises(DataError, match=line):
+                next(feed)
+
+
+def test_what_is_raised_for_captions_or_shapes_ends_the_feed_in_one_line(spec):
+    def encode(captions):
+        raise ValueError("no\nvocabulary")
+
+    small = lambda g, image: (np.zeros((1, 2, 2, 3), np.uint8), "", 0.0, (2, 2))
+    for part in ({"encode": encode}, {"example": small}):
+        feed = pipeline.Feed(dataclasses.replace(spec, **part), 0, 9)
+        with contextlib.closing(feed), pytest.raises(DataError, match="cannot be made") as caught:
+            next(feed)
+        assert "\n" not in str(caught.value)
+
+
+def test_input_that_stalls_is_named_with_the_stacks_of_all_threads(spec, capfd):
+    ends = threading.Event()
+
+    def example(g, image):
+        if not image and g == 7:
+            ends.wait(60)
+        return spec.example(g, image)
+
+    late = dataclasses.replace(spec, example=example, stall_seconds=1.0)
+    feed = pipeline.Feed(late, 0, 9)
+    next(feed)
+    with pytest.raises(Stalled, match=r"^the input stalled at step 2: .*makes row 3 of step 2$"):
+        next(feed)
+    assert "in example" in capfd.readouterr().err
+    ends.set()
+    feed.close()
 
 
 ENDS = """

@@ -153,6 +153,29 @@ def test_links_inside_the_folder_are_followed(tmp_path):
     assert len(sources.open_folder(tmp_path).videos) == 2
 
 
+def test_hidden_folders_are_left_out(tmp_path):
+    add(tmp_path, "a.mp4")
+    add(tmp_path, ".ipynb_checkpoints/a-checkpoint.mp4", None)
+    add(tmp_path, "b/.cache/deep/c.mp4", None)
+    assert [name for name, _ in sources.open_folder(tmp_path).videos] == ["a.mp4"]
+
+
+def test_links_to_folders_are_followed_inside_the_folder_and_refused_elsewhere(tmp_path):
+    root = tmp_path / "root"
+    add(root, "real/a.mp4")
+    (root / "again").symlink_to(root / "real")
+    names = [name for name, _ in sources.open_folder(root).videos]
+    assert names == ["again/a.mp4", "real/a.mp4"]
+    (root / "real/up").symlink_to(root)
+    with pytest.raises(DataError, match=r"/up: is a link to a folder that it is in"):
+        sources.open_folder(root)
+    (root / "real/up").unlink()
+    add(tmp_path, "outside/b.mp4")
+    (root / "out").symlink_to(tmp_path / "outside")
+    with pytest.raises(DataError, match=r"root/out: is a link that leaves the data folder"):
+        sources.open_folder(root)
+
+
 def test_missing_folders_videos_and_captions_are_named(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such data folder"):
         sources.open_folder(tmp_path / "nowhere")

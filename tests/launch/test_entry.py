@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,28 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
     bad = [json.loads(line) for line in (run / "bad_records.jsonl").read_text().splitlines()]
     assert bad and all("broken.mp4" in row["path"] for row in bad)
+
+
+def test_a_folder_of_junk_ends_training_in_one_line(commands, tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode() * 999)
+        (tmp_path / f"{name}.txt").write_text("junk")
+    run = tmp_path / "run"
+    start = time.monotonic()
+    done = commands.launch(
+        *TRAIN,
+        f"--workdir={run}",
+        "--config.data.source=folder",
+        f"--config.data.path={tmp_path}",
+    )
+    assert done.returncode == 3 and time.monotonic() - start < 120
+    assert re.fullmatch(
+        r"error: \S+: 21 files in a row are unusable, the last: \S+\.mp4: cannot be read: .+\n",
+        done.stderr,
+    )
+    bad = [json.loads(line) for line in (run / "bad_records.jsonl").read_text().splitlines()]
+    assert {row["path"] for row in bad} == {"a.mp4", "b.mp4", "c.mp4"} and len(bad) == 3
+    assert sum(row["count"] for row in bad) >= 21
 
 
 LOWERED = """
