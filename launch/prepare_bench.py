@@ -11,7 +11,7 @@ Exit codes: 0 done, 2 bad flags or config, 3 bad data.
 """
 
 import math
-import os
+import resource
 import time
 from collections.abc import Callable
 
@@ -83,8 +83,8 @@ def measure(
 
 def _cpu_seconds() -> float:
     """Returns the time of this process and of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 if __name__ == "__main__":

@@ -157,7 +157,13 @@ COMMANDS = {
     "benchmark": (["--out=o"], 4),
     "scaling": (["--out=o"], 2),
     "metrics": (["--metric=fvd", "--generated=g", "--out=o"], 4),
-    "prepare": (["--t5=t", "--out=o"], 1),
+    "prepare_embed": (["--t5=t", "--out=o"], 1),
+    "prepare_pack": (["--out=o"], 3),
+    "prepare_show": (["--step=1"], 2),
+    "prepare_inspect": ([], 1),
+    "prepare_redundancy": ([], 1),
+    "prepare_bench": ([], 3),
+    "reproduce": (["--out=o"], 2),
 }
 
 

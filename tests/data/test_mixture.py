@@ -84,10 +84,10 @@ def test_a_mixture_of_the_config_draws_from_all_and_has_a_fingerprint_of_its_own
 REFUSALS = {
     "data.mixture takes 1 images more than the 2 images and 6 videos": ("shapes", "", 3, 0),
     "data.mixture takes 2 videos more than": ("shapes", "", 0, 8),
-    "data.mixture=('tar', 'x', 1, 1): expected (source, path,": ("tar", "x", 1, 1),
-    "data.mixture=('shapes', '', 1): expected": ("shapes", "", 1),
-    "data.mixture=('shapes', '', 0, 0): expected": ("shapes", "", 0, 0),
-    "data.mixture=('shapes', '', 1, -1): expected": ("shapes", "", 1, -1),
+    "data.mixture=(('tar', 'x', 1, 1),) must be 0 to 64 values": ("tar", "x", 1, 1),
+    "data.mixture=(('shapes', '', 1),) must be 0 to 64 values": ("shapes", "", 1),
+    "data.mixture=('shapes', '', 0, 0): no row of a batch is from it": ("shapes", "", 0, 0),
+    "data.mixture=(('shapes', '', 1, -1),) must be 0 to 64 values": ("shapes", "", 1, -1),
     "data.mixture=('folder', '', 1, 1): source folder needs a path": ("folder", "", 1, 1),
 }
 

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.utils import file_utils
 
-from snapvideo_jax.data import choice, convert, packed, reading, tfds_build, tfds_source
+from snapvideo_jax.data import choice, convert, order, packed, reading, tfds_build, tfds_source
 from snapvideo_jax.data.tfds_fields import Fields
 from snapvideo_jax.errors import ConfigError, DataError
 
