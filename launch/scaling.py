@@ -30,7 +30,7 @@ STEPS = number_flags.define(
     "steps", 400, fields.STEPS, f"Training steps, with {study.BATCH} videos each."
 )
 SIZES = number_flags.define(
-    "sizes", None, Several(Whole(1, 4), 1, 4), "Some of 1,2,3,4; default: all."
+    "sizes", None, Several(Whole(1, 1000), 1, 4), "Some of 1,2,3,4; default: all."
 )
 
 
