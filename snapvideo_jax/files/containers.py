@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
 from snapvideo_jax.errors import DataError, reason
@@ -76,7 +76,7 @@ class Video:
         for count, packet in enumerate(self._demux()):
             try:
                 yield from self._decoder.decode(packet if packet.size else None)
-            except av.error.InvalidDataError:
+            except InvalidDataError:
                 if not self._sought or count > REORDER:
                     raise
 
