@@ -50,11 +50,6 @@ class Source:
         """Returns what the pipeline reads of image g, or of video g."""
         return self.draw(g, image).example()
 
-    def close(self) -> None:
-        """Ends the processes that read files; a later draw starts new ones."""
-        if self.decoders is not None:
-            self.decoders.close()
-
 
 class _Part(NamedTuple):
     """A data set of the config, and how many images and videos of each batch are from it."""
