@@ -138,7 +138,7 @@ def test_a_folder_of_junk_ends_training_in_one_line(commands, tmp_path):
         "--config.data.source=folder",
         f"--config.data.path={tmp_path}",
     )
-    assert done.returncode == 3 and time.monotonic() - start < 120
+    assert done.returncode == 3 and time.monotonic() - start < 300  # of a loaded machine
     assert re.fullmatch(
         r"error: \S+: 21 files in a row are unusable, the last: \S+\.mp4: cannot be read: .+\n",
         done.stderr,
