@@ -1,6 +1,7 @@
 """Writes the EMA parameters of a run as safetensors, to be shared or used elsewhere.
 
   python -m launch.export --checkpoint=runs/shapes --out=exported
+  python -m launch.export --checkpoint=runs/shapes --dtype=bfloat16 --out=half_as_large
 
 Writes model.safetensors (above 5 GB: shards and their index), config.json and, where the run
 trained its text encoder, vocabulary.model into --out, all of it or nothing. --out must not be
@@ -23,6 +24,9 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir).", required=True
 )
 STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", export_folder.DTYPES, "To which float32 parameters are rounded."
+)
 OUT = entry.define_folder("out", "Folder for the parameters; made where there is none.")
 
 
@@ -35,10 +39,16 @@ def run() -> None:
     vocabulary = build.vocabulary_path(model.config, workdir) if encoder else None
     config = json.loads(model.config.to_json())
     export_folder.write(
-        OUT.value, config, model.step, model.params, vocabulary, text=model.text.encoder
+        OUT.value,
+        config,
+        model.step,
+        model.params,
+        vocabulary,
+        text=model.text.encoder,
+        dtype=DTYPE.value,
     )
     count = cost.parameters(model.params)
-    screen.say(f"{count:,} parameters (EMA) of step {model.step} in {OUT.value}")
+    screen.say(f"{count:,} parameters (EMA, {DTYPE.value}) of step {model.step} in {OUT.value}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 What is in the folder:
     model.safetensors   parameters by path, as "network/blocks/read/attention/q/kernel"; large
                         models in shards model-00001-of-00004.safetensors beside an index
-    config.json         format, step, the run's config, fingerprint of what encodes text, the
-                        digest of every parameter, and that of all these
+    config.json         format, step, the run's config, fingerprint of what encodes text, dtype of
+                        the parameters, the digest of each, and that of all these
     vocabulary.model    text -> tokens, where the run trained its text encoder
 """
 
@@ -23,7 +23,7 @@ from snapvideo_jax import storage
 from snapvideo_jax.errors import DataError, StorageError
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.files import safetensors
-from snapvideo_jax.kinds import Table, Text, Whole
+from snapvideo_jax.kinds import OneOf, Table, Text, Whole
 from snapvideo_jax.training import checkpoint
 from snapvideo_jax.trees import leaves_by_name, path_name
 
@@ -34,6 +34,7 @@ ENTRIES = {
     "step": STEP,
     "digests": Table(Whole(0, 2**32 - 1)),
 }
+DTYPES = ("float32", "bfloat16", "float16")
 SHARD_BYTES = 5_000_000_000
 _digest = jax.jit(checkpoint.digest)  # leaf by leaf: that of a whole tree needs nearly its memory
 
@@ -41,13 +42,15 @@ _digest = jax.jit(checkpoint.digest)  # leaf by leaf: that of a whole tree needs
 class Exported(NamedTuple):
     """What config.json says: the run's config, the step, and each parameter's digest.
 
-    text: fingerprint of the text encoder, or of the vocabulary; "" takes any.
+    text: fingerprint of the text encoder, or of the vocabulary; "" takes any. dtype: in which
+    float32 parameters are stored.
     """
 
     config: dict
     step: int
     digests: dict[str, int]
     text: str = ""
+    dtype: str = "float32"
 
 
 def check_free(out: str | Path) -> None:
@@ -68,6 +71,7 @@ def write(
     vocabulary: Path | None,
     shard_bytes: int = SHARD_BYTES,
     text: str = "",
+    dtype: str = "float32",
 ) -> None:
     """Writes the folder beside its place and renames it: there is all of it or nothing.
 
@@ -81,10 +85,11 @@ def write(
         vocabulary: the run's sentencepiece model, which is copied; None if it has none.
         shard_bytes: of parameters in a file at most; a larger one has a file of its own.
         text: fingerprint of the text encoder, or of the vocabulary; "" takes any.
+        dtype: one of DTYPES, to which float32 parameters are rounded; others stay.
 
     Raises:
         StorageError: `out` is not empty, or cannot be written.
-        DataError: the vocabulary cannot be read.
+        DataError: the vocabulary cannot be read, or a parameter is too large for `dtype`.
     """
     check_free(out)
     out = Path(out).resolve()
@@ -97,9 +102,10 @@ def write(
             (unfinished / "vocabulary.model").write_bytes(_content(vocabulary))
             config = config | {"data": config["data"] | {"vocabulary": ""}}  # the one beside it
         leaves = leaves_by_name(params)
-        _write_params(unfinished, leaves, shard_bytes)
-        digests = {name: int(_digest(leaf)) for name, leaf in leaves.items()}
-        about = {"format": FORMAT, **Exported(config, step, digests, text)._asdict()}
+        rounded = lambda name: _rounded(name, leaves[name], dtype)
+        digests = {name: int(_digest(rounded(name))) for name in leaves}
+        _write_params(unfinished, leaves, dtype, shard_bytes)
+        about = {"format": FORMAT, **Exported(config, step, digests, text, dtype)._asdict()}
         content = json.dumps(storage.sealed(about), indent=2) + "\n"
         (unfinished / "config.json").write_text(content)
         os.rename(unfinished, out)  # which replaces an empty folder and never a full one
@@ -122,7 +128,8 @@ def read(folder: str | Path) -> Exported:
         if entries["format"] > 1:
             storage.check_seal(entries)
         entries.setdefault("text", "")
-        storage.check_kinds(entries, {"text": Text()})
+        entries.setdefault("dtype", "float32")
+        storage.check_kinds(entries, {"text": Text(), "dtype": OneOf(DTYPES)})
     except storage.Damaged as damage:
         raise DataError(f"{path} {damage}; export the run again") from damage
     return Exported(*(entries[field] for field in Exported._fields))
@@ -141,7 +148,7 @@ def load_params(folder: str | Path, abstract: Any) -> Any:
             its bits are not those that were exported.
     """
     exported, tensors = read(folder), safetensors.open_folder(folder)
-    _check_same(Path(folder), tensors, leaves_by_name(abstract))
+    _check_same(Path(folder), tensors, leaves_by_name(abstract), exported.dtype)
 
     def place(path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = path_name(path)
@@ -151,7 +158,7 @@ def load_params(folder: str | Path, abstract: Any) -> Any:
         array = jax.make_array_from_callback(leaf.shape, sharding, part)
         if exported.digests.get(name) != int(_digest(array)):
             raise DataError(f"{file}: {name} failed its checksum; export the run again")
-        return array
+        return array.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(place, abstract)
 
@@ -163,30 +170,46 @@ def _content(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _write_params(folder: Path, leaves: Mapping[str, jax.Array], shard_bytes: int) -> None:
+def _stored_dtype(leaf: jax.Array | jax.ShapeDtypeStruct, dtype: str) -> np.dtype:
+    return jnp.dtype(dtype) if leaf.dtype == jnp.float32 else leaf.dtype
+
+
+def _rounded(name: str, leaf: jax.Array, dtype: str) -> jax.Array:
+    """Rounds a float32 parameter to `dtype`; raises DataError where it is too large for that."""
+    stored = leaf.astype(_stored_dtype(leaf, dtype))
+    if dtype == "float16" and bool(jnp.any(jnp.isfinite(leaf) & ~jnp.isfinite(stored))):
+        raise DataError(f"{name} holds numbers that float16 does not; use --dtype=bfloat16")
+    return stored
+
+
+def _write_params(
+    folder: Path, leaves: Mapping[str, jax.Array], dtype: str, shard_bytes: int
+) -> None:
     """Writes one file, or shards and the index that says which holds what."""
-    shards, places = _shards(leaves, shard_bytes), {}
+    dtypes = {name: _stored_dtype(leaf, dtype) for name, leaf in leaves.items()}
+    sizes = {name: leaf.size * dtypes[name].itemsize for name, leaf in leaves.items()}
+    shards, places = _shards(sizes, shard_bytes), {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         file = file if len(shards) > 1 else safetensors.WHOLE
-        tensors = {name: (leaves[name].shape, leaves[name].dtype) for name in names}
-        safetensors.write(folder / file, tensors, lambda name: _on_host(leaves[name]))
+        tensors = {name: (leaves[name].shape, dtypes[name]) for name in names}
+        content = lambda name: _on_host(_rounded(name, leaves[name], dtype))
+        safetensors.write(folder / file, tensors, content)
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:
-        total = sum(leaf.nbytes for leaf in leaves.values())
-        index = {"metadata": {"total_size": total}, "weight_map": places}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         (folder / safetensors.INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _shards(leaves: Mapping[str, jax.Array], shard_bytes: int) -> list[list[str]]:
+def _shards(sizes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:
     """Cuts the names, in their order, where a file would outgrow `shard_bytes`."""
-    shards, size = [[]], 0
-    for name, leaf in leaves.items():
-        if shards[-1] and size + leaf.nbytes > shard_bytes:
+    shards, total = [[]], 0
+    for name, size in sizes.items():
+        if shards[-1] and total + size > shard_bytes:
             shards.append([])
-            size = 0
+            total = 0
         shards[-1].append(name)
-        size += leaf.nbytes
+        total += size
     return shards
 
 
@@ -199,15 +222,17 @@ def _check_same(
     folder: Path,
     tensors: Mapping[str, tuple[Path, safetensors.TensorInfo]],
     expected: Mapping[str, jax.ShapeDtypeStruct],
+    dtype: str,
 ) -> None:
     """Raises DataError for the first parameter that is missing, left over, or of another kind."""
     for name, leaf in expected.items():
         if name not in tensors:
             raise DataError(f"{folder} holds no {name}; its weights are of another model")
         file, info = tensors[name]
-        if (info.shape, info.dtype) != (leaf.shape, leaf.dtype):
+        stored = _stored_dtype(leaf, dtype)
+        if (info.shape, info.dtype) != (leaf.shape, stored):
             raise DataError(
-                f"{file}: {name} is {info.dtype}{info.shape} and must be {leaf.dtype}{leaf.shape}; "
+                f"{file}: {name} is {info.dtype}{info.shape} and must be {stored}{leaf.shape}; "
                 "its weights are of another model"
             )
     for name, (file, _) in tensors.items():

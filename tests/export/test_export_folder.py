@@ -293,9 +293,34 @@ def test_the_command_exports_the_ema_of_a_run_once(run, tmp_path):
     out = tmp_path / "out"
     done = launch(f"--checkpoint={workdir}", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    assert "parameters (EMA) of step 3 in" in done.stdout
+    assert "parameters (EMA, float32) of step 3 in" in done.stdout
     assert names(out) == {"model.safetensors", "config.json", "vocabulary.model"}
     assert same(export_folder.load_params(out, abstract(ema)), ema)
     again = launch(f"--checkpoint={workdir}", f"--out={out}")
     assert again.returncode == 5 and len(again.stderr.splitlines()) == 1
     assert again.stderr.startswith("error: ") and "is not empty" in again.stderr
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 2**-8), ("float16", 2**-11)])
+def test_half_the_bytes_come_back_rounded_to_nearest(tmp_path, params, dtype, error):
+    export_folder.write(tmp_path / "out", CONFIG, 7, params, None, dtype=dtype)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    loaded = export_folder.load_params(tmp_path / "out", abstract)
+    kernel, expected = loaded["network"]["up"]["kernel"], params["network"]["up"]["kernel"]
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(kernel, expected.astype(dtype).astype(jnp.float32))
+    np.testing.assert_allclose(kernel, expected, rtol=error)
+    assert not np.array_equal(kernel, expected)
+    stored = safetensors.open_folder(tmp_path / "out")
+    assert {name: str(info.dtype) for name, (_, info) in stored.items()} == {
+        KERNEL: dtype,
+        BIAS: "bfloat16",
+        TABLE: dtype,
+    }
+
+
+def test_what_float16_cannot_hold_is_refused_and_nothing_is_left(tmp_path):
+    with pytest.raises(DataError, match="table holds numbers that float16 does not; use --dtype="):
+        large = {"table": jnp.float32(1e5)}
+        export_folder.write(tmp_path / "out", CONFIG, 7, large, None, dtype="float16")
+    assert not list(tmp_path.iterdir())
