@@ -64,22 +64,6 @@ class FolderSource:
         rows = (*self.videos, *self.images)
         return [caption for _, captions in rows for caption in texts(captions)]
 
-    def example(
-        self,
-        g: int,
-        *,
-        image: bool,
-        seed: int,
-        spec: ClipSpec,
-        report_bad: Callable[[str, str], None],
-    ) -> Example:
-        """Returns what `draw` draws, as the pipeline reads it.
-
-        Returns:
-          Frames, caption, frame interval in seconds (0 for a still), size (H, W) of the source.
-        """
-        return self.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad).example()
-
     def draw(
         self,
         g: int,

@@ -17,7 +17,6 @@ from snapvideo_jax.data import order, packed, tfds_fields
 from snapvideo_jax.data.choice import ClipSpec, draw_clip, draw_still
 from snapvideo_jax.data.sources import (
     Drawn,
-    Example,
     choose_caption,
     first_usable,
     shown_throughout,
@@ -64,18 +63,6 @@ class TfdsSource:
             for row in range(len(split.records)):
                 captions += self._open(split, row).captions
         return captions
-
-    def example(
-        self,
-        g: int,
-        *,
-        image: bool,
-        seed: int,
-        spec: ClipSpec,
-        report_bad: Callable[[str, str], None],
-    ) -> Example:
-        """Returns what `draw` draws, as the pipeline reads it."""
-        return self.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad).example()
 
     def draw(
         self,

@@ -119,16 +119,17 @@ def of_reference(
     source = sources.open_folder(folder)
     num = _check_count(num, len(source.videos), f"videos in {folder}")
     rows = order.index(np.arange(num), len(source.videos), SEED)
-    prompts = [source.videos[row][1] for row in rows]
-    example = functools.partial(
-        source.example, image=False, seed=SEED, spec=spec, report_bad=_refuse(folder)
+    texts = [sources.texts(source.videos[row][1]) for row in rows]
+    prompts = [sources.choose_caption(text, SEED, i) for i, text in enumerate(texts)]
+    draw = functools.partial(
+        source.draw, image=False, seed=SEED, spec=spec, report_bad=_refuse(folder)
     )
     real = RealSet(
         name="a folder, one clip a video, cut as in training",
         count=num,
         fingerprint=digest({"folder": source.fingerprint, "clips": repr(spec), "count": num}),
         video_shape=video_shape,
-        example=example,
+        example=lambda i: draw(i).example(),
         is_captioned=True,
     )
     return Sets("reference", SampleSet(prompts, seed), real)

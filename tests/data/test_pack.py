@@ -68,7 +68,7 @@ def lossless(folder, tmp_path_factory):
 
 def draw(source, g, image, reports):
     report = lambda path, reason: reports.append(reason)
-    return source.example(g, image=image, seed=3, spec=SPEC, report_bad=report)
+    return source.draw(g, image=image, seed=3, spec=SPEC, report_bad=report).example()
 
 
 def test_a_lossless_build_shows_what_the_files_show(folder, lossless):
@@ -146,8 +146,8 @@ from snapvideo_jax.data import sources, tfds_source
 spec = sources.ClipSpec(num_frames=4, height=18, width=32, frame_rates=(8.0, 12.0))
 build = tfds_source.open_build(
     sys.argv[1], split="train", images="images", fields=None, height=18, width=32)
-shapes = {build.example(g, image=image, seed=3, spec=spec, report_bad=lambda *_: None)[0].shape
-          for g in range(4) for image in (False, True)}
+draw = lambda g, image: build.draw(g, image=image, seed=3, spec=spec, report_bad=lambda *_: None)
+shapes = {draw(g, image).clip.frames.shape for g in range(4) for image in (False, True)}
 print(shapes, "tensorflow" in sys.modules)
 """
 

@@ -38,7 +38,7 @@ def complain(path, reason):
 
 
 def example(source, seed, g, image=False, report_bad=complain):
-    return source.example(g, image=image, seed=seed, spec=SPEC, report_bad=report_bad)
+    return source.draw(g, image=image, seed=seed, spec=SPEC, report_bad=report_bad).example()
 
 
 def test_a_folder_lists_captioned_files_sorted_with_clean_captions(tmp_path):

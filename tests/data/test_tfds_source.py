@@ -54,7 +54,7 @@ def open_build(path, video="clip", caption="text", rate="fps", split="train"):
 
 
 def draw(build, g, image=False, report_bad=complain):
-    return build.example(g, image=image, seed=0, spec=SPEC, report_bad=report_bad)
+    return build.draw(g, image=image, seed=0, spec=SPEC, report_bad=report_bad).example()
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,16 @@ def test_a_folder_gives_each_of_its_videos_one_time_with_its_caption(tmp_path):
             damaged.example(i)
 
 
+def test_of_several_captions_the_prompt_is_the_one_that_the_video_is_shown_with(tmp_path):
+    rows = [{"video": f"{i}.mp4", "captions": ["one", "two", "three"]} for i in range(6)]
+    for i, clip in enumerate(CLIPS):
+        video.write_mp4(tmp_path / f"{i}.mp4", clip, 8, scale=1)
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chosen = sets.of_reference(str(tmp_path), (4, 8, 12), 4.0, None, 0)
+    assert chosen.samples.prompts == [chosen.real.example(i)[1] for i in range(6)]
+    assert len(set(chosen.samples.prompts)) > 1
+
+
 def test_shapes_are_half_held_out_and_are_not_those_of_training():
     world = build.world(tiny.get_config())
     chosen = sets.of_shapes(world, 4.0, 6, seed=3)
