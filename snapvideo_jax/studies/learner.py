@@ -10,6 +10,7 @@ import numpy as np
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline, shapes
+from snapvideo_jax.planner import cost
 
 Batch = dict[str, np.ndarray]
 
@@ -32,6 +33,16 @@ class Learner:
         start = time.perf_counter()
         self.state, _ = jax.block_until_ready(self._update(self.state, batch_on_device))
         self.step_ms.append(1e3 * (time.perf_counter() - start))
+
+    def size(self) -> dict[str, Any]:
+        """Returns parameters, and GFLOP of one call, of the network without the text encoder."""
+        denoiser, params = self.program.denoiser, self.state.ema
+        cast, blank = jax.eval_shape(denoiser.cast_kernels, params), build.blank_batch(self.config)
+        inputs = jax.eval_shape(lambda p: denoiser.inputs(p, blank), params)
+        return {
+            "parameters": cost.parameters(params["network"]),
+            "gflop_per_video": cost.flops(denoiser.F, cast, *inputs) / 1e9,
+        }
 
 
 def training_batches(config: Config, text: build.Text, steps: int) -> Iterator[Batch]:

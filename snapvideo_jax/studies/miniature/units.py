@@ -13,7 +13,6 @@ import jax
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
-from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling.trained import Trained
 from snapvideo_jax.studies.learner import Learner, training_batches
 from snapvideo_jax.studies.miniature import scoring
@@ -80,7 +79,7 @@ def run(unit: Unit, text: build.Text, progress: Callable[[int, int], None]) -> d
         "steps": steps,
         "videos": steps * config.training.batch_size,
         "seconds": sum(learner.step_ms) / 1e3,
-        **_size(learner),
+        **learner.size(),
         "kind": "measured",
         "device": jax.devices()[0].device_kind,
         "losses": scoring.losses(model),
@@ -101,18 +100,6 @@ def _trained(learner: Learner, text: build.Text) -> Trained:
         text=text,
         params=learner.state.ema,
     ).cast_kernels()
-
-
-def _size(learner: Learner) -> dict[str, Any]:
-    """Returns parameters, and GFLOP of one evaluation, of the network without the text encoder."""
-    denoiser, params = learner.program.denoiser, learner.state.ema
-    cast = jax.eval_shape(denoiser.cast_kernels, params)
-    blank = build.blank_batch(learner.config)
-    inputs = jax.eval_shape(lambda p: denoiser.inputs(p, blank), params)
-    return {
-        "parameters": cost.parameters(params["network"]),
-        "gflop_per_video": cost.flops(denoiser.F, cast, *inputs) / 1e9,
-    }
 
 
 def with_steps(config: Config, steps: int) -> Config:

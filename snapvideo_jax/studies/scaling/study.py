@@ -126,17 +126,14 @@ def row(learner: Learner, batch: Batch, *, family: str, size: int) -> dict[str, 
     """Returns size, cost and losses of a trained network, as scaling.json has them."""
     denoiser, params = learner.program.denoiser, learner.state.ema
     by_bin = losses(learner.config, denoiser, params, batch)
-    cast = jax.eval_shape(denoiser.cast_kernels, params)
-    inputs = jax.eval_shape(lambda p: denoiser.inputs(p, build.blank_batch(learner.config)), params)
     times = learner.step_ms[1:]  # the first one warms up
     return {
         "family": family,
         "size": size,
         "kind": "measured",
         "device": jax.devices()[0].device_kind,
-        "parameters": cost.parameters(params["network"]),
+        **learner.size(),
         "text_encoder_parameters": cost.parameters(params["text_encoder"]),
-        "gflop_per_video": cost.flops(denoiser.F, cast, *inputs) / 1e9,
         "ms_per_step": statistics.median(times),
         "ms_per_step_min": min(times),
         "ms_per_step_max": max(times),
