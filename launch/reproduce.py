@@ -23,10 +23,8 @@ import jax
 from absl import flags
 
 from configs import miniature
-from launch import entry, number_flags, provenance, screen
+from launch import entry, number_flags, provenance, screen, study_report
 from snapvideo_jax import build, fields, storage
-from snapvideo_jax.benchmark.report import for_screen
-from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.studies.miniature import averaging, plots, report, scoring, units
@@ -46,9 +44,7 @@ def run() -> None:
     seeds = SEEDS.value or [0, 1, 2]
     folder = storage.make_folder(OUT.value)
     storage.make_folder(folder / "units")
-    vocabulary = folder / "vocabulary.model"
-    train_vocabulary(build.source(fit, lambda path, why: None).captions(), vocabulary)
-    text = build.text(fit, vocabulary)
+    text = study_report.text_of(fit, folder)
     before = provenance.facts("launch.reproduce", jax.devices())  # and the load before
     timing = timing_of(folder / "study.json", rows, text)
     study = {
@@ -57,7 +53,16 @@ def run() -> None:
         "averages": [one._asdict() for one in averages(fit)],
         "timing": timing,
     }
-    write(folder, study | before)
+    study |= before
+    pictures = plots.pngs(study)
+    study_report.write(
+        folder,
+        "reproduce",
+        study=study,
+        markdown=report.markdown(study, pictures),
+        pictures=pictures,
+        tables=report.tables(study),
+    )
 
 
 def configs(preset: str, steps: int | None) -> dict[str, Any]:
@@ -105,18 +110,6 @@ def run_all(folder: Path, all_units: Sequence[units.Unit], text: build.Text) -> 
 def averages(fit: Any) -> list[averaging.Average]:
     """Returns Figure 2's rows, of videos of the test split."""
     return averaging.averages(scoring.real_videos(build.world(fit), fit.seed, scoring.VIDEOS))
-
-
-def write(folder: Path, study: Mapping[str, Any]) -> None:
-    """Writes the report to DIR, and its tables to the screen."""
-    pictures = plots.pngs(study)
-    storage.write(folder / "reproduce.json", json.dumps(study, indent=2).encode() + b"\n")
-    storage.write(folder / "reproduce.md", report.markdown(study, pictures).encode())
-    for name, content in pictures.items():
-        storage.write(folder / name, content)
-    for table in report.tables(study):
-        screen.say(for_screen(table))
-    screen.say(f"\n{folder / 'reproduce.md'} has it all")
 
 
 if __name__ == "__main__":

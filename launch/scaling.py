@@ -14,14 +14,10 @@ docs/scaling.md.
 Exit codes: 0 done, 2 bad flags, 5 DIR cannot be written.
 """
 
-import json
-
 import jax
 
-from launch import entry, number_flags, provenance, screen
-from snapvideo_jax import build, fields, storage
-from snapvideo_jax.benchmark.report import for_screen
-from snapvideo_jax.data.text import train_vocabulary
+from launch import entry, number_flags, provenance, screen, study_report
+from snapvideo_jax import fields, storage
 from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.studies.scaling import plots, report, study
 
@@ -40,9 +36,7 @@ def run() -> None:
     study.check(sizes, STEPS.value)
     folder = storage.make_folder(OUT.value)
     config = entry.load_config("configs/shapes.py")
-    vocabulary = folder / "vocabulary.model"
-    train_vocabulary(build.source(config, lambda path, why: None).captions(), vocabulary)
-    text = build.text(config, vocabulary)
+    text = study_report.text_of(config, folder)
     before = provenance.facts("launch.scaling", jax.devices())  # and the load before
     result = study.run(
         config,
@@ -54,13 +48,14 @@ def run() -> None:
     )
     tree = result | before
     pictures = plots.pngs(tree)
-    storage.write(folder / "scaling.json", json.dumps(tree, indent=2).encode() + b"\n")
-    storage.write(folder / "scaling.md", report.markdown(tree, pictures).encode())
-    for name, content in pictures.items():
-        storage.write(folder / name, content)
-    for table in report.tables(tree):
-        screen.say(for_screen(table))
-    screen.say(f"\n{folder / 'scaling.md'} has it all")
+    study_report.write(
+        folder,
+        "scaling",
+        study=tree,
+        markdown=report.markdown(tree, pictures),
+        pictures=pictures,
+        tables=report.tables(tree),
+    )
 
 
 if __name__ == "__main__":
