@@ -6,15 +6,15 @@
   row      network  sigma_data  sigma_in / sqrt(T)
   edm      FIT      0.5         1 / sqrt(T)
   scaled   FIT      0.5         1
-  one      FIT      1           1 / sqrt(T)
-  half     FIT      1           1/2                 (at 4 frames: one)
+  half     FIT      1           1/2
+  one      FIT      1           1 / sqrt(T)         (at 4 frames: half)
   double   FIT      1           2
   images   FIT      1           1, and 1 / sqrt(T) for images, which are no videos then
   ours     FIT      1           1
   unet     U-Net    1           1
 
-P_mean is tuned to one picture of this size and stays, as the paper keeps EDM's, so that sigma_in
-alone has to make up for the frames. What came of it: docs/miniature.md.
+P_mean is the same in all rows, as the paper keeps EDM's. It was not tuned on stills: with it,
+`ours` has the noise in units of x at which FIT was seen to learn. What came: docs/miniature.md.
 """
 
 import math
@@ -29,8 +29,8 @@ P_MEAN = 0.3
 ROWS = {
     "edm": (0.5, None, False),
     "scaled": (0.5, 1.0, False),
-    "one": (1.0, None, False),
     "half": (1.0, 0.5, False),
+    "one": (1.0, None, False),
     "double": (1.0, 2.0, False),
     "images": (1.0, 1.0, True),
     "ours": (1.0, 1.0, False),

@@ -48,7 +48,7 @@ from launch import entry, number_flags, screen
 from snapvideo_jax import build, fields, storage
 from snapvideo_jax.data.world import World
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.evaluation import evaluate, metrics, plots, result, sets
+from snapvideo_jax.evaluation import evaluate, extractors, metrics, plots, result, sets, values
 from snapvideo_jax.evaluation.evaluate import Evaluation, Setting
 from snapvideo_jax.evaluation.metrics import Extractor
 from snapvideo_jax.evaluation.sets import UCF101_SIZE, Sets
@@ -120,9 +120,9 @@ def run() -> None:
     shown = world(stages[0])
     chosen = protocol(stages, shown)
     settings = sweep(stages[0], shown)
-    networks = evaluate.without_weights(shown, settings[0].frame_interval) | with_weights()
+    networks = extractors.without_weights(shown, settings[0].frame_interval) | with_weights()
     frames = stages[-1].trained.denoiser.video_shape[0]
-    networks = evaluate.usable(networks, chosen, frames, screen.say)
+    networks = extractors.usable(networks, chosen, frames, screen.say)
     evaluated = [
         evaluate.evaluate(
             [dataclasses.replace(stages[0], settings=each), *stages[1:]],
@@ -249,7 +249,7 @@ def write(
         columns[f"{each.steps} steps, w {each.guidance:g}"] = of.result.values
     details = first.result.details | ({"sweep": rows} if len(rows) > 1 else {})
     result.write(OUT.value, dataclasses.replace(first.result, details=details))
-    screen.say(result.table(columns | evaluate.chance(first.result)))
+    screen.say(result.table(columns | values.chance(first.result)))
     if SHEET.value and first.videos is not None:
         half = len(prompts) // 2
         clips, right = list(first.videos[:half]), first.right[:half]

@@ -11,7 +11,7 @@ DIR gets reproduce.md with the tables beside the paper's, reproduce.json and thr
 network is a file in DIR/units: stopped, the same command does again only the one that it was in.
 What came of it: docs/miniature.md.
 
-Exit codes: 0 done, 2 bad flags or DIR is of another study, 5 DIR cannot be written.
+Exit codes: 0 done, 2 bad flags or DIR is of another study, 5 DIR is damaged or cannot be written.
 """
 
 import json
@@ -25,8 +25,8 @@ from absl import flags
 from configs import miniature
 from launch import entry, number_flags, provenance, screen, study_report
 from snapvideo_jax import build, fields, storage
-from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.kinds import Several, Whole
+from snapvideo_jax.errors import ConfigError, StorageError
+from snapvideo_jax.kinds import Kind, Several, Table, Whole
 from snapvideo_jax.studies.miniature import averaging, plots, report, scoring, units
 
 OUT = entry.define_folder("out", "Folder for the report; a study that it holds goes on.")
@@ -35,6 +35,7 @@ SEEDS = number_flags.define("seeds", None, Several(fields.SEED, 1, 64), "Default
 STEPS = number_flags.define(
     "steps", None, Whole(2, 10_000_000), "Training steps of each FIT; default: the preset's."
 )
+STUDY = {"configs": Table(), "timing": Table()}  # of study.json
 
 
 def run() -> None:
@@ -66,11 +67,13 @@ def run() -> None:
 
 
 def configs(preset: str, steps: int | None) -> dict[str, Any]:
-    """Returns the config of each row."""
+    """Returns the config of each row; of rows that are alike, which some are at 4 frames, one."""
     size = "" if preset == "cpu" else ",gpu"
-    rows = {
-        name: entry.load_config(f"configs/miniature.py:{name}{size}") for name in miniature.ROWS
-    }
+    rows: dict[str, Any] = {}
+    for name in miniature.ROWS:
+        config = entry.load_config(f"configs/miniature.py:{name}{size}")
+        if config not in rows.values():
+            rows[name] = config
     if steps is not None:
         rows = {name: units.with_steps(config, steps) for name, config in rows.items()}
     return rows
@@ -79,37 +82,65 @@ def configs(preset: str, steps: int | None) -> dict[str, Any]:
 def timing_of(path: Path, rows: Mapping[str, Any], text: build.Text) -> dict[str, Any]:
     """Returns the U-Net's share of steps: that of the study in DIR, or measured and stored there.
 
-    Raises ConfigError where DIR holds a study of other settings.
+    Raises ConfigError where DIR holds a study of other settings, StorageError where what it says
+    of them is damaged.
     """
     settings = json.loads(json.dumps({name: config.to_dict() for name, config in rows.items()}))
     if path.exists():
-        stored = json.loads(path.read_text())
+        try:
+            stored = read(path, STUDY)
+        except storage.Damaged as error:
+            raise StorageError(f"{path} {error}; give another --out") from error
         if stored["configs"] != settings:
             raise ConfigError(f"{path.parent} holds a study of other settings; give another --out")
         return stored["timing"]
     screen.say("timing FIT and U-Net in turns")
     timing = units.steps_in_equal_time(rows[units.FIT], rows[units.UNET], text)
-    storage.write(path, json.dumps({"configs": settings, "timing": timing}).encode())
+    write(path, {"configs": settings, "timing": timing})
     return timing
 
 
 def run_all(folder: Path, all_units: Sequence[units.Unit], text: build.Text) -> list[dict]:
     """Returns the figures of all units, those in `folder` and those that it lacks."""
-    missing = [unit for unit in all_units if not (folder / f"{unit.name}.json").exists()]
+    figures = {unit.name: figures_of(folder / f"{unit.name}.json") for unit in all_units}
+    missing = [unit for unit in all_units if figures[unit.name] is None]
     total = sum(unit.config.training.steps for unit in missing)
     report_steps, before = screen.progress("training steps"), 0
     for place, unit in enumerate(missing, start=1):
         screen.say(f"network {place} of {len(missing)}: {unit.name}")
         progress = lambda done, of, before=before: report_steps(before + done, total)
-        figures = units.run(unit, text, progress)
-        storage.write(folder / f"{unit.name}.json", json.dumps(figures, indent=2).encode() + b"\n")
+        figures[unit.name] = units.run(unit, text, progress)
+        write(folder / f"{unit.name}.json", figures[unit.name])
         before += unit.config.training.steps
-    return [json.loads((folder / f"{unit.name}.json").read_text()) for unit in all_units]
+    return list(figures.values())
+
+
+def figures_of(path: Path) -> dict[str, Any] | None:
+    """Reads a unit's figures; None where they are missing or damaged."""
+    if not path.exists():
+        return None
+    try:
+        return read(path, {})
+    except storage.Damaged as error:
+        screen.say(f"{path} {error}; that network is trained again")
+        return None
+
+
+def read(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Reads what `write` wrote; raises Damaged for anything else."""
+    entries = storage.parse_object(storage.read(path), kinds)
+    storage.check_seal(entries)
+    return {name: value for name, value in entries.items() if name != "seal"}
+
+
+def write(path: Path, entries: Mapping[str, Any]) -> None:
+    """Writes entries with their digest."""
+    storage.write(path, json.dumps(storage.sealed(entries), indent=2).encode() + b"\n")
 
 
 def averages(fit: Any) -> list[averaging.Average]:
     """Returns Figure 2's rows, of videos of the test split."""
-    return averaging.averages(scoring.real_videos(build.world(fit), fit.seed, scoring.VIDEOS))
+    return averaging.averages(scoring.real_videos(build.world(fit), scoring.VIDEOS))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.bad_records import BadRecords
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped
-from snapvideo_jax.evaluation import evaluate, result, sets
+from snapvideo_jax.evaluation import evaluate, extractors, result, sets
 from snapvideo_jax.evaluation.evaluate import Setting
 from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, chips, hosts
@@ -324,14 +324,14 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, float]:
         else:
             reference = config.log.evaluate_path
             chosen = sets.of_reference(reference, shape, settings.frame_rate, num, seed=0)
-        networks = evaluate.without_weights(world, settings.frame_interval)
+        networks = extractors.without_weights(world, settings.frame_interval)
         rows = config.training.batch_size // batches.shard(program.mesh).count
         setting = Setting(parts, folder / "real", min(rows, EVALUATION_BATCH), lambda _: silent)
         with _explaining_memory(lambda: EVALUATION_OUT_OF_MEMORY):
             evaluation = evaluate.evaluate(
                 [Stage(str(run.workdir), model, settings, source_size=shape[1:])],
                 chosen,
-                evaluate.usable(networks, chosen, shape[0], note=lambda line: None),
+                extractors.usable(networks, chosen, shape[0], note=lambda line: None),
                 setting,
                 world,
             )

@@ -21,22 +21,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from snapvideo_jax.data.world import World
-from snapvideo_jax.errors import ConfigError, DataError
-from snapvideo_jax.evaluation import (
-    distances,
-    factors,
-    job,
-    metrics,
-    moments,
-    noise_levels,
-    oracle,
-    scores,
-)
+from snapvideo_jax.evaluation import job, metrics, moments, noise_levels, oracle, values
 from snapvideo_jax.evaluation.choices import digest
+from snapvideo_jax.evaluation.extractors import FRECHET
 from snapvideo_jax.evaluation.job import Job, Measured
 from snapvideo_jax.evaluation.metrics import Extractor
 from snapvideo_jax.evaluation.moments import Moments
-from snapvideo_jax.evaluation.result import Result, Value
+from snapvideo_jax.evaluation.result import Result
 from snapvideo_jax.evaluation.sets import RealSet, Sets
 from snapvideo_jax.parallel import batches, hosts
 from snapvideo_jax.parallel import mesh as meshes
@@ -46,17 +37,8 @@ from snapvideo_jax.sampling.output_folder import WorkShare
 from snapvideo_jax.sampling.stage import Stage, work_share
 from snapvideo_jax.training import checkpoint
 
-# Network -> the name of the Frechet distance of its features; the others have scores alone.
-FRECHET = {
-    "i3d": "fvd",
-    "inception": "fid",
-    "clip": "clip_fid",
-    "random_conv": "random_conv",
-    "factors": "factors",
-}
 LOSS_VIDEOS = 128  # real ones, on which the loss by noise level is measured
 MOTION_VIDEOS = 256  # sampled ones, whose motion is: matching blocks takes seconds a large video
-CHUNK = 4096  # features whose moments are taken at a time
 
 Videos = UInt8[np.ndarray, "B T H W 3"]
 ProgressOf = Callable[[str], Progress]  # what is counted -> reports how much of it is done
@@ -96,7 +78,7 @@ def evaluate(
     Args:
         stages: how to sample.
         sets: what is sampled, and what it is compared with.
-        networks: name -> features; from `usable`.
+        networks: name -> features; from `extractors.usable`.
         setting: how to go about it.
         world: of moving shapes, whose captions the oracle reads back; None for other videos.
 
@@ -122,11 +104,11 @@ def evaluate(
     def finish() -> Evaluation | None:
         if not hosts.is_first():
             return None
-        values = _values(measured, real, networks)
+        measures = values.of(measured, real, networks)
         if losses is not None:
             pairs = zip(noise_levels.NAMES, losses.T, strict=True)
-            values |= {name: _mean(column) for name, column in pairs}
-        evaluation = Evaluation(Result(choices, model, values, {}))
+            measures |= {name: values.mean(column) for name, column in pairs}
+        evaluation = Evaluation(Result(choices, model, measures, {}))
         if world is not None:
             interval = stages[0].settings.frame_interval
             videos, prompts = measured["video"], sets.samples.prompts
@@ -134,65 +116,6 @@ def evaluate(
         return evaluation
 
     return hosts.raise_on_all(finish)
-
-
-def without_weights(world: World | None, frame_interval: float) -> dict[str, Extractor]:
-    """Returns the features that need no file: of a random network, and of a world's factors.
-
-    frame_interval: seconds between the frames of the samples.
-    """
-    networks = {"random_conv": metrics.load("random_conv", "none")}
-    if world is not None:
-        extract = lambda videos: factors.features(videos, world, frame_interval)
-        size = len(factors.names(world))
-        networks["factors"] = Extractor("", "none", False, size, extract)
-    return networks
-
-
-def usable(
-    networks: Mapping[str, Extractor], sets: Sets, frames: int, note: Callable[[str], None]
-) -> dict[str, Extractor]:
-    """Returns the networks that the two sets suffice for.
-
-    Args:
-        networks: name -> features.
-        sets: how many samples and real videos there are, and how long the real ones.
-        frames: of a sample; those after the real videos' last are not measured.
-        note: called with a line for each network without weights that is left out.
-
-    Raises:
-        DataError: one line, where the sets do not suffice for a network that the user gave weights
-            for: too few samples for a covariance, or too few frames.
-    """
-    length, chosen = sets.real.video_shape[0], {}
-    if frames < length:
-        raise ConfigError(
-            f"--protocol={sets.protocol} measures {length} frames, and this model makes {frames}"
-        )
-    for name, network in networks.items():
-        if problem := _shortage(name, network, sets):
-            if network.sha256:
-                raise DataError(problem)
-            note(f"left out: {problem}")
-        else:
-            chosen[name] = network
-    return chosen
-
-
-def _shortage(name: str, network: Extractor, sets: Sets) -> str:
-    """Returns what is too little for a network, "" if nothing is."""
-    length, samples = sets.real.video_shape[0], len(sets.samples.prompts)
-    if length < network.frames:
-        return f"{name} needs videos of {network.frames} frames, these have {length}"
-    if name == "c3d" and samples < scores.SPLITS:
-        return f"an inception score needs {scores.SPLITS} samples, there are {samples}"
-    each = length if network.of_frames else 1
-    if name in FRECHET and min(samples, sets.real.count) * each <= network.size:
-        return (
-            f"{FRECHET[name]} needs {network.size // each + 1} samples and real videos for a "
-            f"covariance of {network.size} numbers, there are {samples} and {sets.real.count}"
-        )
-    return ""
 
 
 def choices_of(
@@ -315,7 +238,7 @@ def real_moments(
         measure = lambda rows: _features(chosen, _clips(real, rows), setting.batch_size)
         measured = job.run(whole, measure, setting.progress("real videos"))
         for name, features in measured.items():
-            moments.save(paths[name], _moments(features))
+            moments.save(paths[name], values.moments_of(features))
         if hosts.is_first():
             shutil.rmtree(folder)
     load = lambda: {name: moments.load(path) for name, path in paths.items()}
@@ -326,15 +249,6 @@ def _clips(real: RealSet, rows: Sequence[int]) -> Videos:
     """Reads clips, several at a time."""
     with ThreadPoolExecutor() as pool:
         return np.stack([clip for clip, *_ in pool.map(real.example, rows)])
-
-
-def _moments(features: Float[np.ndarray, "N F D"]) -> Moments:
-    rows = _rows(features)
-    return moments.of_batches(rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
-
-
-def _rows(features: Float[np.ndarray, "N F D"]) -> Float[np.ndarray, "M D"]:
-    return features.reshape(-1, features.shape[-1])
 
 
 def _losses(
@@ -363,35 +277,6 @@ def _losses(
     return job.run(part, measure, setting.progress("videos' losses")).get("loss")
 
 
-def _values(
-    measured: Measured, real: Mapping[str, Moments], networks: Mapping[str, Extractor]
-) -> dict[str, Value]:
-    """Returns distances, scores and measures of motion, each with its error if it has one."""
-    values: dict[str, Value] = {}
-    for name in networks:
-        if name in FRECHET:
-            features = _rows(measured[name])
-            value = distances.frechet_distance(real[name], _moments(measured[name]))
-            values[FRECHET[name]] = Value(value)
-            if len(features) >= 4 * networks[name].size:
-                smallest = distances.smallest_subset(*features.shape)
-                limit = distances.frechet_limit(real[name], features, smallest=smallest, seed=0)
-                values[f"{FRECHET[name]} limit"] = Value(*limit)
-    if "clip_text" in measured:
-        values["clipsim"] = Value(*scores.clipsim(measured["clip"], measured["clip_text"]))
-    if "c3d" in measured:
-        values["is"] = Value(*scores.inception_score(_rows(measured["c3d"])))
-    moving = [name for name in metrics.MOTIONS if np.isfinite(measured[name]).any()]
-    return values | {name: _mean(measured[name]) for name in moving}
-
-
-def _mean(column: Float[np.ndarray, " N"]) -> Value:
-    """Returns the mean and its standard error, over the videos that were measured."""
-    column = column[np.isfinite(column)].astype(np.float64)
-    error = float(column.std(ddof=1) / np.sqrt(len(column))) if len(column) > 1 else None
-    return Value(float(column.mean()), error)
-
-
 def _read_back(
     result: Result,
     videos: Videos,
@@ -407,25 +292,6 @@ def _read_back(
     scored = score(0, n // 2) | {"held_out": score(n // 2, n)}
     right = [score(i, i + 1)["all"] == 1 for i in range(n)]
     details = _as_json({"oracle": scored, "chance": oracle.chance(world)})
-    values = _rates(details["oracle"]) | result.values
-    result = dataclasses.replace(result, values=values, details=details)
+    both = values.rates(details["oracle"]) | result.values
+    result = dataclasses.replace(result, values=both, details=details)
     return Evaluation(result, videos, right)
-
-
-def _rates(scored: dict[str, Any]) -> dict[str, Value]:
-    """Returns the oracle's rates as values, with their standard errors."""
-    n, values = scored["n"], {}
-    for kind, rates in (("seen", scored), ("held out", scored["held_out"])):
-        for name in ("present", *oracle.FACTORS, "all"):
-            if (rate := rates[name]) is not None:
-                values[f"{kind}: {name}"] = Value(rate, float(np.sqrt(rate * (1 - rate) / n)))
-    return values
-
-
-def chance(result: Result) -> dict[str, dict[str, Value]]:
-    """Returns {"chance": values} of a model that ignores its prompts; {} where none are scored."""
-    rates = {
-        f"seen: {name}": Value(rate) for name, rate in result.details.get("chance", {}).items()
-    }
-    known = {name: value for name, value in rates.items() if name in result.values}
-    return {"chance": known} if known else {}

@@ -349,9 +349,7 @@ def test_bench_says_how_many_cores_a_run_needs(commands):
     needed = re.fullmatch(r"steps of 1.00 ms on 2 host\(s\): (\d+) core\(s\) on each .*", cores)
     milliseconds = float(seconds[1]) * {"m": 1.0, "u": 1e-3}[seconds[2]]
     rounding = 0.005 * milliseconds  # of the printed time, to three digits
-    assert int(needed[1]) in {
-        math.ceil((milliseconds + e) / 2) for e in (-rounding, 0.0, rounding)
-    }
+    assert int(needed[1]) in {math.ceil((milliseconds + e) / 2) for e in (-rounding, 0.0, rounding)}
 
 
 def test_bench_refuses_hosts_without_a_step(commands):

@@ -14,8 +14,8 @@ TITLE = "The paper in miniature"
 TABLE_3 = {
     "edm": (6.58, 39.95),
     "scaled": (4.03, 31.00),
-    "one": None,
     "half": (4.45, 34.89),
+    "one": None,
     "images": (3.50, 24.88),
     FIT: (3.07, 27.79),
     "double": None,
