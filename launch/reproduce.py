@@ -100,19 +100,22 @@ def timing_of(path: Path, rows: Mapping[str, Any], text: build.Text) -> dict[str
     return timing
 
 
-def run_all(folder: Path, all_units: Sequence[units.Unit], text: build.Text) -> list[dict]:
+def run_all(
+    folder: Path, all_units: Sequence[units.Unit], text: build.Text
+) -> list[dict[str, Any]]:
     """Returns the figures of all units, those in `folder` and those that it lacks."""
-    figures = {unit.name: figures_of(folder / f"{unit.name}.json") for unit in all_units}
-    missing = [unit for unit in all_units if figures[unit.name] is None]
+    path = lambda unit: folder / f"{unit.name}.json"
+    figures = {unit.name: old for unit in all_units if (old := figures_of(path(unit)))}
+    missing = [unit for unit in all_units if unit.name not in figures]
     total = sum(unit.config.training.steps for unit in missing)
     report_steps, before = screen.progress("training steps"), 0
     for place, unit in enumerate(missing, start=1):
         screen.say(f"network {place} of {len(missing)}: {unit.name}")
         progress = lambda done, of, before=before: report_steps(before + done, total)
         figures[unit.name] = units.run(unit, text, progress)
-        write(folder / f"{unit.name}.json", figures[unit.name])
+        write(path(unit), figures[unit.name])
         before += unit.config.training.steps
-    return list(figures.values())
+    return [figures[unit.name] for unit in all_units]
 
 
 def figures_of(path: Path) -> dict[str, Any] | None:

@@ -219,10 +219,8 @@ def test_a_damaged_network_is_trained_again_and_damaged_settings_are_one_line(
     unit.write_bytes(unit.read_bytes().replace(b"1.5", b"2.5"))
     launch("reproduce", *flags)
     assert runs == ["edm-0"]
-    assert (
-        "edm-0.json is not as it was written: its digest differs; that network is trained ag"
-        in (capsys.readouterr().out)
-    )
+    says = "edm-0.json is not as it was written: its digest differs; that network is trained again"
+    assert says in capsys.readouterr().out
     for content in (b"{", b"[]", b'{"configs": {}}', study.read_bytes().replace(b"3.0", b"9.0")):
         study.write_bytes(content)
         with pytest.raises(StorageError, match=r"study.json .*; give another --out"):
