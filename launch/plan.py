@@ -66,7 +66,10 @@ entry.define_config()
 COUNT = flags.DEFINE_bool("count", False, "Print parameters and FLOPs as JSON.")
 DOCTOR = flags.DEFINE_bool("doctor", False, "Print how the mesh splits the model.")
 DEVICES = number_flags.define(
-    "devices", None, Whole(1, 2**20), "Devices that the mesh is laid over; default: those at hand."
+    "devices",
+    None,
+    Whole(1, 2**20),
+    "Devices of the mesh; default: --topology's, or those at hand.",
 )
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice to compile a program for, as v5e-16; or: measure."
@@ -100,7 +103,7 @@ def run() -> None:
         screen.say(json.dumps(count, indent=2))
         write(count)
     if DOCTOR.value:
-        report(diagnose(config, DEVICES.value or jax.device_count()))
+        report(diagnose(config, DEVICES.value or num_devices()))
     if TOPOLOGY.value == "measure":
         measure(config)
     elif TOPOLOGY.value:
@@ -182,10 +185,19 @@ def describe(chips: Sequence[jax.Device]) -> str:
 
 def plannable(config: Config) -> Config:
     """Checks the config, whose data need not be there yet, and returns it."""
-    for field in ("path", "text_states"):
-        config.data[field] = config.data[field] or "unnamed"
+    config.data.text_states = config.data.text_states or "unnamed"
+    if config.data.source != "shapes":
+        config.data.path = config.data.path or "unnamed"
     build.check(config)
     return config
+
+
+def num_devices() -> int:
+    """Returns the number of devices of --topology=SLICE, or of those at hand."""
+    if TOPOLOGY.value in (None, "measure"):
+        return jax.device_count()
+    jax.config.update("jax_platforms", "cpu")
+    return len(topology.devices(TOPOLOGY.value))
 
 
 def write(tree: Any) -> None:

@@ -41,7 +41,7 @@ Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out can
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ UPSAMPLER = flags.DEFINE_string("upsampler", None, "Folder of the run of an upsa
 STEP = number_flags.define("step", None, fields.STEP, "Which checkpoint; default: the newest.")
 UPSAMPLER_STEP = number_flags.define("upsampler_step", None, fields.STEP, "As --step.")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
-PROMPTS = flags.DEFINE_string("prompts", None, "Text file of more prompts, one a line.")
+PROMPTS = flags.DEFINE_string(
+    "prompts", None, "Text file of more prompts, a line each, and # comments."
+)
 NEGATIVE = flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
 OUT = entry.define_folder("out", "Folder for the videos; made where there is none.")
 FORMAT = flags.DEFINE_enum("format", "mp4", list(output_folder.FORMATS), "Of the videos.")
@@ -122,6 +124,8 @@ def run() -> None:
     check_flags()
     work = output_folder.work_list(prompts(), SEED.value, NUM.value)
     stages = load()
+    for line in unseen(stages[0], {sample.prompt: None for sample in work}):
+        screen.say(f"note: {line}")
     share = work_share(stages)
     out = storage.make_folder(OUT.value)
     folder = output_folder.OutputFolder(out, record(stages), work, share)
@@ -208,6 +212,20 @@ def load() -> list[Stage]:
     if all(stage.trained.denoiser.text_encoder is not None for stage in stages):
         entry.refuse_unread("a model that was trained on stored text states", T5)
     return stages
+
+
+def unseen(first: Stage, texts: Iterable[str]) -> Iterator[str]:
+    """Yields a line for each thing that a model is asked for and was never shown."""
+    words = dict.fromkeys(word for text in texts for word in first.trained.text.unknown_words(text))
+    if words:
+        yield f"no caption of training has the words {', '.join(words)}"
+    shown = first.trained.config.data.frame_rates
+    rates = first.span.frame_rates if first.span else (first.settings.frame_rate,)
+    if others := [f"{rate:g}" for rate in rates if rate and rate not in shown]:
+        yield (
+            f"training shows {', '.join(f'{rate:g}' for rate in shown)} frames per second, and "
+            f"not {', '.join(others)}"
+        )
 
 
 def upsampler_stage(first: Stage) -> Stage:

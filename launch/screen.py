@@ -23,17 +23,25 @@ def say(text: str) -> None:
 
 
 def progress(things: str) -> Callable[[int, int], None]:
-    """Returns report(done, total), which prints the time left every few seconds and at the end."""
+    """Returns report(done, total), which prints the time left every few seconds and at the end.
+
+    The first report's time holds what is done once, as compiling, and is no measure of the rest.
+    """
     start = last = time.monotonic()
+    first: tuple[int, float] | None = None  # what was done at the first report, and when
 
     def report(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        first = first or (done, now)
         if done < total and now - last < 3:
             return
         last = now
-        left = (now - start) * (total - done) / done
-        say(f"{done}/{total} {things} in {duration_text(now - start)}, {duration_text(left)} left")
+        line = f"{done}/{total} {things} in {duration_text(now - start)}"
+        if done == total or done > first[0]:
+            left = (now - first[1]) * (total - done) / max(1, done - first[0])
+            line += f", {duration_text(left)} left"
+        say(line)
 
     return report
 

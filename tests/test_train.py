@@ -472,8 +472,9 @@ def test_a_trace_that_starts_after_the_run_is_refused_before_anything_is_made(tm
         (
             ConfigError,
             {"optimizer__warmup_steps": 8},
-            "must be below training.steps=8",
+            "must be below training.steps=8; give --config.optimizer.warmup_steps too",
         ),
+        (ConfigError, {"data__path": "clips"}, "add --config.data.source=folder"),
         (ConfigError, {"mesh__data": 3}, "give sizes whose product is 8"),
         (ConfigError, {"mesh__fsdp": 8, "training__batch_size": 12}, "nearest that does is"),
         (ConfigError, {"data__source": "folder"}, "needs --config.data.path"),

@@ -32,7 +32,9 @@ def check(config: Config, memory: int = MOST_BYTES) -> None:
     values = fields.flatten(config)
     for low, high in BELOW:
         if values[low] >= values[high]:
-            raise ConfigError(f"{low}={values[low]} must be below {high}={values[high]}")
+            raise ConfigError(
+                f"{low}={values[low]} must be below {high}={values[high]}; give --config.{low} too"
+            )
     _check_data(config)
     _check_sizes(config, min(memory, MOST_BYTES))
     network(config, dot_product_attention)
@@ -45,6 +47,11 @@ def _check_data(config: Config) -> None:
     if data.source == "tfds" and not data.path:
         raise ConfigError(
             "data.source=tfds needs --config.data.path=BUILD, a folder or name/config:version"
+        )
+    if data.source == "shapes" and data.path:
+        raise ConfigError(
+            f"data.path={data.path} is not read by data.source=shapes; for your own videos add "
+            "--config.data.source=folder"
         )
     for part in data.mixture:
         _check_part(part)

@@ -189,12 +189,14 @@ class Text(NamedTuple):
     """How captions enter: encode(captions) -> the text entries of a batch.
 
     vocabulary_size: ids there are; 0 for states. encoder: fingerprint of what encodes: of the
-    encoder that made the states, or of the vocabulary that makes ids.
+    encoder that made the states, or of the vocabulary that makes ids. unknown_words: of a caption,
+    those that training never showed, as far as the vocabulary says.
     """
 
     encode: pipeline.Encode
     vocabulary_size: int
     encoder: str
+    unknown_words: Callable[[str], Sequence[str]] = lambda caption: ()
 
 
 class TextSettings(NamedTuple):
@@ -230,7 +232,7 @@ def text(config: Config, vocabulary: Path, encoder: str = "") -> Text:
     _check_encoder(str(vocabulary), fingerprint, encoder)  # before its bytes reach a parser
     tokenizer = Tokenizer(vocabulary)
     ids = as_batch("text_ids", lambda captions: tokenizer(captions, length))
-    return Text(ids, tokenizer.vocabulary_size, fingerprint)
+    return Text(ids, tokenizer.vocabulary_size, fingerprint, tokenizer.unknown_words)
 
 
 def _check_encoder(path: str, fingerprint: str, expected: str) -> None:

@@ -110,6 +110,17 @@ class Tokenizer:
         """The number of ids."""
         return self._model.get_piece_size()
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """Returns the words that training's captions lack, or hold once.
+
+        All others are one piece each, unless the vocabulary is full (`train_vocabulary`); then it
+        is the words with a letter that it lacks.
+        """
+        is_full = self.vocabulary_size >= MAX_VOCABULARY
+        encode = self._model.encode
+        is_unknown = lambda ids: UNKNOWN in ids or not (is_full or len(ids) == 1)
+        return [word for word in clean_caption(caption).split() if is_unknown(encode(word))]
+
     def __call__(
         self, captions: Sequence[str], length: int
     ) -> tuple[Int32[np.ndarray, "B K"], Bool[np.ndarray, "B K"]]:

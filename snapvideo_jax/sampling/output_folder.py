@@ -27,6 +27,7 @@ from snapvideo_jax.kinds import Several, Table, Text, Whole
 WHOLE, PART = "samples.json", "samples.jsonl"
 PARTS = re.compile(r"samples(\.\d+)?\.jsonl")
 ON_SHEET = 32  # samples; more make a picture that nobody can look at
+FRAMES_ON_SHEET = 4  # of each
 VERSIONS = ("snapvideo_jax", "jax", "jaxlib", "flax")
 
 Settings = dict[str, Any]
@@ -84,17 +85,27 @@ FORMATS = {
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Reads every line of a text file that is not blank; DataError if there is none."""
+    """Reads each line of a text file that is neither blank nor a "# comment".
+
+    Raises DataError if there is none.
+    """
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text; give a file with a prompt a line") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line.strip() for line in lines]
+    prompts = [line for line in prompts if line and not line.startswith("#")]
     if not prompts:
         raise DataError(f"{path} holds no prompt; give a file with a prompt a line")
     return prompts
+
+
+def _title(sample: Sample, frames: int) -> str:
+    """Returns what stands below a sample on the sheet."""
+    title = f"{sample.prompt} (seed {sample.seed})"
+    return title if frames <= FRAMES_ON_SHEET else f"{title}, {FRAMES_ON_SHEET} of {frames} frames"
 
 
 def work_list(prompts: Sequence[str], seed: int, num: int) -> list[Sample]:
@@ -185,7 +196,8 @@ class OutputFolder:
             )
         shown = self.work[:ON_SHEET]
         videos = [video.thumbnail(self.format.read(self._path(s.index))) for s in shown]
-        sheet = video.contact_sheet(videos, [s.prompt for s in shown], scale=1)
+        titles = [_title(s, len(frames)) for s, frames in zip(shown, videos, strict=True)]
+        sheet = video.contact_sheet(videos, titles, scale=1, frames=FRAMES_ON_SHEET)
         video.write_png(self.folder / "sheet.png", sheet)
         whole = self.settings | {"samples": [self._record(s) for s in self.work]}
         storage.write(self.folder / WHOLE, json.dumps(whole, indent=2).encode() + b"\n")

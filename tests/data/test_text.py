@@ -51,6 +51,16 @@ def test_a_long_caption_loses_words_but_not_the_end(tokenizer):
     assert ids[1, 3] == 1
 
 
+def test_words_that_training_never_showed_are_named(tokenizer):
+    assert tokenizer.unknown_words("a blue drum moves A left") == ["drum", "A"]
+    assert tokenizer.unknown_words(GRAMMAR[5]) == [] and tokenizer.unknown_words("") == []
+
+
+def test_of_a_full_vocabulary_only_words_with_unknown_letters_are_named(tokenizer, monkeypatch):
+    monkeypatch.setattr(text, "MAX_VOCABULARY", tokenizer.vocabulary_size)
+    assert tokenizer.unknown_words("a drum 日本語") == ["日本語"]
+
+
 def test_unseen_words_split_into_known_pieces(tokenizer):
     ids, mask = tokenizer(["drums"], 8)
     assert mask.sum() > 2 and (ids[0, : mask.sum()] != 2).all()

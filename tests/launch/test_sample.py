@@ -56,16 +56,15 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_prompts_are_the_lines_that_are_not_blank(tmp_path):
-    (tmp_path / "p.txt").write_bytes("\ufeff# a red circle \r\n\n  \nein Fuchs im Schnée".encode())
-    assert output_folder.read_prompts(tmp_path / "p.txt") == [
-        "# a red circle",
-        "ein Fuchs im Schnée",
-    ]
+def test_prompts_are_the_lines_that_are_neither_blank_nor_comments(tmp_path):
+    text = "\ufeff# in German \r\na red circle \r\n\n  \nein Fuchs im Schnée # 2"
+    (tmp_path / "p.txt").write_bytes(text.encode())
+    prompts = output_folder.read_prompts(tmp_path / "p.txt")
+    assert prompts == ["a red circle", "ein Fuchs im Schnée # 2"]
 
 
 @pytest.mark.parametrize(
-    "content, says", [(None, "cannot read"), (b" \n", "no prompt"), (b"\xff", "not UTF-8")]
+    "content, says", [(None, "cannot read"), (b" \n# red", "no prompt"), (b"\xff", "not UTF-8")]
 )
 def test_a_file_without_prompts_is_one_line(tmp_path, content, says):
     if content is not None:
@@ -346,12 +345,18 @@ def test_a_batch_that_takes_long_says_how_much_is_done(
     monkeypatch.setattr(screen, "time", clock)
     made(trained_folder, tmp_path / "short")
     made(trained_folder, tmp_path / "long", "--duration=1", "--frame_rates=2,4")
-    lines = re.findall(r"^(\d+/\d+ .*) in \d+s, \d+s left$", capsys.readouterr().out, re.M)
-    assert lines == [
+    pattern = r"^(\d+/\d+ .*) in \d+s(, \d+s left)?$"
+    lines = re.findall(pattern, capsys.readouterr().out, re.M)
+    assert [things for things, _ in lines] == [
         *(f"{n}/5 denoiser calls of 1 videos" for n in range(1, 5)),
         "1/1 videos",
         *(f"{n}/3 windows of 1 videos" for n in (1, 2)),
         "1/1 videos",
+    ]
+    # The first call was compiled in its time: it says nothing of the others.
+    assert [left for _, left in lines][:5] == [
+        "",
+        *(f", {seconds}s left" for seconds in (12, 8, 4, 0)),
     ]
 
 
@@ -439,6 +444,17 @@ def test_a_flag_that_nothing_would_read_is_refused(trained_folder, tmp_path, fla
     name = flag.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"^{name} does nothing here: it needs {needs}$"):
         made(trained_folder, tmp_path / "out", "--guidance=0", flag)
+
+
+def test_what_training_never_showed_is_noted(trained_folder, tmp_path, capsys):
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("# two\na red circle\n\na red drum\n")
+    made(trained_folder, tmp_path / "out", f"--prompts={prompts}", "--frame_rate=7.5")
+    printed = capsys.readouterr().out
+    assert "note: no caption of training has the words drum\n" in printed
+    assert re.search(r"note: training shows [\d., ]+ frames per second, and not 7.5\n", printed)
+    made(trained_folder, tmp_path / "known", "--frame_rate=0")
+    assert "note" not in capsys.readouterr().out
 
 
 def command(run, out, prompts):
