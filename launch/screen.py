@@ -1,5 +1,7 @@
 """What a command shows: lines on the screen, progress, and an error as one line."""
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +19,17 @@ def speaks() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints a line at once; in a job of many processes, only the first prints."""
-    if speaks():
+    """Prints a line at once; in a job of many processes, only the first prints.
+
+    Where nobody reads any more, as after `| head`, the command ends as by SIGTERM: a run is saved.
+    """
+    if not speaks():
+        return
+    try:
         print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def progress(things: str) -> Callable[[int, int], None]:

@@ -48,6 +48,16 @@ def main():
 entry.run(main)
 """
 
+TALKING = """
+from launch import entry, screen
+
+def main():
+    while True:
+        screen.say("a line")
+
+entry.run(main)
+"""
+
 
 @pytest.fixture(autouse=True)
 def hear_interrupts():
@@ -103,6 +113,17 @@ def test_a_run_whose_steps_are_under_way_says_at_once_that_it_will_stop():
     code, stderr, heard, _ = send(signal.SIGINT, ["-c", RUNNING], "ready")
     assert heard < SOON
     assert (code, stderr) == (130, f"{signals.SAVING[signal.SIGINT]}\nstopped: saved step 3\n")
+
+
+def test_a_command_whose_reader_leaves_ends_as_by_sigterm():
+    command = [sys.executable, "-c", TALKING]
+    pipe = subprocess.PIPE
+    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe)
+    with subprocess.Popen(command, **options) as process:
+        assert process.stdout.readline() == "a line\n"
+        process.stdout.close()
+        assert process.stderr.read() == "terminated\n"
+        assert process.wait(60) == 143
 
 
 def test_imports_end_with_the_same_word(tmp_path):
