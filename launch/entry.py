@@ -136,12 +136,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if "config" in flags.FLAGS:
             fields.check(flags.FLAGS.config)
     except SystemExit:  # absl's, after --help
+        if "config" in flags.FLAGS and {"--helpfull", "-helpfull"} & set(argv):
+            print("\n".join(_fields_help()))
         sys.exit(0)
     except Exception as error:
         _refuse(error, _config_mistake(argv) if "config" in flags.FLAGS else None)
     if len(rest) > 1:
         _exit(ConfigError(f"unexpected argument {rest[1]!r}; flags start with -- (see --help)"))
     return rest
+
+
+def _fields_help() -> list[str]:
+    """Returns a line for each field of a config: its value in DEFAULT_CONFIG, and its kind."""
+    values = fields.flatten(load_config(DEFAULT_CONFIG))
+    heading = f"fields of the config, as in {DEFAULT_CONFIG}; configs/base.py explains them:"
+    shown = lambda name: f"  --config.{name}={kinds.shown(values[name])}: {fields.FIELDS[name]}"
+    return ["", heading, *map(shown, values)]
 
 
 def _refuse(error: Exception, mistake: str | None) -> NoReturn:

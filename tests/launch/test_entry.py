@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from launch import signals
+from snapvideo_jax import fields
 from snapvideo_jax.files import video
 from tests.conftest import CACHE
 from tests.fork_server import ForkServer
@@ -189,6 +190,7 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
         "plan",
         "benchmark",
         "scaling",
+        "reproduce",
         "metrics",
         "prepare embed",
     ],
@@ -198,6 +200,14 @@ def test_help_teaches(commands, name):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"python -m launch.{name} --" in done.stdout
     assert ("--config:" in done.stdout) == (name in ("train", "plan", "prepare embed"))
+
+
+def test_the_full_help_lists_the_fields_of_the_config(commands):
+    done = commands.launch("train", "--helpfull")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {line.partition("=")[0]: line for line in done.stdout.splitlines()}
+    for name, kind in fields.FIELDS.items():
+        assert lines[f"  --config.{name}"].endswith(f": {kind}")
 
 
 def test_plan_counts_parameters_and_flops(commands):
