@@ -14,7 +14,7 @@ from absl import flags
 from launch import number_flags, screen
 from snapvideo_jax.errors import ConfigError, UserError
 from snapvideo_jax.kinds import Whole
-from snapvideo_jax.parallel import hosts
+from snapvideo_jax.parallel import hosts, job_end
 
 # How a process finds the others of its job, where no cluster says so.
 COORDINATOR = flags.DEFINE_string(
@@ -24,6 +24,7 @@ NUM_PROCESSES = number_flags.define("num_processes", None, Whole(1, 2**20), "In 
 PROCESS_ID = number_flags.define("process_id", None, Whole(0, 2**20), "Of this process, from 0.")
 JOIN = 300  # seconds until the processes of a job must have met
 LEAVE = 10  # seconds for the others to end with this one
+NAMING = (job_end.SILENT + 3) * job_end.POLL
 GRACE = 2  # seconds that a process has to end by itself, once another one has announced its end
 SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")  # what JAX reads
 # In JAX's errors.
@@ -55,7 +56,7 @@ def join() -> None:
         raise ConfigError(f"cannot join the job: {screen.one_line(error)}") from error
     finally:
         limit.cancel()
-    hosts.watch_for_end(_leave_with)
+    job_end.watch(_leave_with)
 
 
 def leave(code: int, immediately: bool = False, why: str = "") -> NoReturn:
@@ -69,23 +70,28 @@ def leave(code: int, immediately: bool = False, why: str = "") -> NoReturn:
     alone = False
     if jax.distributed.is_initialized():
         if why:
-            hosts.announce_end(code, why)
-        alone = not hosts.all_leave(LEAVE) or hosts.is_forced()
+            job_end.announce(code, why)
+        alone = not hosts.all_leave(LEAVE) or job_end.is_forced()
+        if code == 0:
+            job_end.announce_leaving()
     if immediately or alone:
         _exit_hard(code)
     sys.exit(code)
 
 
-def _leave_with(code: int, why: str) -> None:
-    """Ends this process because another one announced its end, unless it ends by itself.
+def _leave_with(code: int, why: str, is_lost: bool) -> None:
+    """Ends this process because another one announced its end or is lost, unless it ends itself.
 
     Called in a thread: the main one may wait for the other process for ever.
     """
-    if _leaving.wait(GRACE):
+    if _leaving.wait(0 if is_lost else GRACE):
         return
     _ending.set()
     screen.print_error(UserError(why))
-    hosts.all_leave_forced(LEAVE)
+    if is_lost and hosts.is_first():
+        time.sleep(job_end.POLL)  # until the others have heard it
+    elif not is_lost:
+        job_end.all_leave_forced(LEAVE)
     _exit_hard(code)
 
 
@@ -103,12 +109,14 @@ def _exit_hard(code: int) -> NoReturn:
 def lost(error: BaseException) -> bool:
     """Returns whether `error` says that another process of the job has ended.
 
-    Where that process said why, the thread that heard it ends this one, and this never returns.
+    Where that process said why, or which one it is turns out within NAMING seconds, the thread that
+    heard it ends this one, and this never returns.
     """
-    if _ending.is_set():
-        threading.Event().wait()
     is_jax = isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized()
-    return is_jax and LOST.search(str(error)) is not None
+    is_lost = is_jax and LOST.search(str(error)) is not None
+    if _ending.wait(NAMING if is_lost else 0):
+        threading.Event().wait()
+    return is_lost
 
 
 def job_from_flags(in_cluster: bool) -> dict[str, Any] | None:

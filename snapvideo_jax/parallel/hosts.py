@@ -6,7 +6,6 @@ not come. So every exchange begins at a barrier of the job's coordinator, which 
 seconds.
 """
 
-import atexit
 import contextlib
 import fcntl
 import itertools
@@ -15,7 +14,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,10 +30,7 @@ from snapvideo_jax.errors import ConfigError, StorageError, UserError, reason
 
 WAIT = 1800  # seconds; scanning a data folder or making a vocabulary may take long
 STORAGE_WAIT = 60  # seconds until the other hosts see what one host wrote
-POLL = 2  # seconds between two looks at whether another process has announced its end
 T = TypeVar("T")
-_END = "snapvideo_jax: why the job ends"
-_FORCED = "snapvideo_jax: a process ends from a thread"
 _exchanges = itertools.count()  # every barrier needs a name of its own
 
 
@@ -118,56 +113,6 @@ def all_leave(seconds: float) -> bool:
     except UserError:
         return False
     return True
-
-
-def announce_end(code: int, line: str) -> None:
-    """Says to the other processes of a job that this one ends: its exit code, and why."""
-    message = json.dumps([code, f"{line} (process {jax.process_index()})"])
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one did so before
-        _store().key_value_set(_END, message)
-
-
-def watch_for_end(leave: Callable[[int, str], None]) -> None:
-    """Calls `leave` with exit code and reason, in a thread, when a process announces its end.
-
-    A process that waits in a collective for one that has ended would wait for ever.
-    """
-
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(POLL):
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody announced anything
-                leave(*json.loads(_store().key_value_try_get(_END)))
-                return
-
-    thread = threading.Thread(target=watch, name="watch for the end", daemon=True)
-    thread.start()
-
-    def stop() -> None:  # a thread within JAX would abort an interpreter that ends
-        over.set()
-        thread.join()
-
-    atexit.register(stop)
-
-
-def all_leave_forced(seconds: float) -> None:
-    """Does as `all_leave`, in a thread that ends a process whose main thread is stuck."""
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        _store().key_value_set(f"{_FORCED}/{jax.process_index()}", "")
-    all_leave(seconds)
-
-
-def is_forced() -> bool:
-    """Returns whether a process of the job has called `all_leave_forced`."""
-    return bool(_store().key_value_dir_get(_FORCED))
-
-
-def _store() -> Any:
-    """Returns the coordinator of the job, which holds texts by name."""
-    from orbax.checkpoint import multihost
-
-    return multihost.get_jax_distributed_client()
 
 
 @contextlib.contextmanager

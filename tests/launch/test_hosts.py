@@ -201,8 +201,60 @@ def test_a_process_that_fails_alone_ends_the_others_too(tmp_path):
     (tmp_path / "lone.py").write_text(LONE)
     (code, _, stderr), (failed, _, why) = run_job([tmp_path / "lone.py"], [tmp_path / "lone.py"])
     assert (failed, why) == (3, "error: clip.mp4 is gone\n")
-    assert code == 1
-    assert stderr == "error: another process of the job has ended; see what it said last\n"
+    assert (code, stderr) == (3, "error: clip.mp4 is gone (process 1)\n")
+
+
+LOST = """
+import os, signal, sys, time
+import jax, numpy as np
+from jax.experimental import multihost_utils
+from launch import entry
+number, victim, phase = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
+def body():
+    step = lambda: multihost_utils.process_allgather(np.zeros(1))
+    step()
+    if jax.process_index() == victim:
+        os.kill(os.getpid(), number)
+    step() if phase == "step" else time.sleep(300)
+entry.run(body)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "victim", "phase"),
+    [
+        (signal.SIGKILL, 1, "step"),
+        pytest.param(signal.SIGKILL, 1, "waiting", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 1, "step", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 1, "waiting", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 0, "waiting", marks=pytest.mark.slow),
+    ],
+)
+def test_the_others_name_a_process_that_was_killed_or_hangs(tmp_path, number, victim, phase):
+    (tmp_path / "lost.py").write_text(LOST)
+    command = tmp_path / "lost.py", int(number), victim, phase
+    flags = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
+    both = [start(command, *flags, f"--process_id={i}") for i in (0, 1)]
+    limit = threading.Timer(120, both[1 - victim].kill)
+    limit.start()
+    _, stderr = both[1 - victim].communicate()
+    limit.cancel()
+    both[victim].kill()
+    both[victim].communicate()
+    assert stderr == (
+        f"error: process {victim} of the job, on {socket.gethostname()}, was killed or hangs: see "
+        "what it said last, and start the job again\n"
+    )
+    assert both[1 - victim].returncode == 1
+
+
+@pytest.mark.slow
+def test_where_the_first_process_was_killed_the_others_end_too(tmp_path):
+    """JAX ends them, at once and with a stack trace."""
+    (tmp_path / "lost.py").write_text(LOST)
+    command = tmp_path / "lost.py", int(signal.SIGKILL), 0, "waiting"
+    (first, _, _), (second, _, stderr) = run_job(command, command)
+    assert (first, second) == (-signal.SIGKILL, -signal.SIGABRT) and "another task died" in stderr
 
 
 def test_what_one_process_cannot_do_is_raised_on_all_with_its_number(monkeypatch):
