@@ -75,7 +75,12 @@ ONLY_IN = {
         "studies/scaling/plots.py",
         "studies/miniature/plots.py",
     },
-    "orbax": {"training/checkpoint.py", "files/t5_weights.py", "parallel/hosts.py"},
+    "orbax": {
+        "training/checkpoint.py",
+        "files/t5_weights.py",
+        "parallel/hosts.py",
+        "parallel/job_end.py",
+    },
     "sentencepiece": {"data/text.py"},
     "av": {"data/timeline.py", "files/containers.py", "files/frames.py", "files/video.py"},
 }

@@ -23,6 +23,7 @@ import jax
 from snapvideo_jax.parallel import hosts
 
 POLL = 2  # seconds
+MEET = 60  # seconds for the first process to say where it is, once all have joined
 # Polls without a new count. While the training step of the 3.9B model is traced and lowered on two
 # busy cores, a thread of Python is late by 1.4 seconds at most (measured).
 SILENT = 4
@@ -78,7 +79,8 @@ def watch(leave: Leave) -> None:
     _count("0")
     threads = [threading.Thread(target=_look, args=(leave, answered), daemon=True)]
     if not hosts.is_first():
-        threads.append(threading.Thread(target=_guard, args=(leave, answered), daemon=True))
+        host = _coordinator().blocking_key_value_get(f"{_HOSTS}/0", int(1e3 * MEET))
+        threads.append(threading.Thread(target=_guard, args=(leave, answered, host), daemon=True))
     for thread in threads:
         thread.start()
 
@@ -113,19 +115,17 @@ def _look(leave: Leave, answered: threading.Event) -> None:
             return
 
 
-def _guard(leave: Leave, answered: threading.Event) -> None:
-    """Ends this process where the coordinator does not answer: its host may be stopped.
+def _guard(leave: Leave, answered: threading.Event, host: str) -> None:
+    """Ends this process where the coordinator, on `host`, does not answer.
 
     Polls are counted rather than seconds: this process may have been stopped as well.
     """
-    host, polls = "", 0
+    polls = 0
     while not _over.wait(POLL):
-        if answered.is_set():
-            host, polls = host or _entries(_HOSTS).get(0, ""), -1
+        polls = 0 if answered.is_set() else polls + 1
         answered.clear()
-        polls += 1
         if polls > SILENT:
-            leave(1, _lost(0, host or "?"), True)
+            leave(1, _lost(0, host), True)
             return
 
 
