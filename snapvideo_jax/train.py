@@ -8,6 +8,7 @@ checkpoint that verifies. What is in the folder of a run:
     evaluations/       STEP.json: what was measured of the EMA (log.evaluate_every)
     parameters.txt     every parameter            bad_records.jsonl   files that cannot be used
     profile/           a trace, if --profile asks for one
+    rows.I.jsonl       digests of the data that process I was fed, if --record_rows asks for them
 All processes of a job call train alike. The first one writes these files, but for the arrays of
 checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 """
@@ -42,7 +43,15 @@ from snapvideo_jax.sampling import trained
 from snapvideo_jax.sampling.generate import sample_sheet, silent
 from snapvideo_jax.sampling.stage import Stage
 from snapvideo_jax.sampling.trained import Trained
-from snapvideo_jax.training import checkpoint, graft, optim, profiler, resume, telemetry
+from snapvideo_jax.training import (
+    checkpoint,
+    fed_rows,
+    graft,
+    optim,
+    profiler,
+    resume,
+    telemetry,
+)
 from snapvideo_jax.training.state import TrainState
 from snapvideo_jax.units import size_text
 
@@ -66,7 +75,10 @@ Log = Callable[[str], None]
 
 
 class Run(NamedTuple):
-    """What a run is made of. meta: what its checkpoints are saved with."""
+    """What a run is made of. meta: what its checkpoints are saved with.
+
+    record_rows: whether digests of the rows of data are written down.
+    """
 
     config: Config
     workdir: Path
@@ -75,9 +87,16 @@ class Run(NamedTuple):
     program: build.TrainProgram
     meta: dict
     log: Log
+    record_rows: bool
 
 
-def train(config: Config, workdir: Path, log: Log = print, profile: range = range(0)) -> TrainState:
+def train(
+    config: Config,
+    workdir: Path,
+    log: Log = print,
+    profile: range = range(0),
+    record_rows: bool = False,
+) -> TrainState:
     """Runs `config` in `workdir` to its last step, from the newest checkpoint that is there.
 
     Args:
@@ -85,6 +104,7 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
         workdir: folder of the run; made where there is none.
         log: called with each line for the screen.
         profile: steps that the first process traces.
+        record_rows: writes a digest of every row of data, to compare two runs.
 
     Raises:
         UserError: one line that says what is wrong, where, and what to do.
@@ -105,7 +125,7 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
             "text": text.encoder,
             "numerics": numerics.check(),
         }
-        run = Run(config, workdir, source, text, program, meta, log)
+        run = Run(config, workdir, source, text, program, meta, log, record_rows)
         if saved:  # all checkpoints of a folder are of one experiment
             resume.check_same_experiment(workdir, saved, meta)
         state = _first_state(run)
@@ -164,6 +184,8 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 before = time.monotonic()
                 batch = next(feed)
                 report.waited(time.monotonic() - before)
+                if run.record_rows:
+                    fed_rows.record(run.workdir, step, batch)
                 state, metrics = train_step(state, batches.join(program.abstract_batch, batch))
             trace.after(step, state)
             if pending:

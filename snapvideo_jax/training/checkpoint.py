@@ -10,8 +10,9 @@ arrays, and the first alone looks at the folder, so that all see the same one.
 
 import contextlib
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import StorageError
+from snapvideo_jax.errors import StorageError, reason
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.kinds import Table, Text, Whole
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.storage import Damaged, check_kinds, check_seal, parse_object, read, sealed
-from snapvideo_jax.trees import leaves_by_name
+from snapvideo_jax.trees import leaves_by_name, path_name
 
 FORMAT = 2  # 1 had no seal
 # What lies beside every state, and what a run adds.
@@ -35,6 +36,7 @@ META = {"format": Whole(1, FORMAT), "step": STEP, "digests": Table(Whole(0, 2**3
 RUNS = {"config": Table(), "data": Text(1_000_000), "text": Text(), "numerics": Table()}
 NOTHING = {"config": {}, "data": "", "text": "", "numerics": {}}
 NEVER = 30 * 86_400  # seconds; Orbax waits by the clock on the wall, which may jump by a day
+READ_BYTES = 2**30  # of a checkpoint that is compared
 STEP_NAME = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
@@ -227,6 +229,43 @@ def _check_there(folder: Path, step: int) -> None:
     if step not in steps:
         there = ", ".join(map(str, reversed(steps))) or "none"
         raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
+
+
+def host_leaves(folder: Path, step: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads a checkpoint leaf by leaf into this process's own memory, about READ_BYTES at a time.
+
+    Yields (name, whole array) in the order of names. Digests are not looked at. Raises StorageError
+    if the checkpoint cannot be read.
+    """
+    path: Any = (folder / str(step) / "state").absolute()
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        stored: Any = handler.metadata(path)
+        leaves = leaves_by_name(stored.tree)
+        for names in _parts(leaves):
+            tree = jax.tree_util.tree_map_with_path(
+                lambda at, leaf, names=names: leaf if path_name(at) in names else ocp.PLACEHOLDER,
+                stored.tree,
+            )
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            args = ocp.args.PyTreeRestore(item=tree, restore_args=as_numpy)
+            part = leaves_by_name(handler.restore(path, args=args))
+            yield from ((name, part[name]) for name in names)
+    except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
+        raise StorageError(f"{folder}: checkpoint {step}: {reason(error)[:200]}") from error
+
+
+def _parts(leaves: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yields the sorted names of leaves in parts of about READ_BYTES."""
+    part, size = [], 0
+    for name in sorted(leaves):
+        part.append(name)
+        size += math.prod(leaves[name].shape) * np.dtype(leaves[name].dtype).itemsize
+        if size >= READ_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def restore_step(folder: Path, step: int, abstract: Any) -> Restored:

@@ -35,7 +35,7 @@ class MetricsFile:
         An evaluation of that step comes again too, after its line. Damaged lines are left out.
         Raises StorageError where the file cannot be read or written.
         """
-        lines = [line for place, line in _rows(path) if place <= (resume_step, False)]
+        lines = [line for place, line in rows(path) if place <= (resume_step, False)]
         storage.write(path, b"".join(lines))
         try:
             self._file = path.open("a")
@@ -52,7 +52,7 @@ class MetricsFile:
         self._file.close()
 
 
-def _rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
+def rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
     """Yields ((step, whether it is an evaluation), line) of each row that is whole and in order."""
     if not path.exists():
         return
