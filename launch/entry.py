@@ -111,6 +111,7 @@ def run(main: Callable[[], None], joins: bool = True) -> None:
     Compiled programs stay in ~/.cache (or $JAX_COMPILATION_CACHE_DIR) for the next start.
     """
     signals.watch()
+    screen.ignore_closed_loops()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     collect_seldom()
@@ -132,7 +133,7 @@ def cache_folder() -> Path:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # Orbax logs the stack of each error that it also raises
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS:

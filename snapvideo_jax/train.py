@@ -32,7 +32,7 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.bad_records import BadRecords
 from snapvideo_jax.data.text import train_vocabulary
-from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped
+from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped, StorageError
 from snapvideo_jax.evaluation import evaluate, result, sets
 from snapvideo_jax.evaluation.evaluate import Setting
 from snapvideo_jax.files import video
@@ -159,6 +159,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
             run.workdir / "checkpoints",
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
+            log=log,
         )
         report = stack.enter_context(_report(run, state, checkpoints.steps))
         signals = stack.enter_context(hosts.Signals())  # outlasts the last save
@@ -191,6 +192,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
             if pending:
                 report.step(*pending)
             pending = step, metrics
+            checkpoints.check()
             ending = signals.stop()
             if step % every == 0 or step == steps or ending or is_evaluated(step):
                 report.step(*pending)
@@ -200,7 +202,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 if ending or not report.skips:
                     if broken := checkpoint.not_finite(state):
                         raise report.diverged(broken)
-                    checkpoints.save(step, state, run.meta)
+                    checkpoints.save(step, state, run.meta, before=report.flush)
             if ending:
                 break
             if samples_every and step % samples_every == 0:
@@ -319,9 +321,14 @@ def _write_sheet(run: Run, state: TrainState) -> np.ndarray:
     prompts = list(run.config.log.sample_prompts)
     sheet = sample_sheet(model, build.sampler_settings(run.config), prompts)
     if hosts.is_first():
-        folder = storage.make_folder(run.workdir / "samples")
-        video.write_png(folder / f"{step:06d}.png", sheet)
-        run.log(f"samples of step {step}: {folder / f'{step:06d}.png'}")
+        path = run.workdir / "samples" / f"{step:06d}.png"
+        try:
+            storage.make_folder(path.parent)
+            video.write_png(path, sheet)
+        except StorageError as error:
+            run.log(f"{error}; training goes on")
+        else:
+            run.log(f"samples of step {step}: {path}")
     return np.asarray(sheet)
 
 

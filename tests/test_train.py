@@ -32,6 +32,7 @@ from snapvideo_jax.sampling import trained
 from snapvideo_jax.train import train
 from snapvideo_jax.training import checkpoint
 from tests import tiny
+from tests.test_storage import fill
 
 
 def quiet(line):
@@ -154,6 +155,49 @@ def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path):
     assert any(f"ignoring checkpoint {newest} " in line for line in lines)
     assert any("resuming at step" in line for line in lines)
     assert_same(state, unbroken[1])
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_bit(unbroken, disk):
+    folder, lines = disk(64 << 20), []
+
+    def log(line):
+        lines.append(line)
+        if line.startswith("first step") and not (folder / "ballast").exists():
+            fill(folder)
+        if "could not save step 3 " in line:
+            (folder / "ballast").unlink()
+
+    state = train(config(), folder / "run", log)
+    assert_same(state, unbroken[1])
+    assert sum("could not save" in line for line in lines) == 1
+    assert sum("metrics wait in memory" in line for line in lines) == 1
+    metrics = [(f / "metrics.jsonl").read_bytes() for f in (folder / "run", unbroken[0])]
+    assert metrics[0] == metrics[1]
+    assert checkpoint.step_folders(folder / "run" / "checkpoints") == [8, 6]
+
+
+@pytest.mark.slow
+def test_a_disk_that_stays_full_ends_the_run_and_what_is_there_stays(unbroken, disk, monkeypatch):
+    faked(monkeypatch)
+    folder, lines = disk(64 << 20), []
+
+    def log(line):
+        lines.append(line)
+        if line.startswith("step 4/"):
+            fill(folder)
+
+    short = config(checkpoint__every_steps=1, checkpoint__keep_last=9)
+    with pytest.raises(StorageError, match="3 saves in a row failed: .* the disk is full"):
+        train(short, folder / "run", log)
+    saved = checkpoint.step_folders(folder / "run" / "checkpoints")
+    assert saved and checkpoint.newest_meta(folder / "run" / "checkpoints")["step"] == saved[0]
+    assert all(path.name.isdigit() for path in (folder / "run" / "checkpoints").iterdir())
+    (folder / "ballast").unlink()
+    train(short, folder / "run", quiet)
+    rows = [
+        json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in rows] == list(range(1, 9))
 
 
 EVALUATING = {"log__evaluate_every": 4, "log__evaluate_samples": 2}

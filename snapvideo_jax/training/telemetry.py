@@ -35,21 +35,23 @@ class MetricsFile:
         An evaluation of that step comes again too, after its line. Damaged lines are left out.
         Raises StorageError where the file cannot be read or written.
         """
+        self._path, self._pending = path, b""
         lines = [line for place, line in rows(path) if place <= (resume_step, False)]
         storage.write(path, b"".join(lines))
-        try:
-            self._file = path.open("a")
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends one line and hands it to the system at once."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        """Appends one line and hands it to the system at once.
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        Raises StorageError where that fails; the line then waits for the next call.
+        """
+        self._pending += json.dumps({"step": step} | values).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that wait; raises StorageError where that fails."""
+        if self._pending:
+            storage.append(self._path, self._pending)
+            self._pending = b""
 
 
 def rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
@@ -178,6 +180,9 @@ class Nowhere:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Does nothing."""
 
+    def flush(self) -> None:
+        """Does nothing."""
+
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Does nothing."""
 
@@ -189,25 +194,48 @@ class Nowhere:
 
 
 class Board:
-    """TensorBoard through clu; created on the first process only, which alone writes."""
+    """TensorBoard through clu; created on the first process only, which alone writes.
 
-    def __init__(self, folder: Path):
+    What cannot be written is said a single time, and nothing is written after it: a run can do
+    without its curves.
+    """
+
+    def __init__(self, folder: Path, log: Callable[[str], None]):
         storage.make_folder(folder)
         from clu import metric_writers  # imports tensorflow: only when a run really starts
 
-        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+        self._folder, self._log = folder, log
+        self._writer: Any = None
+        with self._giving_up():
+            self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of each name."""
-        self._writer.write_scalars(step, values)
+        with self._giving_up():
+            if self._writer is not None:
+                self._writer.write_scalars(step, values)
 
     def image(self, step: int, name: str, image: Any) -> None:
         """Adds one picture, uint8 [H, W, 3]: a contact sheet, since clu cannot write videos."""
-        self._writer.write_images(step, {name: np.asarray(image)[None]})
+        with self._giving_up():
+            if self._writer is not None:
+                self._writer.write_images(step, {name: np.asarray(image)[None]})
 
     def close(self) -> None:
         """Writes what is pending."""
-        self._writer.close()
+        with self._giving_up():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # tensorflow's and clu's own kinds, from a thread
+            self._writer = None
+            self._log(
+                f"TensorBoard's curves end here: cannot write {self._folder}: {reason(error)[:200]}"
+            )
 
 
 class Report:
@@ -247,10 +275,11 @@ class Report:
         self._batch_size, self._saved_steps, self._step = batch_size, saved_steps, start
         self._learning_rates, self._max_skipped = learning_rates, max_skipped
         self._skipped, self._skipped_in_a_row = skipped, 0
+        self._log, self._holds_back = log, False  # lines of metrics.jsonl
         self._file = self._board = Nowhere()
         if hosts.is_first():
             self._file = MetricsFile(workdir / "metrics.jsonl", start)
-            self._board = Board(workdir / "tensorboard")
+            self._board = Board(workdir / "tensorboard", log)
         self._progress = Progress(
             start=start, steps=steps, batch_size=batch_size, every_seconds=every_seconds, log=log
         )
@@ -259,7 +288,6 @@ class Report:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
         self._board.close()
 
     def waited(self, seconds: float) -> None:
@@ -272,8 +300,7 @@ class Report:
         values["learning_rate"] = self._learning_rates[step - 1 - self._skipped].item()
         rates = self._progress.step(step, values["loss"])
         if step % self._metrics_every == 0 or step == self._steps:
-            self._file.write(step, values)
-            self._board.scalars(step, values)
+            self._write(step, values)
         if rates:
             self._board.scalars(step, rates)
         self._skipped += int(values["skipped"])
@@ -281,6 +308,22 @@ class Report:
         self._step = step
         if self._skipped_in_a_row >= self._max_skipped:
             raise self.diverged()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        """Writes a line of metrics, or holds it back until there is room: no save comes before."""
+        self._board.scalars(step, values)
+        try:
+            self._file.write(step, values)
+        except StorageError as error:
+            if not self._holds_back:
+                self._log(f"{error}; metrics wait in memory until there is room")
+            self._holds_back = True
+        else:
+            self._holds_back = False
+
+    def flush(self) -> None:
+        """Writes the metrics that wait; raises StorageError where that fails."""
+        self._file.flush()
 
     @property
     def skips(self) -> bool:
@@ -316,8 +359,7 @@ class Report:
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Writes what was measured of the model after `step`."""
         values = {f"evaluation/{name}": value for name, value in values.items()}
-        self._file.write(step, values)
-        self._board.scalars(step, values)
+        self._write(step, values)
 
     def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
         """Shows a sample grid in TensorBoard."""

@@ -197,6 +197,14 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, params, monkeypatch):
     assert names(tmp_path) == set()
 
 
+@pytest.mark.parametrize("size", [8 << 10, 20 << 10])
+def test_a_disk_that_is_too_small_holds_nothing_of_an_export(disk, size):
+    place = disk(size)
+    with pytest.raises(StorageError, match="cannot write .*: No space left on device"):
+        export_folder.write(place / "out", CONFIG, 3, {"table": jnp.ones(30_000)}, None)
+    assert not list(place.iterdir())
+
+
 def test_a_vocabulary_that_is_gone_leaves_nothing_behind(tmp_path, params):
     with pytest.raises(DataError, match="cannot read .*gone.model"):
         export_folder.write(tmp_path / "out", CONFIG, 7, params, tmp_path / "gone.model")

@@ -109,6 +109,7 @@ def test_a_bit_that_flips_while_a_run_is_down_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "train_until", forging)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["verify_resume", TINY])  # what the children get
     says = rf"the resumed run is not the straight one: step 4: {KERNEL} differs in 1 of .* more"
     with pytest.raises(UserError, match=says):
         in_process.launch("verify_resume", TINY, "--steps=4", f"--workdir={tmp_path / 'v'}")
