@@ -6,6 +6,7 @@ checkpoint that verifies. What is in the folder of a run:
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
     config.json        the config of the last run samples/STEP.png    the sample grids
     evaluations/       STEP.json: what was measured of the EMA (log.evaluate_every)
+    goodput.json       where the time went        saved.json          the newest step
     parameters.txt     every parameter            bad_records.jsonl   files that cannot be used
     profile/           a trace, if --profile asks for one
     rows.I.jsonl       digests of the data that process I was fed, if --record_rows asks for them
@@ -38,7 +39,7 @@ from snapvideo_jax.evaluation.evaluate import Setting
 from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, chips, hosts
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.planner import compiler, residuals
+from snapvideo_jax.planner import compiler, programs, residuals
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.sampling.generate import sample_sheet, silent
 from snapvideo_jax.sampling.stage import Stage
@@ -46,6 +47,7 @@ from snapvideo_jax.sampling.trained import Trained
 from snapvideo_jax.training import (
     checkpoint,
     fed_rows,
+    goodput,
     graft,
     optim,
     profiler,
@@ -109,6 +111,7 @@ def train(
     Raises:
         UserError: one line that says what is wrong, where, and what to do.
     """
+    began = time.monotonic()
     source = hosts.raise_on_all(lambda: _open(config, workdir, profile))
     fields = json.loads(config.to_json())
     if jax.process_count() > 1:
@@ -140,10 +143,10 @@ def train(
             table = telemetry.parameter_table(program.abstract_state.params) + "\n"
             storage.write(workdir / "parameters.txt", table.encode())
         trace = profiler.Trace(workdir / "profile", profile if hosts.is_first() else range(0), log)
-        return _loop(run, state, trace)
+        return _loop(run, state, trace, goodput.Ledger(workdir / "goodput.json", start, began))
 
 
-def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
+def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Ledger) -> TrainState:
     """Trains to the last step. Metrics are fetched one step late: the device never waits for them.
 
     The order matters: a checkpoint is saved before the next batch is taken, so that its step is
@@ -163,7 +166,8 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
         )
         report = stack.enter_context(_report(run, state, checkpoints.steps))
         signals = stack.enter_context(hosts.Signals())  # outlasts the last save
-        stack.callback(checkpoints.close)
+        stack.callback(ledger.write)
+        stack.enter_context(_closing(checkpoints, ledger))
         if start:
             checkpoints.set_aside(start)
         part = batches.part(program.abstract_batch["video"])
@@ -173,21 +177,26 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(spec, start, steps)))
         stack.enter_context(trace)
         log("compiling the training step")
-        train_step = hosts.compile_on_all(
-            program.step, program.abstract_state, program.abstract_batch
-        )
+        with ledger.time("compile"):
+            train_step = hosts.compile_on_all(
+                program.step, program.abstract_state, program.abstract_batch
+            )
         pending: tuple = ()
         if is_evaluated(start):  # it may have been stopped in there
-            report.evaluation(start, _evaluate(run, state))
+            with ledger.time("pictures"):
+                report.evaluation(start, _evaluate(run, state))
         for step in range(start + 1, steps + 1):
             trace.before(step, state)
+            ledger.begin(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 before = time.monotonic()
-                batch = next(feed)
+                with ledger.time("data"):
+                    batch = next(feed)
                 report.waited(time.monotonic() - before)
                 if run.record_rows:
                     fed_rows.record(run.workdir, step, batch)
-                state, metrics = train_step(state, batches.join(program.abstract_batch, batch))
+                with ledger.time("compile" if step == start + 1 else "training"):
+                    state, metrics = train_step(state, batches.join(program.abstract_batch, batch))
             trace.after(step, state)
             if pending:
                 report.step(*pending)
@@ -200,25 +209,52 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 # What is skipped would push out what is sound. An evaluation may take long: what a
                 # kill then loses is its last batch, not training.
                 if ending or not report.skips:
-                    if broken := checkpoint.not_finite(state):
-                        raise report.diverged(broken)
-                    checkpoints.save(step, state, run.meta, before=report.flush)
+                    with ledger.time("checkpoint"):
+                        if broken := checkpoint.not_finite(state):
+                            raise report.diverged(broken)
+                        checkpoints.save(step, state, run.meta, before=report.flush)
             if ending:
                 break
             if samples_every and step % samples_every == 0:
-                with _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
+                with ledger.time("pictures"), _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
                     report.samples(step, _write_sheet(run, state))
             if is_evaluated(step):
-                report.evaluation(step, _evaluate(run, state))
+                with ledger.time("pictures"):
+                    report.evaluation(step, _evaluate(run, state))
         if pending:
             report.step(*pending)
         if report.skips and not ending:
             raise report.diverged()
+    log(ledger.summary())
     if ending and int(state.step) < steps:
         error, word = (Stopped, "stopped") if ending == signal.SIGINT else (Preempted, "preempted")
         raise error(f"{word}: saved step {step}, resume with the same command")
     log(f"done: step {steps}, checkpoint in {run.workdir / 'checkpoints' / str(steps)}")
     return state
+
+
+@contextlib.contextmanager
+def _closing(checkpoints: checkpoint.Checkpoints, ledger: goodput.Ledger) -> Iterator[None]:
+    """Closes the checkpoints after the block, and counts the wait for the last one as saving."""
+    try:
+        yield
+    finally:
+        with ledger.time("checkpoint"):
+            checkpoints.close()
+
+
+def _speed(run: Run) -> telemetry.Speed | None:
+    """Returns the work of a step and what the devices could do; None where no chip is known.
+
+    The work is that of the model: what a rematerialized block computes again does not count.
+    """
+    devices = list(run.program.mesh.devices.flat)
+    chip = chips.of(devices[0].device_kind)
+    if chip is None:
+        return None
+    flops = programs.planned(run.config, "train", devices).model_flops
+    peak = chip.peak if run.config.model.dtype == "bfloat16" else 0.0  # that of the sheets
+    return telemetry.Speed(flops / len(devices), peak)
 
 
 def _open(config: Config, workdir: Path, profile: range) -> build.Source:
@@ -311,6 +347,7 @@ def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -
         every_seconds=config.log.every_seconds,
         saved_steps=saved_steps,
         log=run.log,
+        speed=_speed(run),
     )
 
 

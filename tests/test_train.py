@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -28,6 +29,7 @@ from snapvideo_jax.errors import (
 )
 from snapvideo_jax.evaluation import job, noise_levels, result
 from snapvideo_jax.parallel import chips, hosts
+from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.train import train
 from snapvideo_jax.training import checkpoint
@@ -50,8 +52,10 @@ PROGRAM = build.train_program
 PROGRAMS = {}
 
 
-def remembered(config, vocabulary_size):
+def remembered(config, vocabulary_size, devices=None):
     """build.train_program, made once for each config."""
+    if devices is not None:
+        return PROGRAM(config, vocabulary_size, devices)
     key = config.to_json(), vocabulary_size
     if key not in PROGRAMS:
         PROGRAMS[key] = PROGRAM(config, vocabulary_size)
@@ -125,6 +129,25 @@ def test_metrics_hold_every_step_and_finite_losses(unbroken):
     assert [row["step"] for row in rows] == list(range(1, 9))
     assert all(np.isfinite(row["loss"]) and row["skipped"] == 0 for row in rows)
     assert rows[0]["learning_rate"] == 0 and rows[-1]["learning_rate"] < rows[3]["learning_rate"]
+
+
+def test_the_ledger_says_where_the_time_went(unbroken):
+    entries = json.loads((unbroken[0] / "goodput.json").read_text())
+    assert (entries["starts"], entries["step"], entries["steps"]) == (1, 8, 8)
+    assert all(entries["seconds"][name] > 0 for name in ("start", "compile", "data", "checkpoint"))
+    assert any(re.match(r"goodput \d+ % of .*compiling \d+ %", line) for line in unbroken[2])
+
+
+def test_a_known_chip_has_the_work_of_a_step_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(chips, "of", lambda kind: chips.CHIPS[0][1])
+    small = config(model__dtype="bfloat16", model__remat="block")
+    program = build.train_program(small, 64)
+    run = train_module.Run(small, tmp_path, None, None, program, {}, quiet, False)
+    speed = train_module._speed(run)
+    assert speed.peak == 918e12
+    plain = build.train_program(config(model__dtype="bfloat16"), 64)
+    flops = cost.flops(plain.step, plain.abstract_state, plain.abstract_batch)
+    assert speed.flops == flops / 8
 
 
 def test_tensorboard_events_are_written(unbroken):

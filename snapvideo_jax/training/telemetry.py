@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from snapvideo_jax import storage, trees
 from snapvideo_jax.errors import DivergedError, StorageError, reason
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.units import duration_text, size_text
+from snapvideo_jax.units import duration_text, number_text, size_text
 
 ROW = {"step": STEP}
 
@@ -114,6 +114,13 @@ def _children(sizes: Counter[tuple[str, ...]], parent: tuple[str, ...]) -> Count
     return children
 
 
+class Speed(NamedTuple):
+    """flops: that one device has to do in a step. peak: FLOP/s that it can do; 0 if not known."""
+
+    flops: float
+    peak: float
+
+
 class Progress:
     """One line every few seconds: step, loss, videos/s, time left, share of time without batch."""
 
@@ -125,7 +132,9 @@ class Progress:
         every_seconds: float,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        speed: Speed | None = None,
     ):
+        self._speed = speed
         self._steps, self._batch_size, self._every, self._log = (
             steps,
             batch_size,
@@ -161,17 +170,29 @@ class Progress:
             "videos_per_second": self._batch_size / max(seconds_a_step, 1e-9),
             "data_wait": self._waited / max(elapsed, 1e-9),
         }
+        if self._speed:
+            rates["tflops_per_device"] = self._speed.flops / max(seconds_a_step, 1e-9) / 1e12
+            if self._speed.peak:
+                rates["mfu"] = rates["tflops_per_device"] * 1e12 / self._speed.peak
         self._log(
             f"step {step:{self._width}d}/{self._steps}  loss {np.mean(self._losses):.4f}  "
             f"{rates['videos_per_second']:.1f} videos/s  "
             f"ETA {duration_text((self._steps - step) * seconds_a_step)}  "
-            f"waiting for data {100 * rates['data_wait']:.0f} %"
+            f"waiting for data {100 * rates['data_wait']:.0f} %{_speed_text(rates)}"
         )
         self._restart(step)
         return rates
 
     def _restart(self, step: int) -> None:
         self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
+
+
+def _speed_text(rates: dict[str, float]) -> str:
+    """Writes what is known of the devices' speed, with a space before it, or nothing."""
+    text = ""
+    if "tflops_per_device" in rates:
+        text = f"  {number_text(rates['tflops_per_device'])} TFLOP/s a device"
+    return f"{text}, MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else text
 
 
 class Nowhere:
@@ -255,6 +276,7 @@ class Report:
         every_seconds: float,
         saved_steps: Callable[[], list[int]],
         log: Callable[[str], None],
+        speed: Speed | None = None,
     ):
         """Opens the files.
 
@@ -270,6 +292,7 @@ class Report:
             every_seconds: between lines on the screen.
             saved_steps: returns the steps of the checkpoints that there are.
             log: called with each line for the screen.
+            speed: for TFLOP/s and MFU, where the devices are known.
         """
         self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
         self._batch_size, self._saved_steps, self._step = batch_size, saved_steps, start
@@ -281,7 +304,12 @@ class Report:
             self._file = MetricsFile(workdir / "metrics.jsonl", start)
             self._board = Board(workdir / "tensorboard", log)
         self._progress = Progress(
-            start=start, steps=steps, batch_size=batch_size, every_seconds=every_seconds, log=log
+            start=start,
+            steps=steps,
+            batch_size=batch_size,
+            every_seconds=every_seconds,
+            log=log,
+            speed=speed,
         )
 
     def __enter__(self) -> "Report":

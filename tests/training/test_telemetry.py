@@ -35,6 +35,21 @@ def test_a_line_says_step_loss_rate_time_left_and_waiting():
     ]
 
 
+@pytest.mark.parametrize(
+    ("peak", "says"),
+    [(100e12, "  25.0 TFLOP/s a device, MFU 25.0 %"), (0, "  25.0 TFLOP/s a device")],
+)
+def test_the_speed_of_known_devices_is_in_the_line_and_the_rates(peak, says):
+    clock, lines = Clock(), []
+    speed = telemetry.Speed(flops=50e12, peak=peak)
+    progress = telemetry.Progress(0, 100, 32, 5.0, lines.append, clock, speed)
+    progress.step(1, 2.0)
+    clock.now = 8.0
+    rates = progress.step(5, 1.5)
+    assert lines[-1].endswith(f"waiting for data 0 %{says}")
+    assert rates["tflops_per_device"] == 25 and rates.get("mfu") == (0.25 if peak else None)
+
+
 def test_the_last_step_is_always_reported():
     lines = []
     progress = telemetry.Progress(7, 9, 4, 1e9, lines.append, Clock())
