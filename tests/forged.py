@@ -4,8 +4,10 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint
 
 from snapvideo_jax.training import checkpoint
+from snapvideo_jax.trees import path_name
 
 
 def flip_bit(run, step, leaf, element=0, bit=0):
@@ -15,17 +17,11 @@ def flip_bit(run, step, leaf, element=0, bit=0):
     leaves = dict(checkpoint.host_leaves(folder, step))
     leaves[leaf] = leaves[leaf].copy()
     leaves[leaf].reshape(-1).view(np.uint32)[element] ^= 1 << bit
-    tree = {}
-    for name, value in leaves.items():
-        *parents, last = name.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    optimizer = tree.get("opt_state", {})  # the names in it are places in a tuple
-    if optimizer:
-        tree["opt_state"] = [optimizer.get(str(n), {}) for n in range(1 + max(map(int, optimizer)))]
+    stored = orbax.checkpoint.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree
+    tree = jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.numpy.asarray(leaves[path_name(path)]), stored
+    )
     shutil.rmtree(folder / str(step))
     checkpoints = checkpoint.Checkpoints(folder, keep_last=1000, keep_every=0)
-    checkpoints.save(step, jax.tree.map(jax.numpy.asarray, tree), meta)
+    checkpoints.save(step, tree, meta)
     checkpoints.close()
