@@ -153,6 +153,17 @@ def test_two_hundred_mutations_of_the_config_are_noticed_or_change_nothing(folde
             assert "\n" not in str(error) and len(str(error)) < 600
 
 
+@pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.slow)])
+def test_mutated_weights_are_noticed_or_change_nothing(folder, params, count):
+    path, expected = folder / "model.safetensors", abstract(params)
+    for damaged in mutations(path.read_bytes(), count, seed=count):
+        path.write_bytes(damaged)
+        try:
+            assert same(export_folder.load_params(folder, expected), params)
+        except DataError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+
+
 def test_the_first_format_is_read(folder):
     path, before = folder / "config.json", export_folder.read(folder)
     entries = json.loads(path.read_text())
