@@ -144,7 +144,7 @@ print(refused)
 """
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.faults)])
 def test_mutated_safetensors_take_no_more_memory_than_their_size_and_end_in_one_line(
     tmp_path, count
 ):

@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_bit(unbroken,
     assert checkpoint.step_folders(folder / "run" / "checkpoints") == [8, 6]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_disk_that_stays_full_ends_the_run_and_what_is_there_stays(unbroken, disk, monkeypatch):
     faked(monkeypatch)
     folder, lines = disk(64 << 20), []

@@ -153,7 +153,7 @@ def test_two_hundred_mutations_of_the_config_are_noticed_or_change_nothing(folde
             assert "\n" not in str(error) and len(str(error)) < 600
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.faults)])
 def test_mutated_weights_are_noticed_or_change_nothing(folder, params, count):
     path, expected = folder / "model.safetensors", abstract(params)
     for damaged in mutations(path.read_bytes(), count, seed=count):

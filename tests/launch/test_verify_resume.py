@@ -69,7 +69,7 @@ def test_the_first_process_compares_and_the_others_wait_for_it(tmp_path, monkeyp
     assert trainer.follow(False, path, list) == [[4, "x"]]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_child_that_fails_is_one_line_with_its_exit_code(tmp_path):
     flags = TINY, "--config.data.source=folder", "--config.data.path=/no/such"
     with pytest.raises(UserError, match="ended with exit code 3: .*/no/such") as caught:
@@ -77,7 +77,7 @@ def test_a_child_that_fails_is_one_line_with_its_exit_code(tmp_path):
     assert caught.value.exit_code == DataError.exit_code
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("devices, flags", [(1, ()), (4, ("--config.mesh.fsdp=2",))])
 def test_kill_and_resume_change_no_bit(tmp_path, devices, flags):
     done = verify("--steps=4", f"--workdir={tmp_path / 'v'}", *flags, devices=devices)
@@ -86,7 +86,7 @@ def test_kill_and_resume_change_no_bit(tmp_path, devices, flags):
     assert checkpoint.step_folders(tmp_path / "v" / "resumed" / "checkpoints") == [8, 4]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_kill_and_resume_change_no_bit_of_two_processes(tmp_path):
     command = "-m", "launch.verify_resume", TINY, "--steps=4", f"--workdir={tmp_path / 'v'}"
     for code, stdout, stderr in run_job(command, command):
@@ -95,7 +95,7 @@ def test_kill_and_resume_change_no_bit_of_two_processes(tmp_path):
     assert len(list((tmp_path / "v" / "resumed").glob("rows.*.jsonl"))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_bit_that_flips_while_a_run_is_down_is_named(tmp_path, monkeypatch):
     """The checkpoint from which the run resumes has a flipped bit, and digests that fit it."""
     train = trainer.train_until
@@ -115,7 +115,7 @@ def test_a_bit_that_flips_while_a_run_is_down_is_named(tmp_path, monkeypatch):
         in_process.launch("verify_resume", TINY, "--steps=4", f"--workdir={tmp_path / 'v'}")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_replay_finds_what_the_hardware_did(tmp_path):
     flags = "--config.checkpoint.keep_last=9", "--workdir", tmp_path / "run"
     command = [sys.executable, "-m", "launch.train", TINY, *map(str, flags)]

@@ -2,8 +2,13 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,8 @@ from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.training import checkpoint
 from tests.mutations import mutations
 from tests.test_storage import fill
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def mesh(data, fsdp):
@@ -335,3 +342,42 @@ def test_what_a_kill_left_uncommitted_is_removed_at_the_next_start(folder):
     checkpoint.Checkpoints(folder, keep_last=3, keep_every=0).close()
     assert not (folder / "4.orbax-checkpoint-tmp").exists()
     assert checkpoint.step_folders(folder) == [3, 2, 1]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import jax.numpy as jnp
+from snapvideo_jax.training import checkpoint
+
+class Killed:
+    def __getattr__(self, name):
+        os.kill(os.getpid(), 9)
+
+folder = Path(sys.argv[1])
+checkpoints = checkpoint.Checkpoints(folder, keep_last=2, keep_every=0)
+for step in (1, 2):
+    checkpoints.save(step, {"x": jnp.float32(step)}, {})
+    checkpoints._settle()
+deleter = "_checkpoint_deleter"
+assert hasattr(checkpoints._manager, deleter)
+setattr(checkpoints._manager, deleter, Killed())
+checkpoints.save(3, {"x": jnp.float32(3)}, {})
+checkpoints.close()
+"""
+
+
+@pytest.mark.faults
+def test_a_kill_between_a_commit_and_the_deletion_that_follows_loses_nothing(tmp_path):
+    folder = tmp_path / "checkpoints"
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert checkpoint.step_folders(folder) == [3, 2, 1]  # the new one is whole, the old one there
+    target = abstract({"x": jax.device_put(jnp.float32(0), jax.devices()[0])})
+    assert checkpoint.restore_newest(folder, target, print).state["x"] == 3
+    checkpoints = checkpoint.Checkpoints(folder, keep_last=2, keep_every=0)
+    checkpoints.save(4, {"x": jnp.float32(4)}, {})
+    checkpoints.close()
+    assert checkpoint.step_folders(folder) == [4, 3]
