@@ -103,16 +103,19 @@ def load_config(path: str) -> Any:
     return values.config
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], joins: bool = True) -> None:
     """Parses the flags, calls `main` and exits: 0, or the code of the UserError it raised.
+
+    joins: whether this process is one of the job that its flags or its cluster speak of.
 
     Compiled programs stay in ~/.cache (or $JAX_COMPILATION_CACHE_DIR) for the next start.
     """
     signals.watch()
+    screen.ignore_closed_loops()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     collect_seldom()
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(lambda _: _guarded(main, joins), flags_parser=_parse)
 
 
 def collect_seldom() -> None:
@@ -130,7 +133,7 @@ def cache_folder() -> Path:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # Orbax logs the stack of each error that it also raises
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS:
@@ -189,12 +192,13 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def _guarded(main: Callable[[], None], joins: bool) -> None:
     """Joins the job and calls `main`; a UserError or a signal is one line and an exit code."""
     try:
         numerics.pin()
         probe_outputs()
-        cluster.join()
+        if joins:
+            cluster.join()
         main()
     except UserError as error:
         _exit(error)

@@ -1,10 +1,12 @@
 """What a command shows: lines on the screen, progress, and an error as one line."""
 
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -66,6 +68,21 @@ def replacements() -> Callable[[str, str], None]:
             say(f"replaced: {path}: {reason}")
 
     return report
+
+
+def ignore_closed_loops() -> None:
+    """Lets no stack be printed of threads of Orbax that come late after a save that failed.
+
+    They call into an event loop that it closed; the failure itself is raised.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks that nobody waits for now
+    others = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            others(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def print_error(error: UserError) -> None:

@@ -32,12 +32,17 @@ from snapvideo_jax.training import profiler
 entry.define_config()
 WORKDIR = entry.define_folder("workdir", "Folder of the run; created if absent.")
 PROFILE = flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace for xprof.")
+RECORD_ROWS = flags.DEFINE_bool(
+    "record_rows",
+    False,
+    "Write a digest of every row of data (launch.verify_resume compares them).",
+)
 
 
 def run() -> None:
     """Trains the config in --workdir."""
     profile = profiler.parse(PROFILE.value) if PROFILE.value is not None else range(0)
-    train(flags.FLAGS.config, Path(WORKDIR.value), screen.say, profile)
+    train(flags.FLAGS.config, Path(WORKDIR.value), screen.say, profile, RECORD_ROWS.value)
 
 
 if __name__ == "__main__":

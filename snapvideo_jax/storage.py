@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, JSON that says whether it is whole, and folders."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -38,12 +39,21 @@ def write(path: str | Path, content: bytes) -> None:
 
 
 def append(path: str | Path, content: bytes) -> None:
-    """Adds to the end of a file; raises StorageError with one line if that fails."""
+    """Adds to the end of a file, all of `content` or nothing.
+
+    Raises StorageError with one line if that fails.
+    """
     try:
-        with Path(path).open("ab") as file:
-            file.write(content)
+        with Path(path).open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(size)
+                raise
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
 
 def make_folder(path: str | Path) -> Path:

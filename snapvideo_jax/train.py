@@ -6,8 +6,10 @@ checkpoint that verifies. What is in the folder of a run:
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
     config.json        the config of the last run samples/STEP.png    the sample grids
     evaluations/       STEP.json: what was measured of the EMA (log.evaluate_every)
+    goodput.json       where the time went        saved.json          the newest step
     parameters.txt     every parameter            bad_records.jsonl   files that cannot be used
     profile/           a trace, if --profile asks for one
+    rows.I.jsonl       digests of the data that process I was fed, if --record_rows asks for them
 All processes of a job call train alike. The first one writes these files, but for the arrays of
 checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 """
@@ -31,18 +33,27 @@ from snapvideo_jax.build import Config
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.data.bad_records import BadRecords
 from snapvideo_jax.data.text import train_vocabulary
-from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped
+from snapvideo_jax.errors import ConfigError, DataError, Preempted, Stopped, StorageError
 from snapvideo_jax.evaluation import evaluate, extractors, result, sets
 from snapvideo_jax.evaluation.evaluate import Setting
 from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, chips, hosts
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.planner import compiler, residuals
+from snapvideo_jax.planner import compiler, programs, residuals
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.sampling.generate import sample_sheet, silent
 from snapvideo_jax.sampling.stage import Stage
 from snapvideo_jax.sampling.trained import Trained
-from snapvideo_jax.training import checkpoint, graft, optim, profiler, resume, telemetry
+from snapvideo_jax.training import (
+    checkpoint,
+    fed_rows,
+    goodput,
+    graft,
+    optim,
+    profiler,
+    resume,
+    telemetry,
+)
 from snapvideo_jax.training.state import TrainState
 from snapvideo_jax.units import size_text
 
@@ -66,7 +77,10 @@ Log = Callable[[str], None]
 
 
 class Run(NamedTuple):
-    """What a run is made of. meta: what its checkpoints are saved with."""
+    """What a run is made of. meta: what its checkpoints are saved with.
+
+    record_rows: whether digests of the rows of data are written down.
+    """
 
     config: Config
     workdir: Path
@@ -75,9 +89,16 @@ class Run(NamedTuple):
     program: build.TrainProgram
     meta: dict
     log: Log
+    record_rows: bool
 
 
-def train(config: Config, workdir: Path, log: Log = print, profile: range = range(0)) -> TrainState:
+def train(
+    config: Config,
+    workdir: Path,
+    log: Log = print,
+    profile: range = range(0),
+    record_rows: bool = False,
+) -> TrainState:
     """Runs `config` in `workdir` to its last step, from the newest checkpoint that is there.
 
     Args:
@@ -85,10 +106,12 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
         workdir: folder of the run; made where there is none.
         log: called with each line for the screen.
         profile: steps that the first process traces.
+        record_rows: writes a digest of every row of data, to compare two runs.
 
     Raises:
         UserError: one line that says what is wrong, where, and what to do.
     """
+    began = time.monotonic()
     source = hosts.raise_on_all(lambda: _open(config, workdir, profile))
     fields = json.loads(config.to_json())
     if jax.process_count() > 1:
@@ -105,7 +128,7 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
             "text": text.encoder,
             "numerics": numerics.check(),
         }
-        run = Run(config, workdir, source, text, program, meta, log)
+        run = Run(config, workdir, source, text, program, meta, log, record_rows)
         if saved:  # all checkpoints of a folder are of one experiment
             resume.check_same_experiment(workdir, saved, meta)
         state = _first_state(run)
@@ -120,10 +143,10 @@ def train(config: Config, workdir: Path, log: Log = print, profile: range = rang
             table = telemetry.parameter_table(program.abstract_state.params) + "\n"
             storage.write(workdir / "parameters.txt", table.encode())
         trace = profiler.Trace(workdir / "profile", profile if hosts.is_first() else range(0), log)
-        return _loop(run, state, trace)
+        return _loop(run, state, trace, goodput.Ledger(workdir / "goodput.json", start, began))
 
 
-def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
+def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Ledger) -> TrainState:
     """Trains to the last step. Metrics are fetched one step late: the device never waits for them.
 
     The order matters: a checkpoint is saved before the next batch is taken, so that its step is
@@ -139,10 +162,12 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
             run.workdir / "checkpoints",
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
+            log=log,
         )
         report = stack.enter_context(_report(run, state, checkpoints.steps))
         signals = stack.enter_context(hosts.Signals())  # outlasts the last save
-        stack.callback(checkpoints.close)
+        stack.callback(ledger.write)
+        stack.enter_context(_closing(checkpoints, ledger))
         if start:
             checkpoints.set_aside(start)
         part = batches.part(program.abstract_batch["video"])
@@ -152,23 +177,31 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
         feed = stack.enter_context(contextlib.closing(pipeline.Feed(spec, start, steps)))
         stack.enter_context(trace)
         log("compiling the training step")
-        train_step = hosts.compile_on_all(
-            program.step, program.abstract_state, program.abstract_batch
-        )
+        with ledger.time("compile"):
+            train_step = hosts.compile_on_all(
+                program.step, program.abstract_state, program.abstract_batch
+            )
         pending: tuple = ()
         if is_evaluated(start):  # it may have been stopped in there
-            report.evaluation(start, _evaluate(run, state))
+            with ledger.time("pictures"):
+                report.evaluation(start, _evaluate(run, state))
         for step in range(start + 1, steps + 1):
             trace.before(step, state)
+            ledger.begin(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 before = time.monotonic()
-                batch = next(feed)
+                with ledger.time("data"):
+                    batch = next(feed)
                 report.waited(time.monotonic() - before)
-                state, metrics = train_step(state, batches.join(program.abstract_batch, batch))
+                if run.record_rows:
+                    fed_rows.record(run.workdir, step, batch)
+                with ledger.time("compile" if step == start + 1 else "training"):
+                    state, metrics = train_step(state, batches.join(program.abstract_batch, batch))
             trace.after(step, state)
             if pending:
                 report.step(*pending)
             pending = step, metrics
+            checkpoints.check()
             ending = signals.stop()
             if step % every == 0 or step == steps or ending or is_evaluated(step):
                 report.step(*pending)
@@ -176,25 +209,52 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace) -> TrainState:
                 # What is skipped would push out what is sound. An evaluation may take long: what a
                 # kill then loses is its last batch, not training.
                 if ending or not report.skips:
-                    if broken := checkpoint.not_finite(state):
-                        raise report.diverged(broken)
-                    checkpoints.save(step, state, run.meta)
+                    with ledger.time("checkpoint"):
+                        if broken := checkpoint.not_finite(state):
+                            raise report.diverged(broken)
+                        checkpoints.save(step, state, run.meta, before=report.flush)
             if ending:
                 break
             if samples_every and step % samples_every == 0:
-                with _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
+                with ledger.time("pictures"), _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
                     report.samples(step, _write_sheet(run, state))
             if is_evaluated(step):
-                report.evaluation(step, _evaluate(run, state))
+                with ledger.time("pictures"):
+                    report.evaluation(step, _evaluate(run, state))
         if pending:
             report.step(*pending)
         if report.skips and not ending:
             raise report.diverged()
+    log(ledger.summary())
     if ending and int(state.step) < steps:
         error, word = (Stopped, "stopped") if ending == signal.SIGINT else (Preempted, "preempted")
         raise error(f"{word}: saved step {step}, resume with the same command")
     log(f"done: step {steps}, checkpoint in {run.workdir / 'checkpoints' / str(steps)}")
     return state
+
+
+@contextlib.contextmanager
+def _closing(checkpoints: checkpoint.Checkpoints, ledger: goodput.Ledger) -> Iterator[None]:
+    """Closes the checkpoints after the block, and counts the wait for the last one as saving."""
+    try:
+        yield
+    finally:
+        with ledger.time("checkpoint"):
+            checkpoints.close()
+
+
+def _speed(run: Run) -> telemetry.Speed | None:
+    """Returns the work of a step and what the devices could do; None where no chip is known.
+
+    The work is that of the model: what a rematerialized block computes again does not count.
+    """
+    devices = list(run.program.mesh.devices.flat)
+    chip = chips.of(devices[0].device_kind)
+    if chip is None:
+        return None
+    flops = programs.planned(run.config, "train", devices).model_flops
+    peak = chip.peak if run.config.model.dtype == "bfloat16" else 0.0  # that of the sheets
+    return telemetry.Speed(flops / len(devices), peak)
 
 
 def _open(config: Config, workdir: Path, profile: range) -> build.Source:
@@ -287,6 +347,7 @@ def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -
         every_seconds=config.log.every_seconds,
         saved_steps=saved_steps,
         log=run.log,
+        speed=_speed(run),
     )
 
 
@@ -297,9 +358,14 @@ def _write_sheet(run: Run, state: TrainState) -> np.ndarray:
     prompts = list(run.config.log.sample_prompts)
     sheet = sample_sheet(model, build.sampler_settings(run.config), prompts)
     if hosts.is_first():
-        folder = storage.make_folder(run.workdir / "samples")
-        video.write_png(folder / f"{step:06d}.png", sheet)
-        run.log(f"samples of step {step}: {folder / f'{step:06d}.png'}")
+        path = run.workdir / "samples" / f"{step:06d}.png"
+        try:
+            storage.make_folder(path.parent)
+            video.write_png(path, sheet)
+        except StorageError as error:
+            run.log(f"{error}; training goes on")
+        else:
+            run.log(f"samples of step {step}: {path}")
     return np.asarray(sheet)
 
 

@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, a compilation cache outside the tree, and a toy run, for all tests."""
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -37,6 +38,25 @@ def pytest_collection_modifyitems(items):
     """Sorts the tests of the longest files to the front; all else stays as it is."""
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a disk of so many bytes, and returns its folder; skips where that is not allowed."""
+    places = []
+
+    def mount(size):
+        place = tmp_path / f"disk{len(places)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no right to mount a disk")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv where that is needed, then lints, checks types and runs the tests.
 #   bash tests/run.sh               everything
+#   bash tests/run.sh --faults      the tests that kill runs, fill disks and mutate files for minutes
 #   bash tests/run.sh tests/models  arguments go to pytest; no lint, no types
 set -eu
 case "$#:${1:-}" in
@@ -35,5 +36,6 @@ if [ $# -eq 0 ]; then
   # Compiling is most of the work, and each file compiles by itself; tests/conftest.py orders them.
   set -- -n 2 --dist loadfile --no-loadscope-reorder
 fi
+[ "$1" != --faults ] || set -- -m faults "${@:2}"
 part tests "$python" -m pytest "$@"
 echo "$seconds"

@@ -1,5 +1,6 @@
 """Files are whole or not there, say if they are as they were written, and lie on this machine."""
 
+import contextlib
 import os
 
 import pytest
@@ -91,3 +92,39 @@ def test_a_digest_is_that_of_the_bytes_and_of_the_names_in_a_folder(tmp_path):
     assert len(digests | {storage.digest(tmp_path / "a")}) == 5
     with pytest.raises(storage.Damaged, match="cannot be read: No such file"):
         storage.digest(tmp_path / "a" / "1")
+
+
+def fill(folder, leave=0):
+    """Writes a file that leaves so many bytes of the disk; delete it to have them back."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    os.truncate(ballast, ballast.stat().st_size - leave)
+    return ballast
+
+
+@pytest.mark.parametrize("size", [8 << 10, 20 << 10])
+def test_on_a_full_disk_a_file_is_whole_or_as_it_was(disk, size):
+    folder = disk(size)
+    storage.write(folder / "a", b"old")
+    fill(folder)
+    for path in ("a", "b"):
+        with pytest.raises(StorageError, match="cannot write .*: No space left on device"):
+            storage.write(folder / path, bytes(4 * size))
+    with pytest.raises(StorageError, match="cannot write to .*: No space left on device"):
+        storage.probe(folder)
+    assert (folder / "a").read_bytes() == b"old" and not list(folder.glob(".*"))
+
+
+def test_what_is_added_to_a_file_is_there_whole_or_not_at_all(disk):
+    folder = disk(20 << 10)
+    storage.append(folder / "a", b"first\n")
+    ballast = fill(folder, leave=4096)
+    for _ in range(2):  # the first page of it fits
+        with pytest.raises(StorageError, match="cannot write .*a: No space left on device"):
+            storage.append(folder / "a", bytes(10_000))
+        assert (folder / "a").read_bytes() == b"first\n"
+    ballast.unlink()
+    storage.append(folder / "a", b"second\n")
+    assert (folder / "a").read_bytes() == b"first\nsecond\n"

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -28,10 +29,12 @@ from snapvideo_jax.errors import (
 )
 from snapvideo_jax.evaluation import job, noise_levels, result
 from snapvideo_jax.parallel import chips, hosts
+from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.train import train
 from snapvideo_jax.training import checkpoint
 from tests import tiny
+from tests.test_storage import fill
 
 
 def quiet(line):
@@ -49,8 +52,10 @@ PROGRAM = build.train_program
 PROGRAMS = {}
 
 
-def remembered(config, vocabulary_size):
+def remembered(config, vocabulary_size, devices=None):
     """build.train_program, made once for each config."""
+    if devices is not None:
+        return PROGRAM(config, vocabulary_size, devices)
     key = config.to_json(), vocabulary_size
     if key not in PROGRAMS:
         PROGRAMS[key] = PROGRAM(config, vocabulary_size)
@@ -126,6 +131,25 @@ def test_metrics_hold_every_step_and_finite_losses(unbroken):
     assert rows[0]["learning_rate"] == 0 and rows[-1]["learning_rate"] < rows[3]["learning_rate"]
 
 
+def test_the_ledger_says_where_the_time_went(unbroken):
+    entries = json.loads((unbroken[0] / "goodput.json").read_text())
+    assert (entries["starts"], entries["step"], entries["steps"]) == (1, 8, 8)
+    assert all(entries["seconds"][name] > 0 for name in ("start", "compile", "data", "checkpoint"))
+    assert any(re.match(r"goodput \d+ % of .*compiling \d+ %", line) for line in unbroken[2])
+
+
+def test_a_known_chip_has_the_work_of_a_step_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(chips, "of", lambda kind: chips.CHIPS[0][1])
+    small = config(model__dtype="bfloat16", model__remat="block")
+    program = build.train_program(small, 64)
+    run = train_module.Run(small, tmp_path, None, None, program, {}, quiet, False)
+    speed = train_module._speed(run)
+    assert speed.peak == 918e12
+    plain = build.train_program(config(model__dtype="bfloat16"), 64)
+    flops = cost.flops(plain.step, plain.abstract_state, plain.abstract_batch)
+    assert speed.flops == flops / 8
+
+
 def test_tensorboard_events_are_written(unbroken):
     assert list((unbroken[0] / "tensorboard").glob("events.*"))
 
@@ -154,6 +178,49 @@ def test_a_broken_newest_checkpoint_costs_steps_not_the_run(unbroken, tmp_path):
     assert any(f"ignoring checkpoint {newest} " in line for line in lines)
     assert any("resuming at step" in line for line in lines)
     assert_same(state, unbroken[1])
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_bit(unbroken, disk):
+    folder, lines = disk(64 << 20), []
+
+    def log(line):
+        lines.append(line)
+        if line.startswith("first step") and not (folder / "ballast").exists():
+            fill(folder)
+        if "could not save step 3 " in line:
+            (folder / "ballast").unlink()
+
+    state = train(config(), folder / "run", log)
+    assert_same(state, unbroken[1])
+    assert sum("could not save" in line for line in lines) == 1
+    assert sum("metrics wait in memory" in line for line in lines) == 1
+    metrics = [(f / "metrics.jsonl").read_bytes() for f in (folder / "run", unbroken[0])]
+    assert metrics[0] == metrics[1]
+    assert checkpoint.step_folders(folder / "run" / "checkpoints") == [8, 6]
+
+
+@pytest.mark.faults
+def test_a_disk_that_stays_full_ends_the_run_and_what_is_there_stays(unbroken, disk, monkeypatch):
+    faked(monkeypatch)
+    folder, lines = disk(64 << 20), []
+
+    def log(line):
+        lines.append(line)
+        if line.startswith("step 4/"):
+            fill(folder)
+
+    short = config(checkpoint__every_steps=1, checkpoint__keep_last=9)
+    with pytest.raises(StorageError, match="3 saves in a row failed: .* the disk is full"):
+        train(short, folder / "run", log)
+    saved = checkpoint.step_folders(folder / "run" / "checkpoints")
+    assert saved and checkpoint.newest_meta(folder / "run" / "checkpoints")["step"] == saved[0]
+    assert all(path.name.isdigit() for path in (folder / "run" / "checkpoints").iterdir())
+    (folder / "ballast").unlink()
+    train(short, folder / "run", quiet)
+    rows = [
+        json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in rows] == list(range(1, 9))
 
 
 EVALUATING = {"log__evaluate_every": 4, "log__evaluate_samples": 2}

@@ -128,10 +128,15 @@ def claim_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+def process_name(pid: int) -> str:
+    """Returns what stands in the lock of a run's folder if process `pid` of this host holds it."""
+    return f"process {pid} on {socket.gethostname()}"
+
+
 @contextlib.contextmanager
 def _lock_folder(folder: Path) -> Iterator[str]:
     """Holds the folder's lock; yields the text in it, which names this process."""
-    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    owner = process_name(os.getpid())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+", errors="replace")

@@ -177,11 +177,7 @@ class OutputFolder:
             raise StorageError(f"{path} {damage}") from damage
         if not self._part_is_open:
             self._open_part()
-        try:
-            with self._part.open("ab") as part:
-                part.write(_line(self._record(sample)))
-        except OSError as error:
-            raise StorageError(f"cannot write {self._part}: {error.strerror}") from error
+        storage.append(self._part, _line(self._record(sample)))
 
     def finish(self) -> None:
         """Writes samples.json and the sheet, of what all processes made, in place of their parts.

@@ -9,9 +9,14 @@ arrays, and the first alone looks at the folder, so that all see the same one.
 """
 
 import contextlib
+import errno
 import json
+import math
+import os
 import re
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +27,13 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import StorageError
+from snapvideo_jax.errors import StorageError, reason
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.kinds import Table, Text, Whole
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.storage import Damaged, check_kinds, check_seal, parse_object, read, sealed
-from snapvideo_jax.trees import leaves_by_name
+from snapvideo_jax.trees import leaves_by_name, path_name
+from snapvideo_jax.units import size_text
 
 FORMAT = 2  # 1 had no seal
 # What lies beside every state, and what a run adds.
@@ -35,6 +41,11 @@ META = {"format": Whole(1, FORMAT), "step": STEP, "digests": Table(Whole(0, 2**3
 RUNS = {"config": Table(), "data": Text(1_000_000), "text": Text(), "numerics": Table()}
 NOTHING = {"config": {}, "data": "", "text": "", "numerics": {}}
 NEVER = 30 * 86_400  # seconds; Orbax waits by the clock on the wall, which may jump by a day
+READ_BYTES = 2**30  # of a checkpoint that is compared
+FAILURES = OSError, ValueError, StorageError  # of a save
+MOST_FAILURES = 3  # in a row
+PATIENCE = 10  # seconds for the threads of a failed save to end
+DISK_FULL = re.compile("RESOURCE_EXHAUSTED|No space left|ENOSPC|quota exceeded", re.IGNORECASE)
 STEP_NAME = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
@@ -131,11 +142,30 @@ def _marker(folder: Path) -> Path:
 
 
 class Checkpoints:
-    """The checkpoints under `folder`, one a step. Saving is asynchronous; `close` waits for it."""
+    """The checkpoints under `folder`, one a step. Saving is asynchronous; `close` waits for it.
 
-    def __init__(self, folder: Path, keep_last: int, keep_every: int):
-        self._folder, self._marked = folder, 0
-        options = ocp.CheckpointManagerOptions(
+    A save that fails is said and leaves nothing behind: training goes on, and what is there stays.
+    MOST_FAILURES in a row end the run, as does the last save of all. In a job of many processes
+    the first failure ends it: the others wait for the one that failed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int,
+        keep_every: int,
+        log: Callable[[str], None] = lambda line: None,
+    ):
+        """Opens the folder, which no other run uses.
+
+        Args:
+            folder: made where there is none.
+            keep_last: newest steps that stay.
+            keep_every: steps that are multiples of it stay too; 0 for none.
+            log: called with a line for each save that failed.
+        """
+        self._folder, self._log, self._marked = folder, log, 0
+        self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last,
             keep_period=keep_every or None,
             step_prefix=None,
@@ -143,41 +173,118 @@ class Checkpoints:
                 timeout_secs=NEVER, create_directories_asynchronously=False
             ),
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._saving: int | None = None  # the step that is being saved
+        self._size = 0  # bytes of its state
+        self._failures: list[str] = []  # of the last saves, in a row
+        self._open()
 
-    def save(self, step: int, state: Any, meta: dict) -> None:
+    def _open(self) -> None:
+        """Makes Orbax's manager, and removes what an earlier one has not committed."""
+        hosts.broadcast(self._remove_unfinished)
+        self._manager = ocp.CheckpointManager(self._folder.absolute(), options=self._options)
+
+    def _remove_unfinished(self) -> None:
+        for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _remove_failed(self) -> None:
+        """Deletes what a failed save has written, until its threads have noticed and end too."""
+        quiet, deadline = 0, time.monotonic() + PATIENCE
+        while quiet < 5 and time.monotonic() < deadline:
+            before = list(self._folder.glob("*.orbax-checkpoint-tmp*"))
+            self._remove_unfinished()
+            time.sleep(0.1)
+            quiet = 0 if before else quiet + 1
+
+    def save(
+        self, step: int, state: Any, meta: dict, before: Callable[[], None] = lambda: None
+    ) -> None:
         """Starts saving; when it returns, `state` may be donated.
 
-        Raises StorageError if this or an earlier save failed.
+        before: writes what must not be older than the checkpoint; the save fails where it raises
+        StorageError. Raises StorageError where this or an earlier save is one failure too many.
         """
+        self._settle()
         meta = sealed(meta | {"format": FORMAT, "step": step, "digests": digests(state)})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._saving, self._size = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         try:
+            before()
+            self._check_room()
             self._manager.save(step, args=items, force=True)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"could not save step {step} in {self._folder}: {error}") from error
-        self._mark()
+        except FAILURES as error:
+            self._fail(error)
+
+    def _check_room(self) -> None:
+        """Raises OSError where the disk has less room than the state takes: why begin."""
+        if shutil.disk_usage(self._folder).free < self._size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def check(self) -> None:
+        """Notices a save that has failed or ended meanwhile, without waiting; see `save`."""
+        if self._saving is not None:
+            try:
+                self._manager.check_for_errors()
+            except FAILURES as error:
+                self._fail(error)
+            else:
+                if not self._manager.is_saving_in_progress():
+                    self._settle()
 
     def steps(self) -> list[int]:
         """Waits until everything is committed, and lists the steps, newest first."""
-        with contextlib.suppress(OSError, ValueError):  # `close` comes next
+        with contextlib.suppress(*FAILURES):  # `close` comes next
             self._manager.wait_until_finished()
         return step_folders(self._folder)
 
     def close(self) -> None:
-        """Waits until everything is committed. StorageError if that fails."""
+        """Waits until everything is committed. Raises StorageError if the last save failed."""
+        self._settle()
+        self._manager.close()
+        if self._failures:
+            raise StorageError(self._failures.pop())
+
+    def _settle(self) -> None:
+        """Waits until the save that is under way has ended, well or not."""
+        if self._saving is None:
+            return
         try:
             self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:
-            raise StorageError(f"could not save in {self._folder}: {error}") from error
-        self._mark()
-        self._manager.close()
+        except FAILURES as error:
+            self._fail(error)
+        else:
+            self._saving, self._failures = None, []
+            self._mark()
+
+    def _fail(self, error: Exception) -> None:
+        """Counts and says a failed save; raises StorageError where it is one too many."""
+        step, self._saving = self._saving, None
+        words = "the disk is full" if DISK_FULL.search(str(error)) else reason(error)[:300]
+        with contextlib.suppress(*FAILURES):  # it may have more to say of the same save
+            self._manager.close()
+        self._remove_failed()
+        steps = step_folders(self._folder)
+        newest = f"the newest checkpoint is step {steps[0]}" if steps else "no checkpoint is there"
+        line = (
+            f"could not save step {step} in {self._folder}: {words} (the state takes "
+            f"{size_text(self._size)}, {size_text(shutil.disk_usage(self._folder).free)} are free)"
+            f"; {newest}"
+        )
+        self._failures.append(line)
+        count = len(self._failures)
+        if count >= MOST_FAILURES or jax.process_count() > 1:
+            self._failures.clear()  # `close` has nothing to add
+            raise StorageError(f"{count} saves in a row failed: {line}" if count > 1 else line)
+        self._log(f"{line}; training goes on")
+        self._open()
 
     def _mark(self) -> None:
         """Writes down the newest committed step: a run that had one never starts from nothing."""
         if hosts.is_first() and (steps := step_folders(self._folder)) and steps[0] > self._marked:
-            self._marked = steps[0]
-            storage.write(_marker(self._folder), json.dumps({"step": steps[0]}).encode() + b"\n")
+            with contextlib.suppress(StorageError):  # the next save writes it
+                content = json.dumps({"step": steps[0]}) + "\n"
+                storage.write(_marker(self._folder), content.encode())
+                self._marked = steps[0]
 
     def set_aside(self, restored_step: int) -> None:
         """Renames folders newer than the restored step, which did not verify, out of the way."""
@@ -227,6 +334,43 @@ def _check_there(folder: Path, step: int) -> None:
     if step not in steps:
         there = ", ".join(map(str, reversed(steps))) or "none"
         raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
+
+
+def host_leaves(folder: Path, step: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads a checkpoint leaf by leaf into this process's own memory, about READ_BYTES at a time.
+
+    Yields (name, whole array) in the order of names. Digests are not looked at. Raises StorageError
+    if the checkpoint cannot be read.
+    """
+    path: Any = (folder / str(step) / "state").absolute()
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        stored: Any = handler.metadata(path)
+        leaves = leaves_by_name(stored.tree)
+        for names in _parts(leaves):
+            tree = jax.tree_util.tree_map_with_path(
+                lambda at, leaf, names=names: leaf if path_name(at) in names else ocp.PLACEHOLDER,
+                stored.tree,
+            )
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            args = ocp.args.PyTreeRestore(item=tree, restore_args=as_numpy)
+            part = leaves_by_name(handler.restore(path, args=args))
+            yield from ((name, part[name]) for name in names)
+    except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
+        raise StorageError(f"{folder}: checkpoint {step}: {reason(error)[:200]}") from error
+
+
+def _parts(leaves: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yields the sorted names of leaves in parts of about READ_BYTES."""
+    part, size = [], 0
+    for name in sorted(leaves):
+        part.append(name)
+        size += math.prod(leaves[name].shape) * np.dtype(leaves[name].dtype).itemsize
+        if size >= READ_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def restore_step(folder: Path, step: int, abstract: Any) -> Restored:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from snapvideo_jax import storage, trees
 from snapvideo_jax.errors import DivergedError, StorageError, reason
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.units import duration_text, size_text
+from snapvideo_jax.units import duration_text, number_text, size_text
 
 ROW = {"step": STEP}
 
@@ -35,24 +35,26 @@ class MetricsFile:
         An evaluation of that step comes again too, after its line. Damaged lines are left out.
         Raises StorageError where the file cannot be read or written.
         """
-        lines = [line for place, line in _rows(path) if place <= (resume_step, False)]
+        self._path, self._pending = path, b""
+        lines = [line for place, line in rows(path) if place <= (resume_step, False)]
         storage.write(path, b"".join(lines))
-        try:
-            self._file = path.open("a")
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends one line and hands it to the system at once."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        """Appends one line and hands it to the system at once.
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        Raises StorageError where that fails; the line then waits for the next call.
+        """
+        self._pending += json.dumps({"step": step} | values).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that wait; raises StorageError where that fails."""
+        if self._pending:
+            storage.append(self._path, self._pending)
+            self._pending = b""
 
 
-def _rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
+def rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
     """Yields ((step, whether it is an evaluation), line) of each row that is whole and in order."""
     if not path.exists():
         return
@@ -112,6 +114,13 @@ def _children(sizes: Counter[tuple[str, ...]], parent: tuple[str, ...]) -> Count
     return children
 
 
+class Speed(NamedTuple):
+    """flops: that one device has to do in a step. peak: FLOP/s that it can do; 0 if not known."""
+
+    flops: float
+    peak: float
+
+
 class Progress:
     """One line every few seconds: step, loss, videos/s, time left, share of time without batch."""
 
@@ -123,7 +132,9 @@ class Progress:
         every_seconds: float,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        speed: Speed | None = None,
     ):
+        self._speed = speed
         self._steps, self._batch_size, self._every, self._log = (
             steps,
             batch_size,
@@ -159,11 +170,15 @@ class Progress:
             "videos_per_second": self._batch_size / max(seconds_a_step, 1e-9),
             "data_wait": self._waited / max(elapsed, 1e-9),
         }
+        if self._speed:
+            rates["tflops_per_device"] = self._speed.flops / max(seconds_a_step, 1e-9) / 1e12
+            if self._speed.peak:
+                rates["mfu"] = rates["tflops_per_device"] * 1e12 / self._speed.peak
         self._log(
             f"step {step:{self._width}d}/{self._steps}  loss {np.mean(self._losses):.4f}  "
             f"{rates['videos_per_second']:.1f} videos/s  "
             f"ETA {duration_text((self._steps - step) * seconds_a_step)}  "
-            f"waiting for data {100 * rates['data_wait']:.0f} %"
+            f"waiting for data {100 * rates['data_wait']:.0f} %{_speed_text(rates)}"
         )
         self._restart(step)
         return rates
@@ -172,10 +187,21 @@ class Progress:
         self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
 
 
+def _speed_text(rates: dict[str, float]) -> str:
+    """Writes what is known of the devices' speed, with a space before it, or nothing."""
+    text = ""
+    if "tflops_per_device" in rates:
+        text = f"  {number_text(rates['tflops_per_device'])} TFLOP/s a device"
+    return f"{text}, MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else text
+
+
 class Nowhere:
     """What the other processes of a job have instead of the first one's MetricsFile and Board."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
         """Does nothing."""
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -189,25 +215,48 @@ class Nowhere:
 
 
 class Board:
-    """TensorBoard through clu; created on the first process only, which alone writes."""
+    """TensorBoard through clu; created on the first process only, which alone writes.
 
-    def __init__(self, folder: Path):
+    What cannot be written is said a single time, and nothing is written after it: a run can do
+    without its curves.
+    """
+
+    def __init__(self, folder: Path, log: Callable[[str], None]):
         storage.make_folder(folder)
         from clu import metric_writers  # imports tensorflow: only when a run really starts
 
-        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+        self._folder, self._log = folder, log
+        self._writer: Any = None
+        with self._giving_up():
+            self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of each name."""
-        self._writer.write_scalars(step, values)
+        with self._giving_up():
+            if self._writer is not None:
+                self._writer.write_scalars(step, values)
 
     def image(self, step: int, name: str, image: Any) -> None:
         """Adds one picture, uint8 [H, W, 3]: a contact sheet, since clu cannot write videos."""
-        self._writer.write_images(step, {name: np.asarray(image)[None]})
+        with self._giving_up():
+            if self._writer is not None:
+                self._writer.write_images(step, {name: np.asarray(image)[None]})
 
     def close(self) -> None:
         """Writes what is pending."""
-        self._writer.close()
+        with self._giving_up():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # tensorflow's and clu's own kinds, from a thread
+            self._writer = None
+            self._log(
+                f"TensorBoard's curves end here: cannot write {self._folder}: {reason(error)[:200]}"
+            )
 
 
 class Report:
@@ -227,6 +276,7 @@ class Report:
         every_seconds: float,
         saved_steps: Callable[[], list[int]],
         log: Callable[[str], None],
+        speed: Speed | None = None,
     ):
         """Opens the files.
 
@@ -242,24 +292,30 @@ class Report:
             every_seconds: between lines on the screen.
             saved_steps: returns the steps of the checkpoints that there are.
             log: called with each line for the screen.
+            speed: for TFLOP/s and MFU, where the devices are known.
         """
         self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
         self._batch_size, self._saved_steps, self._step = batch_size, saved_steps, start
         self._learning_rates, self._max_skipped = learning_rates, max_skipped
         self._skipped, self._skipped_in_a_row = skipped, 0
+        self._log, self._holds_back = log, False  # lines of metrics.jsonl
         self._file = self._board = Nowhere()
         if hosts.is_first():
             self._file = MetricsFile(workdir / "metrics.jsonl", start)
-            self._board = Board(workdir / "tensorboard")
+            self._board = Board(workdir / "tensorboard", log)
         self._progress = Progress(
-            start=start, steps=steps, batch_size=batch_size, every_seconds=every_seconds, log=log
+            start=start,
+            steps=steps,
+            batch_size=batch_size,
+            every_seconds=every_seconds,
+            log=log,
+            speed=speed,
         )
 
     def __enter__(self) -> "Report":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
         self._board.close()
 
     def waited(self, seconds: float) -> None:
@@ -272,8 +328,7 @@ class Report:
         values["learning_rate"] = self._learning_rates[step - 1 - self._skipped].item()
         rates = self._progress.step(step, values["loss"])
         if step % self._metrics_every == 0 or step == self._steps:
-            self._file.write(step, values)
-            self._board.scalars(step, values)
+            self._write(step, values)
         if rates:
             self._board.scalars(step, rates)
         self._skipped += int(values["skipped"])
@@ -281,6 +336,22 @@ class Report:
         self._step = step
         if self._skipped_in_a_row >= self._max_skipped:
             raise self.diverged()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        """Writes a line of metrics, or holds it back until there is room: no save comes before."""
+        self._board.scalars(step, values)
+        try:
+            self._file.write(step, values)
+        except StorageError as error:
+            if not self._holds_back:
+                self._log(f"{error}; metrics wait in memory until there is room")
+            self._holds_back = True
+        else:
+            self._holds_back = False
+
+    def flush(self) -> None:
+        """Writes the metrics that wait; raises StorageError where that fails."""
+        self._file.flush()
 
     @property
     def skips(self) -> bool:
@@ -316,8 +387,7 @@ class Report:
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Writes what was measured of the model after `step`."""
         values = {f"evaluation/{name}": value for name, value in values.items()}
-        self._file.write(step, values)
-        self._board.scalars(step, values)
+        self._write(step, values)
 
     def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
         """Shows a sample grid in TensorBoard."""

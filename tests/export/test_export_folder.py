@@ -153,6 +153,17 @@ def test_two_hundred_mutations_of_the_config_are_noticed_or_change_nothing(folde
             assert "\n" not in str(error) and len(str(error)) < 600
 
 
+@pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.faults)])
+def test_mutated_weights_are_noticed_or_change_nothing(folder, params, count):
+    path, expected = folder / "model.safetensors", abstract(params)
+    for damaged in mutations(path.read_bytes(), count, seed=count):
+        path.write_bytes(damaged)
+        try:
+            assert same(export_folder.load_params(folder, expected), params)
+        except DataError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+
+
 def test_the_first_format_is_read(folder):
     path, before = folder / "config.json", export_folder.read(folder)
     entries = json.loads(path.read_text())
@@ -195,6 +206,14 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, params, monkeypatch):
     with pytest.raises(StorageError, match="cannot write .*out: No space left on device"):
         export_folder.write(tmp_path / "out", CONFIG, 7, params, None)
     assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("size", [8 << 10, 20 << 10])
+def test_a_disk_that_is_too_small_holds_nothing_of_an_export(disk, size):
+    place = disk(size)
+    with pytest.raises(StorageError, match="cannot write .*: No space left on device"):
+        export_folder.write(place / "out", CONFIG, 3, {"table": jnp.ones(30_000)}, None)
+    assert not list(place.iterdir())
 
 
 def test_a_vocabulary_that_is_gone_leaves_nothing_behind(tmp_path, params):

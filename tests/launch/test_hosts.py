@@ -115,8 +115,8 @@ def test_each_shared_file_is_written_once(pair):
     assert steps == list(range(1, 9))
     assert len(list((run / "tensorboard").iterdir())) == 2  # one for each start of the run
     assert sorted(p.name for p in run.iterdir()) == [
-        "checkpoints", "config.json", "lock", "metrics.jsonl", "parameters.txt", "saved.json",
-        "tensorboard", "vocabulary.model",
+        "checkpoints", "config.json", "goodput.json", "lock", "metrics.jsonl",
+        "parameters.txt", "saved.json", "tensorboard", "vocabulary.model",
     ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from snapvideo_jax.sampling.trained import load
 from tests.in_process import launch
 from tests.launch.test_entry import ENVIRONMENT, ROOT
 from tests.mutations import mutations
+from tests.test_storage import fill
 
 SETTINGS = {"steps": 3, "frame_rate": 4.0, "format": "npz", "upsampler": {"steps": 2}}
 WORK = output_folder.work_list(["a red circle", "../../a blue square", ""], seed=7, num=2)
@@ -135,6 +136,17 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, name):
     )
     resumed.finish()
     assert contents(folder) == whole
+
+
+def test_samples_on_a_full_disk_are_whole_and_go_on_when_there_is_room(disk):
+    folder = disk(64 << 10)
+    ballast = fill(folder, leave=12 << 10)
+    with pytest.raises(StorageError, match="cannot write .*: No space left on device"):
+        finished(folder / "out")
+    assert not list((folder / "out").glob(".*"))
+    ballast.unlink()
+    finished(folder / "out")
+    assert (folder / "out" / "samples.json").exists()
 
 
 def test_a_finished_run_makes_nothing_and_changes_nothing(tmp_path):

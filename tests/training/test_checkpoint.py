@@ -2,8 +2,13 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +20,9 @@ from snapvideo_jax.errors import StorageError
 from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.training import checkpoint
 from tests.mutations import mutations
+from tests.test_storage import fill
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def mesh(data, fsdp):
@@ -243,3 +251,133 @@ def test_the_digest_sees_every_flipped_bit(dtype):
 def test_the_digest_sees_swapped_elements():
     x = jnp.arange(6.0).reshape(2, 3)
     assert int(checkpoint.digest(x)) != int(checkpoint.digest(x[::-1]))
+
+
+def saving(folder):
+    """(checkpoints, lines that they log) of a folder, with steps of 100 kB."""
+    lines = []
+    return checkpoint.Checkpoints(folder, 9, 0, lines.append), lines
+
+
+def big(step):
+    return {"x": jnp.asarray(np.random.default_rng(step).normal(size=25_000), jnp.float32)}
+
+
+def wait_for(checkpoints, condition):
+    """Looks as the loop does, after each step, until something holds."""
+    for _ in range(200):
+        checkpoints.check()
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing was noticed")
+
+
+def unlike_the_whole(folder):
+    return [path.name for path in folder.iterdir() if not path.name.isdigit()]
+
+
+@pytest.mark.parametrize("leave", [0, 40 << 10, 110 << 10])  # the last is for the state alone
+def test_a_save_on_a_full_disk_is_noticed_and_leaves_nothing_and_the_next_one_works(disk, leave):
+    folder = disk(1 << 20)
+    checkpoints, lines = saving(folder / "checkpoints")
+    checkpoints.save(1, big(1), {})
+    wait_for(checkpoints, lambda: not checkpoints._manager.is_saving_in_progress())
+    ballast = fill(folder, leave)
+    checkpoints.save(2, big(2), {})
+    wait_for(checkpoints, lambda: lines)
+    assert "could not save step 2 in " in lines[0] and "the disk is full (the state" in lines[0]
+    assert lines[0].endswith("the newest checkpoint is step 1; training goes on")
+    assert unlike_the_whole(folder / "checkpoints") == []
+    ballast.unlink()
+    checkpoints.save(3, big(3), {})
+    checkpoints.close()
+    assert len(lines) == 1 and checkpoint.step_folders(folder / "checkpoints") == [3, 1]
+    restored = checkpoint.restore_newest(folder / "checkpoints", big(3), print)
+    assert_same(restored.state, big(3))
+
+
+def test_three_failed_saves_in_a_row_end_the_run_and_two_do_not(disk):
+    folder = disk(1 << 20)
+    checkpoints, lines = saving(folder / "checkpoints")
+    fails = lambda step: checkpoints.save(step, big(step), {})
+    ballast = fill(folder)
+    fails(1), fails(2)
+    ballast.unlink()
+    checkpoints.save(3, big(3), {})
+    wait_for(checkpoints, lambda: checkpoints._saving is None)
+    fill(folder)
+    fails(4), fails(5)
+    says = "3 saves in a row failed: could not save step 6 .*newest checkpoint is step 3$"
+    with pytest.raises(StorageError, match=says):
+        fails(6)
+    checkpoints.close()
+    assert len(lines) == 4 and unlike_the_whole(folder / "checkpoints") == []
+
+
+def test_the_last_save_of_all_must_not_fail(disk):
+    folder = disk(1 << 20)
+    checkpoints, lines = saving(folder / "checkpoints")
+    fill(folder)
+    checkpoints.save(1, big(1), {})
+    with pytest.raises(StorageError, match="could not save step 1 .*no checkpoint is there$"):
+        checkpoints.close()
+
+
+def test_what_must_not_be_older_than_a_checkpoint_is_written_before(tmp_path):
+    checkpoints, lines = saving(tmp_path / "checkpoints")
+
+    def before():
+        raise StorageError("cannot write metrics.jsonl")
+
+    checkpoints.save(1, big(1), {}, before)
+    assert "could not save step 1 " in lines[0] and "cannot write metrics.jsonl" in lines[0]
+    checkpoints.save(2, big(2), {})
+    checkpoints.close()
+    assert checkpoint.step_folders(tmp_path / "checkpoints") == [2]
+
+
+def test_what_a_kill_left_uncommitted_is_removed_at_the_next_start(folder):
+    (folder / "4.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    checkpoint.Checkpoints(folder, keep_last=3, keep_every=0).close()
+    assert not (folder / "4.orbax-checkpoint-tmp").exists()
+    assert checkpoint.step_folders(folder) == [3, 2, 1]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import jax.numpy as jnp
+from snapvideo_jax.training import checkpoint
+
+class Killed:
+    def __getattr__(self, name):
+        os.kill(os.getpid(), 9)
+
+folder = Path(sys.argv[1])
+checkpoints = checkpoint.Checkpoints(folder, keep_last=2, keep_every=0)
+for step in (1, 2):
+    checkpoints.save(step, {"x": jnp.float32(step)}, {})
+    checkpoints._settle()
+deleter = "_checkpoint_deleter"
+assert hasattr(checkpoints._manager, deleter)
+setattr(checkpoints._manager, deleter, Killed())
+checkpoints.save(3, {"x": jnp.float32(3)}, {})
+checkpoints.close()
+"""
+
+
+@pytest.mark.faults
+def test_a_kill_between_a_commit_and_the_deletion_that_follows_loses_nothing(tmp_path):
+    folder = tmp_path / "checkpoints"
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert checkpoint.step_folders(folder) == [3, 2, 1]  # the new one is whole, the old one there
+    target = abstract({"x": jax.device_put(jnp.float32(0), jax.devices()[0])})
+    assert checkpoint.restore_newest(folder, target, print).state["x"] == 3
+    checkpoints = checkpoint.Checkpoints(folder, keep_last=2, keep_every=0)
+    checkpoints.save(4, {"x": jnp.float32(4)}, {})
+    checkpoints.close()
+    assert checkpoint.step_folders(folder) == [4, 3]

@@ -7,6 +7,7 @@ import pytest
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.training import telemetry
 from tests.mutations import mutations
+from tests.test_storage import fill
 
 
 class Clock:
@@ -34,6 +35,21 @@ def test_a_line_says_step_loss_rate_time_left_and_waiting():
     ]
 
 
+@pytest.mark.parametrize(
+    ("peak", "says"),
+    [(100e12, "  25.0 TFLOP/s a device, MFU 25.0 %"), (0, "  25.0 TFLOP/s a device")],
+)
+def test_the_speed_of_known_devices_is_in_the_line_and_the_rates(peak, says):
+    clock, lines = Clock(), []
+    speed = telemetry.Speed(flops=50e12, peak=peak)
+    progress = telemetry.Progress(0, 100, 32, 5.0, lines.append, clock, speed)
+    progress.step(1, 2.0)
+    clock.now = 8.0
+    rates = progress.step(5, 1.5)
+    assert lines[-1].endswith(f"waiting for data 0 %{says}")
+    assert rates["tflops_per_device"] == 25 and rates.get("mfu") == (0.25 if peak else None)
+
+
 def test_the_last_step_is_always_reported():
     lines = []
     progress = telemetry.Progress(7, 9, 4, 1e9, lines.append, Clock())
@@ -47,12 +63,10 @@ def test_a_resumed_metrics_file_drops_what_will_be_run_again(tmp_path):
     first = telemetry.MetricsFile(path, 0)
     for step in range(1, 6):
         first.write(step, {"loss": step / 7})
-    first.close()
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # the process died while it wrote
     again = telemetry.MetricsFile(path, 3)
     again.write(4, {"loss": 4 / 7})
-    again.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"step": s, "loss": s / 7} for s in (1, 2, 3, 4)]
 
@@ -71,13 +85,43 @@ def test_damaged_lines_of_a_metrics_file_are_left_out(tmp_path):
     path.write_bytes(
         b"".join(part for pair in zip(lines, [*damaged, lines[1]], strict=True) for part in pair)
     )
-    telemetry.MetricsFile(path, 9).close()
+    telemetry.MetricsFile(path, 9)
     assert path.read_bytes() == b"".join(lines)
     for damaged in mutations(path.read_bytes(), 200):
         path.write_bytes(damaged)
-        telemetry.MetricsFile(path, 5).close()
+        telemetry.MetricsFile(path, 5)
         steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
         assert steps == sorted(set(steps)) and all(0 <= step <= 5 for step in steps)
+
+
+def test_lines_of_metrics_wait_while_the_disk_is_full(disk):
+    folder = disk(20 << 10)
+    file = telemetry.MetricsFile(folder / "metrics.jsonl", 0)
+    ballast = fill(folder)
+    for step in (1, 2):
+        with pytest.raises(StorageError, match="cannot write .*metrics.jsonl: No space left"):
+            file.write(step, {"loss": 1.0})
+    with pytest.raises(StorageError, match="No space left"):
+        file.flush()
+    ballast.unlink()
+    file.write(3, {"loss": 1.0})
+    assert [json.loads(line)["step"] for line in file._path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_board_that_cannot_be_written_is_said_a_single_time(tmp_path):
+    lines = []
+    board = telemetry.Board(tmp_path / "board", lines.append)
+
+    class Broken:
+        def write_scalars(self, step, values):
+            raise OSError(28, "No space left on device")
+
+    board._writer = Broken()
+    for step in (1, 2):
+        board.scalars(step, {"loss": 1.0})
+    board.close()
+    assert len(lines) == 1
+    assert lines[0].startswith("TensorBoard's curves end here: cannot write ")
 
 
 def test_a_metrics_file_that_cannot_be_is_one_line(tmp_path):
@@ -86,7 +130,7 @@ def test_a_metrics_file_that_cannot_be_is_one_line(tmp_path):
         telemetry.MetricsFile(tmp_path / "metrics.jsonl", 0)
     (tmp_path / "board").write_text("")
     with pytest.raises(StorageError, match="cannot make the folder .*board"):
-        telemetry.Board(tmp_path / "board")
+        telemetry.Board(tmp_path / "board", print)
 
 
 def test_nowhere_takes_all_that_the_file_and_the_board_take():
