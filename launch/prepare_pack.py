@@ -44,6 +44,10 @@ def run() -> None:
     config = data_config.checked()
     if config.data.source != "folder":
         raise ConfigError(f"data.source={config.data.source}: only source folder can be packed")
+    if config.data.random_crop:
+        raise ConfigError(
+            "data.random_crop=True: frames are cut in the middle when they are packed"
+        )
     if ENCODING.value == "png":
         entry.refuse_unread("--encoding=jpeg", QUALITY)
     totals = pack.pack(
@@ -52,6 +56,7 @@ def run() -> None:
         pack.Packing(
             height=config.data.height,
             width=config.data.width,
+            aspect=config.data.aspect,
             encoding=ENCODING.value,
             quality=QUALITY.value,
             shard_rows=SHARD.value,

@@ -49,8 +49,12 @@ def _check_data(config: Config) -> None:
     for part in data.mixture:
         _check_part(part)
     sets = [(data.source, data.path), *(part[:2] for part in data.mixture)]
-    if any(source == "shapes" for source, _ in sets):
+    drawn = [source == "shapes" for source, _ in sets]
+    if any(drawn):
         world(config)
+        _check_framing(data, all(drawn))
+    if data.random_crop and data.aspect == "pad":
+        raise ConfigError("data.random_crop=True needs data.aspect=crop: what is padded is not cut")
     if config.model.text_encoder.source == "stored" and not data.text_states:
         raise ConfigError(
             "model.text_encoder.source=stored needs --config.data.text_states=DIR, made by "
@@ -65,6 +69,20 @@ def _check_data(config: Config) -> None:
         )
     order.image_rows(config.training.batch_size, data.image_fraction)
     _check_evaluation(config)
+
+
+def _check_framing(data: Config, only_shapes: bool) -> None:
+    """Raises ConfigError for what would make captions of shapes wrong, or do nothing to them."""
+    if data.random_flip:
+        raise ConfigError(
+            "data.random_flip=True: captions of data.source=shapes say left and right, and a flip "
+            "would make them wrong"
+        )
+    if only_shapes and (data.random_crop or data.aspect != "crop"):
+        raise ConfigError(
+            "data.random_crop and data.aspect do nothing to data.source=shapes, which is drawn at "
+            "the size of training; leave them out"
+        )
 
 
 def _check_part(part: tuple) -> None:

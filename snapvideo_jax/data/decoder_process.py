@@ -37,7 +37,7 @@ def answer(request: Request, answers: BinaryIO) -> None:
         answers.write(json.dumps({"problem": str(error)}).encode() + b"\n")
     else:
         head = {"shape": clip.frames.shape, "interval": clip.interval, "start": clip.start}
-        head["source"] = clip.source
+        head |= {"source": clip.source, "framing": clip.framing}
         answers.write(json.dumps(head).encode() + b"\n" + clip.frames.tobytes())
     answers.flush()
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from snapvideo_jax import storage
 from snapvideo_jax.data import packed, tfds_build
+from snapvideo_jax.data.choice import Aspect
 from snapvideo_jax.data.pack_shard import Shard
 from snapvideo_jax.data.packed import CAPTIONS, HEADER, PICTURES, VIDEOS
 from snapvideo_jax.data.sources import FolderSource, texts
@@ -40,6 +41,7 @@ class Packing(NamedTuple):
       encoding: "jpeg", or "png" for no loss.
       quality: of JPEG, 1 to 100.
       shard_rows: files in a shard.
+      aspect: as in `choice.Framing`.
       seconds: after which a decoder counts as hanging, a file.
     """
 
@@ -48,6 +50,7 @@ class Packing(NamedTuple):
     encoding: str
     quality: int
     shard_rows: int
+    aspect: Aspect = "crop"
     seconds: int = 600
 
 
@@ -118,8 +121,9 @@ def _claim(source: FolderSource, folder: Path, packing: Packing) -> dict[str, An
         storage.write(path, json.dumps(facts, indent=2).encode() + b"\n")
     try:
         header = json.loads(path.read_bytes())
+        header.setdefault("aspect", "crop")  # of earlier versions
         differences = [name for name, value in facts.items() if header[name] != value]
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(f"{path}: is damaged; choose another folder") from error
     if differences:
         raise ConfigError(
@@ -149,6 +153,7 @@ def _shards(source: FolderSource, folder: Path, packing: Packing) -> Iterator[Sh
                 unusable={},
                 height=packing.height,
                 width=packing.width,
+                aspect=packing.aspect,
                 encoding=packing.encoding,
                 quality=packing.quality,
                 seconds=packing.seconds,

@@ -21,7 +21,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import clips, packed
-from snapvideo_jax.data.choice import VideoInfo
+from snapvideo_jax.data.choice import Aspect, Framing, VideoInfo
 from snapvideo_jax.errors import DataError, reason
 
 MEASURED = 16  # of so many frames, one is read back to measure what JPEG loses
@@ -38,6 +38,7 @@ class Shard:
       unusable: reasons why rows, by number, are not even tried.
       height: H, pixels.
       width: W, pixels.
+      aspect: as in `choice.Framing`.
       encoding: one of `packed.ENCODINGS`.
       quality: of JPEG.
       seconds: after which the system ends the process in the middle of a file.
@@ -49,6 +50,7 @@ class Shard:
     unusable: dict[str, str]
     height: int
     width: int
+    aspect: Aspect
     encoding: str
     quality: int
     seconds: int
@@ -81,7 +83,7 @@ def _store_video(
     path = Path(shard.root) / name
     info, seconds, frames, losses, size = clips.probe(path), [], [], [], 0
     until = slack = 0.0
-    for timed in clips.decode_all(path, shard.height, shard.width):
+    for timed in clips.decode_all(path, shard.height, shard.width, Framing(shard.aspect)):
         frame = packed.compress(timed.pixels, shard.encoding, shard.quality)
         if len(frames) % MEASURED == 0:
             losses.append(signal_to_noise(timed.pixels, packed.decompress(frame)))
@@ -102,7 +104,7 @@ def _store_picture(
 ) -> tuple[packed.StoredVideo, list[float]]:
     path = Path(shard.root) / name
     height, width = clips.probe_image(path)
-    pixels = clips.load_image(path, shard.height, shard.width)
+    pixels = clips.load_image(path, shard.height, shard.width, Framing(shard.aspect))
     frame = packed.compress(pixels, shard.encoding, shard.quality)
     loss = signal_to_noise(pixels, packed.decompress(frame))
     info = VideoInfo(name, duration=1.0, frame_rate=1.0, height=height, width=width)

@@ -4,7 +4,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from snapvideo_jax.data import order
-from snapvideo_jax.data.choice import Clip, ClipSpec, Decode, VideoInfo, draw_clip, draw_still
+from snapvideo_jax.data.choice import (
+    Clip,
+    ClipSpec,
+    Decode,
+    VideoInfo,
+    draw_clip,
+    draw_framing,
+    draw_still,
+    flipped,
+)
+
+FRAMING = "framing"  # stream of the random numbers that choose it
 
 
 class Request(NamedTuple):
@@ -30,23 +41,25 @@ def read(request: Request) -> Clip:
     from snapvideo_jax.data import clips
 
     path, spec = Path(request.path), request.spec
+    framing = draw_framing(spec, order.generator(request.seed, request.g, FRAMING))
     if request.kind == "picture":
-        picture = clips.load_image(path, spec.height, spec.width)
+        picture = clips.load_image(path, spec.height, spec.width, framing)
         info = VideoInfo(request.path, 0.0, 0.0, *clips.probe_image(path))
-        return Clip(picture[None], 0.0, info, start=0.0)
+        return Clip(flipped(picture[None], framing), 0.0, info, start=0.0, framing=framing)
     rng = order.generator(request.seed, request.g, request.stream)
     draw = draw_clip if request.kind == "clip" else draw_still
-    return draw(clips.probe(path), spec, rng, _decoder(path, spec))
+    return draw(clips.probe(path), spec, rng, _decoder(path, spec), framing)
 
 
 def _decoder(path: Path, spec: ClipSpec) -> Decode:
     from snapvideo_jax.data import clips
 
-    return lambda start, rate, num_frames: clips.decode_clip(
+    return lambda start, rate, num_frames, framing: clips.decode_clip(
         path,
         start=start,
         frame_rate=rate,
         num_frames=num_frames,
         height=spec.height,
         width=spec.width,
+        framing=framing,
     )

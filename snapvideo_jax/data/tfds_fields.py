@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import packed
-from snapvideo_jax.data.choice import Decode, VideoInfo
+from snapvideo_jax.data.choice import Decode, Framing, VideoInfo
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import ConfigError, DataError
 
@@ -64,7 +64,7 @@ def open_packed(record: bytes) -> Recording:
         video.info.path,
         video.info,
         video.captions,
-        lambda start, rate, num_frames: packed.decode(video, start, rate, num_frames),
+        lambda start, rate, num_frames, framing: packed.decode(video, start, rate, num_frames),
     )
 
 
@@ -167,8 +167,13 @@ def _show_frames(frames: Sequence[bytes], rate: float, height: int, width: int) 
     rows, columns = _size(frames[0])
     info = VideoInfo("it", duration=len(frames) / rate, frame_rate=rate, height=rows, width=columns)
     video = packed.StoredVideo(info, [""], seconds, len(frames) / rate, 0.5 / rate, frames)
-    fit = lambda frame: _fit(frame, height, width)
-    decode = lambda start, rate, count: packed.decode(video, start, rate, count, fit)
+
+    def decode(
+        start: float, rate: float, num_frames: int, framing: Framing
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        fit = lambda frame: _fit(frame, height, width, framing)
+        return packed.decode(video, start, rate, num_frames, fit)
+
     return {"info": info, "decode": decode}
 
 
@@ -181,11 +186,11 @@ def _size(frame: bytes) -> tuple[int, int]:
         raise DataError("its first frame cannot be read") from error
 
 
-def _fit(frame: bytes, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def _fit(frame: bytes, height: int, width: int, framing: Framing) -> UInt8[np.ndarray, "H W 3"]:
     from snapvideo_jax.data import clips
 
     try:
-        return clips.load_image(io.BytesIO(frame), height, width)
+        return clips.load_image(io.BytesIO(frame), height, width, framing)
     except DataError as error:
         raise DataError("one of its frames cannot be read") from error
 
@@ -197,7 +202,9 @@ def _show_file(values: Sequence[bytes], rate: float, height: int, width: int) ->
     with _as_file(values[0]) as path:
         info = clips.probe(path)._replace(path="it")
 
-    def decode(start: float, rate: float, num_frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+    def decode(
+        start: float, rate: float, num_frames: int, framing: Framing
+    ) -> UInt8[np.ndarray, "T H W 3"]:
         with _as_file(values[0]) as path:
             return clips.decode_clip(
                 path,
@@ -206,6 +213,7 @@ def _show_file(values: Sequence[bytes], rate: float, height: int, width: int) ->
                 num_frames=num_frames,
                 height=height,
                 width=width,
+                framing=framing,
             )
 
     return {"info": info, "decode": decode}

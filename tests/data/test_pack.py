@@ -48,9 +48,9 @@ def quiet(done, total):
     pass
 
 
-def open_build(folder, split="train"):
+def open_build(folder, split="train", spec=SPEC):
     return tfds_source.open_build(
-        str(folder), split=split, images="images", fields=UNREAD, height=18, width=32
+        str(folder), split=split, images="images", fields=UNREAD, spec=spec
     )
 
 
@@ -145,7 +145,7 @@ sys.meta_path.insert(0, Block())
 from snapvideo_jax.data import sources, tfds_source
 spec = sources.ClipSpec(num_frames=4, height=18, width=32, frame_rates=(8.0, 12.0))
 build = tfds_source.open_build(
-    sys.argv[1], split="train", images="images", fields=None, height=18, width=32)
+    sys.argv[1], split="train", images="images", fields=None, spec=spec)
 draw = lambda g, image: build.draw(g, image=image, seed=3, spec=spec, report_bad=lambda *_: None)
 shapes = {draw(g, image).clip.frames.shape for g in range(4) for image in (False, True)}
 print(shapes, "tensorflow" in sys.modules)
@@ -196,9 +196,43 @@ def test_other_files_and_a_second_process_are_refused(folder, lossless):
 
 def test_frames_of_another_size_are_refused(lossless):
     with pytest.raises(ConfigError, match="holds frames of 18 x 32 pixels, .* are 36, 64"):
-        tfds_source.open_build(
-            str(lossless[0]), split="train", images="images", fields=UNREAD, height=36, width=64
+        open_build(lossless[0], spec=dataclasses.replace(SPEC, height=36, width=64))
+
+
+def test_packed_frames_flip_but_are_cut_or_padded_as_they_were_packed(folder, lossless, tmp_path):
+    flips = dataclasses.replace(SPEC, random_flip=True)
+    build, sides = open_build(lossless[0], spec=flips), set()
+    for g in range(6):
+        plain, flipped, files = (
+            source.draw(g, image=False, seed=3, spec=spec, report_bad=lambda *_: None).clip
+            for source, spec in ((build, SPEC), (build, flips), (folder, flips))
         )
+        side = -1 if flipped.framing.flip else 1
+        np.testing.assert_array_equal(flipped.frames, plain.frames[:, :, ::side])
+        np.testing.assert_array_equal(flipped.frames, files.frames)
+        sides.add(side)
+    assert sides == {1, -1}
+    with pytest.raises(ConfigError, match=r"random_crop=True: the frames of .* were cut when"):
+        open_build(lossless[0], spec=dataclasses.replace(SPEC, random_crop=True))
+    pads = dataclasses.replace(SPEC, aspect="pad")
+    with pytest.raises(ConfigError, match="packed with data.aspect=crop, and it is pad"):
+        open_build(lossless[0], spec=pads)
+    header = json.loads((lossless[0] / packed.HEADER).read_bytes())
+    old = shutil.copytree(lossless[0], tmp_path / "old")
+    del header["aspect"]  # as earlier versions wrote it
+    (old / packed.HEADER).write_text(json.dumps(header))
+    assert open_build(old).fingerprint != ""
+    build_folder = tmp_path / "pads/1.0.0"
+    cat = dataclasses.replace(folder, videos=folder.videos[:1])
+    pack.pack(cat, build_folder, PNG._replace(aspect="pad"), workers=1, report=quiet)
+    padded = open_build(build_folder, spec=pads)
+    for image in (False, True):
+        drawn, expected = (
+            source.draw(0, image=image, seed=3, spec=pads, report_bad=lambda *_: None).clip.frames
+            for source in (padded, cat)
+        )
+        np.testing.assert_array_equal(drawn, expected)
+        assert not drawn[:, :, :2].any() and drawn[:, :, 6:-6].any()  # black at the sides
 
 
 def test_a_flipped_bit_is_reported_and_never_shown(lossless, tmp_path):
@@ -230,6 +264,7 @@ def shard_of(root, rows, path, seconds=600):
         rows=rows,
         unusable={},
         height=18,
+        aspect="crop",
         width=32,
         encoding="png",
         quality=95,

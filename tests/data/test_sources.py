@@ -1,5 +1,6 @@
 """Folders of captioned files: listing, refusals, examples, substitutes for bad files."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import skimage
 
-from snapvideo_jax.data import clips, order, sources
+from snapvideo_jax.data import choice, clips, order, sources
 from snapvideo_jax.errors import DataError
 from tests.mutations import mutations
 
@@ -235,6 +236,29 @@ def test_a_still_without_pictures_is_one_drawn_frame_of_a_video(folder):
     assert (frames == frames[0]).all() and frames.std() > 10
     stills = [example(folder, 0, g, image=True)[0][0] for g in range(6)]
     assert len({still.tobytes() for still in stills}) == 6
+
+
+def test_cuts_and_flips_are_drawn_by_seed_and_sample_and_change_nothing_else(folder):
+    clip = lambda spec, g, seed=0: (
+        folder.draw(g, image=False, seed=seed, spec=spec, report_bad=complain).clip
+    )
+    spec = dataclasses.replace(SPEC, width=18, random_crop=True, random_flip=True)
+    plain = dataclasses.replace(spec, random_crop=False, random_flip=False)
+    drawn = [clip(spec, g) for g in range(8)]
+    assert [c.framing for c in drawn] == [clip(spec, g).framing for g in range(8)]
+    assert drawn[0].framing != clip(spec, 0, seed=1).framing
+    assert len({c.framing.crop for c in drawn}) == 8 and {c.framing.flip for c in drawn} == {0, 1}
+    for g, there in enumerate(drawn):
+        middle = clip(plain, g)
+        assert middle.framing == choice.MIDDLE
+        assert there[1:4] == middle[1:4]  # the same seconds of the same file at the same rate
+        path, at = there.source.path, {"start": there.start, "frame_rate": 1 / there.interval}
+        frames = clips.decode_clip(
+            path, **at, num_frames=4, height=18, width=18, framing=there.framing
+        )
+        np.testing.assert_array_equal(
+            there.frames, frames[:, :, :: -1 if there.framing.flip else 1]
+        )
 
 
 def test_a_still_is_a_picture_where_there_are_some(tmp_path):

@@ -317,6 +317,26 @@ def test_show_draws_what_training_is_fed(commands, tmp_path):
     assert [row["frame_interval"] for row in host["rows"]] == pytest.approx(batch["frame_interval"])
 
 
+def test_show_says_which_text_is_dropped_and_where_frames_were_cut(commands, packed, tmp_path):
+    config = ("--config=tests/tiny.py", "--config.training.batch_size=8", "--step=2")
+    place = "--config.data.source=folder", f"--config.data.path={packed[0]}"
+    options = (
+        "--config.data.random_crop=True", "--config.data.random_flip=True",
+        "--config.diffusion.label_dropout=0.5",
+    )  # fmt: skip
+    shown, output = show(commands, tmp_path, (*config, *place), *options)
+    rows = shown["hosts"][0]["rows"]
+    dropped = [row["text_dropped"] for row in rows]
+    assert [True, False] in dropped or [False, True] in dropped
+    assert {row["flipped"] for row in rows} == {True, False}
+    assert len({tuple(row["crop"]) for row in rows}) == 8
+    assert output.count(", no text in the ") == sum(any(row) for row in dropped)
+    assert output.count(", flipped") == sum(row["flipped"] for row in rows)
+    shown, _ = show(commands, tmp_path, (*config, *place))
+    framings = {(row["crop"], row["flipped"]) for row in shown["hosts"][0]["rows"]}
+    assert framings == {(None, False)}
+
+
 def test_show_names_the_file_of_each_row(commands, packed, tmp_path):
     config = ("--config=tests/tiny.py", "--config.training.batch_size=4", "--step=2")
     files, build_folder, _ = packed
