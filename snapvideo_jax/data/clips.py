@@ -9,7 +9,6 @@ import contextlib
 import io
 import math
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,8 @@ from snapvideo_jax.data import timeline
 from snapvideo_jax.data.choice import MIDDLE, TIE, Framing, VideoInfo
 from snapvideo_jax.errors import DataError
 from snapvideo_jax.files import containers, frames
-from snapvideo_jax.files.containers import Video
+from snapvideo_jax.files.containers import Place, Video
+from snapvideo_jax.files.tar import Member
 
 MAX_PIXELS = containers.MAX_PIXELS  # of one frame or picture
 MAX_FRAMES = 100_000  # of one file: 55 minutes at 30 frames per second
@@ -33,7 +33,7 @@ def _pixel_aspect(stream: Any) -> float:
     return aspect if 0.25 <= aspect <= 4 else 1.0
 
 
-def _check_header(path: str | Path, video: Video) -> None:
+def _check_header(path: Place, video: Video) -> None:
     """Raises DataError, before decoding, where the header names no size or too large a one."""
     stream = video.stream
     width, height = stream.codec_context.width, stream.codec_context.height
@@ -47,14 +47,14 @@ def _check_header(path: str | Path, video: Video) -> None:
     _check_count(path, count)
 
 
-def _check_count(path: str | Path, count: int) -> None:
+def _check_count(path: Place, count: int) -> None:
     if count > MAX_FRAMES:
         raise DataError(
             f"{path}: {count} frames are over {MAX_FRAMES}; cut the video into shorter files"
         )
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: Place) -> VideoInfo:
     """Returns duration, frame rate and displayed size of a video.
 
     Sizes are checked in the header. Then the first frame is decoded, since it carries the rotation,
@@ -156,7 +156,7 @@ def _padded(
 
 
 def decode_clip(
-    path: str | Path,
+    path: Place,
     *,
     start: float,
     frame_rate: float,
@@ -223,7 +223,7 @@ class TimedFrame(NamedTuple):
 
 
 def decode_all(
-    path: str | Path, height: int, width: int, framing: Framing = MIDDLE
+    path: Place, height: int, width: int, framing: Framing = MIDDLE
 ) -> Iterator[TimedFrame]:
     """Yields every frame of a video, scaled and cut as `decode_clip` does.
 
@@ -245,9 +245,10 @@ def _shown_for(frame: Any, line: timeline.Timeline) -> float:
 
 
 @contextlib.contextmanager
-def _open_image(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+def _open_image(path: Place | io.BytesIO) -> Iterator[Image.Image]:
     """Yields a picture of which only the header was read."""
-    with containers.as_data_error(path), Image.open(path, formats=_PICTURES) as image:
+    file = path.open() if isinstance(path, Member) else path
+    with containers.as_data_error(path), Image.open(file, formats=_PICTURES) as image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(
                 f"{path}: {image.width} x {image.height} pixels are over {MAX_PIXELS} pixels"
@@ -255,7 +256,7 @@ def _open_image(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
         yield image
 
 
-def probe_image(path: str | Path | io.BytesIO) -> tuple[int, int]:
+def probe_image(path: Place | io.BytesIO) -> tuple[int, int]:
     """Returns height and width of a picture as displayed, in pixels.
 
     Raises:
@@ -267,7 +268,7 @@ def probe_image(path: str | Path | io.BytesIO) -> tuple[int, int]:
 
 
 def load_image(
-    path: str | Path | io.BytesIO, height: int, width: int, framing: Framing = MIDDLE
+    path: Place | io.BytesIO, height: int, width: int, framing: Framing = MIDDLE
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Returns a picture, upright, scaled in proportion and cut or padded to height x width.
 

@@ -52,7 +52,7 @@ class Decoders:
           DataError: the file cannot be read, or its process took too long or died.
           RuntimeError: no process can be started, or `close` was called meanwhile.
         """
-        closings, process = self._closings, self._take(request.path)
+        closings, process = self._closings, self._take(str(request.path))
         try:
             return process.answer(request, self._seconds)
         except DataError:

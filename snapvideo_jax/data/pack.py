@@ -150,6 +150,7 @@ def _shards(source: FolderSource, folder: Path, packing: Packing) -> Iterator[Sh
                 path=str(tfds_build.shard_path(folder, name, split, k, count)),
                 root=str(source.root.absolute()),
                 rows=own[k * size : (k + 1) * size],
+                members=_members(source, own[k * size : (k + 1) * size]),
                 unusable={},
                 height=packing.height,
                 width=packing.width,
@@ -158,6 +159,19 @@ def _shards(source: FolderSource, folder: Path, packing: Packing) -> Iterator[Sh
                 quality=packing.quality,
                 seconds=packing.seconds,
             )
+
+
+def _members(
+    source: FolderSource, rows: Sequence[tuple[str, str, list[str]]]
+) -> dict[str, tuple[str, str, int, int]]:
+    """Returns where rows lie in tar shards, by absolute paths."""
+    if not source.members:
+        return {}
+    members = {name: source.members[name] for _, name, _ in rows}
+    return {
+        name: (str(Path(tar).absolute()), inner, offset, size)
+        for name, (tar, inner, offset, size) in members.items()
+    }
 
 
 def _pack_all(
@@ -314,7 +328,7 @@ def _totals(source: FolderSource, header: dict[str, Any]) -> Totals:
         pictures=len(source.images),
         frames=total("frames"),
         bytes=total("bytes"),
-        source_bytes=sum((source.root / name).stat().st_size for name in names),
+        source_bytes=sum(source.size(name) for name in names),
         loss=(total("loss_sum") / total("measured"), min(worst)) if worst else None,
         unusable=[(name, why) for part in parts for name, why in part["unusable"]],
     )

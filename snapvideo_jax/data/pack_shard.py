@@ -23,6 +23,7 @@ from jaxtyping import UInt8
 from snapvideo_jax.data import clips, packed
 from snapvideo_jax.data.choice import Aspect, Framing, VideoInfo
 from snapvideo_jax.errors import DataError, reason
+from snapvideo_jax.files.tar import Member
 
 MEASURED = 16  # of so many frames, one is read back to measure what JPEG loses
 
@@ -35,6 +36,7 @@ class Shard:
       path: of the shard.
       root: folder of the files.
       rows: (kind, path below the root, captions) of each file, in order.
+      members: (path, name, offset, size) of the files that lie in tar shards, by path.
       unusable: reasons why rows, by number, are not even tried.
       height: H, pixels.
       width: W, pixels.
@@ -47,6 +49,7 @@ class Shard:
     path: str
     root: str
     rows: list[tuple[str, str, list[str]]]
+    members: dict[str, tuple[str, str, int, int]]
     unusable: dict[str, str]
     height: int
     width: int
@@ -54,6 +57,10 @@ class Shard:
     encoding: str
     quality: int
     seconds: int
+
+    def place(self, name: str) -> Path | Member:
+        """Returns where a file lies."""
+        return Member(*self.members[name]) if self.members else Path(self.root) / name
 
     def to_json(self) -> str:
         """Returns what `main` reads."""
@@ -80,7 +87,7 @@ def store(shard: Shard, number: int) -> tuple[packed.StoredVideo, list[float]]:
 def _store_video(
     shard: Shard, name: str, captions: list[str]
 ) -> tuple[packed.StoredVideo, list[float]]:
-    path = Path(shard.root) / name
+    path = shard.place(name)
     info, seconds, frames, losses, size = clips.probe(path), [], [], [], 0
     until = slack = 0.0
     for timed in clips.decode_all(path, shard.height, shard.width, Framing(shard.aspect)):
@@ -102,7 +109,7 @@ def _store_video(
 def _store_picture(
     shard: Shard, name: str, captions: list[str]
 ) -> tuple[packed.StoredVideo, list[float]]:
-    path = Path(shard.root) / name
+    path = shard.place(name)
     height, width = clips.probe_image(path)
     pixels = clips.load_image(path, shard.height, shard.width, Framing(shard.aspect))
     frame = packed.compress(pixels, shard.encoding, shard.quality)

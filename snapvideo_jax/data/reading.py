@@ -1,6 +1,5 @@
 """One file -> the frames of one training example, read here or in a process (decoders.py)."""
 
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from snapvideo_jax.data import order
@@ -14,6 +13,7 @@ from snapvideo_jax.data.choice import (
     draw_still,
     flipped,
 )
+from snapvideo_jax.files.tar import Member
 
 FRAMING = "framing"  # stream of the random numbers that choose it
 
@@ -26,7 +26,7 @@ class Request(NamedTuple):
     """
 
     kind: Literal["clip", "frame", "picture"]
-    path: str
+    path: str | Member
     spec: ClipSpec
     seed: int
     g: int
@@ -40,18 +40,18 @@ def read(request: Request) -> Clip:
     """
     from snapvideo_jax.data import clips
 
-    path, spec = Path(request.path), request.spec
+    path, spec = request.path, request.spec
     framing = draw_framing(spec, order.generator(request.seed, request.g, FRAMING))
     if request.kind == "picture":
         picture = clips.load_image(path, spec.height, spec.width, framing)
-        info = VideoInfo(request.path, 0.0, 0.0, *clips.probe_image(path))
+        info = VideoInfo(str(path), 0.0, 0.0, *clips.probe_image(path))
         return Clip(flipped(picture[None], framing), 0.0, info, start=0.0, framing=framing)
     rng = order.generator(request.seed, request.g, request.stream)
     draw = draw_clip if request.kind == "clip" else draw_still
     return draw(clips.probe(path), spec, rng, _decoder(path, spec), framing)
 
 
-def _decoder(path: Path, spec: ClipSpec) -> Decode:
+def _decoder(path: str | Member, spec: ClipSpec) -> Decode:
     from snapvideo_jax.data import clips
 
     return lambda start, rate, num_frames, framing: clips.decode_clip(

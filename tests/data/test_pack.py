@@ -262,6 +262,7 @@ def shard_of(root, rows, path, seconds=600):
         path=str(path),
         root=str(root),
         rows=rows,
+        members={},
         unusable={},
         height=18,
         aspect="crop",

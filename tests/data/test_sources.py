@@ -70,6 +70,61 @@ def test_a_manifest_decides_alone_and_may_caption_a_file_twice(tmp_path):
     assert source.images == (("cat.png", "a cat ?"),)
 
 
+def test_a_table_lists_files_as_a_manifest_does(tmp_path):
+    add(tmp_path, "a/1.mp4", None)
+    add(tmp_path, "cat.png", None, CHELSEA)
+    rows = ["\ufeffpath,other,caption", 'a/1.mp4,3,"a man, ""old"",\ntalks"', "cat.png,,", ""]
+    (tmp_path / "manifest.csv").write_text("\r\n".join(rows), encoding="utf-8", newline="")
+    source = sources.open_folder(tmp_path)
+    assert source.videos == (("a/1.mp4", 'a man, "old", talks'),)
+    assert source.images == (("cat.png", ""),)
+    (tmp_path / "manifest.csv").unlink()
+    manifest(tmp_path, {"video": "a/1.mp4", "caption": 'a man, "old", talks'},
+             {"image": "cat.png", "caption": ""})  # fmt: skip
+    assert sources.open_folder(tmp_path).fingerprint == source.fingerprint
+
+
+def test_a_table_of_webvid_is_read_as_it_is(tmp_path):
+    add(tmp_path, "000001_000050/21179416.mp4", None)
+    (tmp_path / "manifest.csv").write_text(
+        "videoid,contentUrl,duration,page_dir,name\n"
+        "21179416,https://host/21179416.mp4,PT00H00M11S,000001_000050,Aerial shot winter forest\n"
+    )
+    videos = sources.open_folder(tmp_path).videos
+    assert videos == (("000001_000050/21179416.mp4", "Aerial shot winter forest"),)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("path,text\na.mp4,x\n", "line 1: expected the columns path and caption, or WebVid's"),
+        ("", "line 1: expected the columns"),
+        ("path,caption\na.mp4\n", "line 2: has more or fewer fields"),
+        ("path,caption\na.mp4,x,y\n", "line 2: has more or fewer fields"),
+        ("path,caption\na.mp4,x\n../b.mp4,y\n", "line 3: is not a path inside"),
+        ("path,caption\nb.mp4,x\n", "line 2: does not exist"),
+        ("path,caption\na.txt,x\n", "line 2: 'a.txt' ends like none of .mp4"),
+        ('path,caption\na.mp4,"x\n', "line 1: unexpected end of data"),
+        ("path,caption\na.mp4," + "x" * 200_000, "line 1: field larger than field limit"),
+    ],
+)
+def test_malformed_tables_are_refused_by_line(tmp_path, text, reason):
+    add(tmp_path, "a.mp4")
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        sources.open_folder(tmp_path)
+
+
+def test_a_table_that_is_not_utf_8_and_two_lists_are_refused(tmp_path):
+    add(tmp_path, "a.mp4")
+    (tmp_path / "manifest.csv").write_bytes(b"path,caption\na.mp4,\xff\n")
+    with pytest.raises(DataError, match=r"manifest\.csv: is not UTF-8"):
+        sources.open_folder(tmp_path)
+    manifest(tmp_path, {"video": "a.mp4", "caption": ""})
+    with pytest.raises(DataError, match=r"holds manifest\.jsonl and manifest\.csv; leave the one"):
+        sources.open_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     "row, reason",
     [

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -278,6 +279,26 @@ def show(commands, tmp_path, config, *flags):
     return json.loads((tmp_path / "rows.json").read_bytes()), done.stdout
 
 
+def test_index_makes_a_folder_of_shards_one_to_train_from(commands, packed, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as shard:
+        for name in ("a.mp4", "a.txt"):
+            shard.add(packed[0] / name, name)
+    config = "--config=tests/tiny.py", "--config.training.batch_size=4", "--step=2"
+    config += "--config.data.source=folder", f"--config.data.path={tmp_path}"
+    done = commands.launch("prepare", "show", *config)
+    assert done.returncode == 3 and "python -m launch.prepare index --shards=" in done.stderr
+    done = commands.launch("prepare", "index", f"--shards={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "done: 1 videos and 0 pictures in 1 shards of " in done.stdout
+    rows, _ = show(commands, tmp_path, config)
+    assert {row["example"] for row in rows["hosts"][0]["rows"]} == {"a.tar/a.mp4"}
+    with (tmp_path / "a.tar").open("r+b") as shard:
+        shard.seek(1000)
+        shard.write(b"x")
+    done = commands.launch("prepare", "index", f"--shards={tmp_path}")
+    assert done.returncode == 3 and "a.tar is not what it was" in done.stderr
+
+
 SHAPES = ("--config=tests/tiny.py", "--config.training.batch_size=8", "--step=123456")
 
 
@@ -369,9 +390,7 @@ def test_bench_says_how_many_cores_a_run_needs(commands):
     needed = re.fullmatch(r"steps of 1.00 ms on 2 host\(s\): (\d+) core\(s\) on each .*", cores)
     milliseconds = float(seconds[1]) * {"m": 1.0, "u": 1e-3}[seconds[2]]
     rounding = 0.005 * milliseconds  # of the printed time, to three digits
-    assert int(needed[1]) in {
-        math.ceil((milliseconds + e) / 2) for e in (-rounding, 0.0, rounding)
-    }
+    assert int(needed[1]) in {math.ceil((milliseconds + e) / 2) for e in (-rounding, 0.0, rounding)}
 
 
 def test_bench_refuses_hosts_without_a_step(commands):
