@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,12 +97,15 @@ class Inside:
         folder, _, base = name.rpartition("/")
         if folder not in self._folders:
             self._folders[folder] = self._real(folder)
-        path = os.path.join(self._folders[folder], base)
-        if os.path.islink(path):
-            path = self._real(name)
-        if not os.path.isfile(path):
+        try:
+            status = os.lstat(f"{self._folders[folder]}/{base}")
+            if stat.S_ISLNK(status.st_mode):
+                status = os.stat(self._real(name))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError("does not exist or is no file") from None
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("does not exist or is no file")
-        return os.path.getsize(path)
+        return status.st_size
 
     def _real(self, name: str) -> str:
         real = os.path.realpath(os.path.join(self._root, name))
@@ -150,8 +154,9 @@ def _parse_json(line: str) -> Any:
 
 def _parse_row(row: Any) -> tuple[str, str, Captions]:
     """Returns kind, path, captions of a manifest row; ValueError with the reason if malformed."""
-    kinds = [kind for kind in ("video", "image") if isinstance(row, dict) and kind in row]
-    texts = [key for key in ("caption", "captions") if isinstance(row, dict) and key in row]
+    row = row if isinstance(row, dict) else {}
+    kinds = [kind for kind in ("video", "image") if kind in row]
+    texts = [key for key in ("caption", "captions") if key in row]
     if len(kinds) != 1 or not isinstance(row[kinds[0]], str) or len(texts) != 1:
         raise ValueError(
             'expected {"video": "path", "caption": "text"}, or "image" for "video", or "captions"'

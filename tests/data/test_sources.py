@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,31 @@ def test_a_manifest_decides_alone_and_may_caption_a_file_twice(tmp_path):
     source = sources.open_folder(tmp_path)
     assert source.videos == (("a.mp4", "one line"), ("a.mp4", ""))
     assert source.images == (("cat.png", "a cat ?"),)
+
+
+OPEN = """
+import resource, sys, time
+from snapvideo_jax.data import sources
+start = time.process_time()
+source = sources.open_folder(sys.argv[1])
+seconds = time.process_time() - start
+print(len(source.videos), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_rows_open_in_20_seconds_and_a_gigabyte(tmp_path):
+    names = [f"{k % 100:06d}/{k:06d}.mp4" for k in range(1000)]
+    for name in names:
+        add(tmp_path, name, None)
+    with (tmp_path / "manifest.jsonl").open("w") as lines:
+        for k in range(1_000_000):
+            caption = f"shot {k} of a winter forest in snow, with birds that fly over tall trees"
+            lines.write(json.dumps({"video": names[k % 1000], "caption": caption}) + "\n")
+    command = [sys.executable, "-c", OPEN, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows, seconds, size = map(float, done.stdout.split())
+    assert rows == 1e6 and seconds < 20 and size < 1e9
 
 
 def test_a_table_lists_files_as_a_manifest_does(tmp_path):
