@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from snapvideo_jax.data import order
 from snapvideo_jax.errors import DataError
 
 TIE = 1e-6  # seconds: halfway between two frames the earlier one is shown, however it rounds
@@ -89,9 +90,11 @@ class Clip(NamedTuple):
         return self.source.height, self.source.width
 
 
-def draw_framing(spec: ClipSpec, rng: np.random.Generator) -> Framing:
-    """Draws where frames are cut, and whether they flip; makes three draws, whatever `spec` is."""
-    row, column, side = rng.random(3).tolist()
+def draw_framing(spec: ClipSpec, seed: int, g: int) -> Framing:
+    """Draws where the frames of sample g are cut, and whether they flip, as far as `spec` asks."""
+    if not (spec.random_crop or spec.random_flip):
+        return Framing(spec.aspect)
+    row, column, side = order.generator(seed, g, "framing").random(3).tolist()
     crop = (row, column) if spec.random_crop else None
     return Framing(spec.aspect, crop, flip=spec.random_flip and side < 0.5)
 

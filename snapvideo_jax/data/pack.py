@@ -38,7 +38,7 @@ class Packing(NamedTuple):
     Attributes:
       height: H, pixels.
       width: W, pixels.
-      encoding: "jpeg", or "png" for no loss.
+      encoding: "jpeg", or without loss "png" (small) or "raw" (fast to read).
       quality: of JPEG, 1 to 100.
       shard_rows: files in a shard.
       aspect: as in `choice.Framing`.
@@ -308,7 +308,7 @@ def _complete(header: dict[str, Any], shards: Sequence[Shard], folder: Path) -> 
         ]
         for split in (VIDEOS, PICTURES)
     }
-    layout = packed.features(first.height, first.width, first.encoding)
+    layout = packed.features(first.form)
     tfds_build.write_metadata(folder, build_name(folder), layout, lengths)
     header = header | {"shards": parts}
     storage.write(folder / HEADER, json.dumps(header, indent=1).encode() + b"\n")

@@ -58,6 +58,11 @@ class Shard:
     quality: int
     seconds: int
 
+    @property
+    def form(self) -> packed.FrameFormat:
+        """How frames are stored."""
+        return packed.FrameFormat(self.encoding, self.height, self.width)
+
     def place(self, name: str) -> Path | Member:
         """Returns where a file lies."""
         return Member(*self.members[name]) if self.members else Path(self.root) / name
@@ -93,7 +98,7 @@ def _store_video(
     for timed in clips.decode_all(path, shard.height, shard.width, Framing(shard.aspect)):
         frame = packed.compress(timed.pixels, shard.encoding, shard.quality)
         if len(frames) % MEASURED == 0:
-            losses.append(signal_to_noise(timed.pixels, packed.decompress(frame)))
+            losses.append(signal_to_noise(timed.pixels, packed.decompress(frame, shard.form)))
         seconds.append(timed.start)
         frames.append(frame)
         until, slack, size = timed.until, timed.slack, size + len(frame)
@@ -113,7 +118,7 @@ def _store_picture(
     height, width = clips.probe_image(path)
     pixels = clips.load_image(path, shard.height, shard.width, Framing(shard.aspect))
     frame = packed.compress(pixels, shard.encoding, shard.quality)
-    loss = signal_to_noise(pixels, packed.decompress(frame))
+    loss = signal_to_noise(pixels, packed.decompress(frame, shard.form))
     info = VideoInfo(name, duration=1.0, frame_rate=1.0, height=height, width=width)
     return packed.StoredVideo(info, captions, np.zeros(1), 1.0, 0.5, [frame]), [loss]
 
@@ -129,8 +134,11 @@ def write(shard: Shard) -> Iterator[dict[str, Any]]:
     path = Path(shard.path)
     # A worker whose caller was killed may still write, until it reports its next file to nobody.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    layout = packed.features(shard.height, shard.width, shard.encoding)
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # a record is read by itself
+    layout = packed.features(shard.form)
+    options = "group_size:1"  # a record is read by itself
+    if shard.encoding == "raw":
+        options += ",uncompressed"  # else reading takes twice as long
+    writer = ArrayRecordWriter(str(unfinished), options)
     totals: dict[str, Any] = {"frames": 0, "record_bytes": 0, "losses": [], "unusable": []}
     for number in range(len(shard.rows)):
         yield {"row": number}

@@ -15,8 +15,6 @@ from snapvideo_jax.data.choice import (
 )
 from snapvideo_jax.files.tar import Member
 
-FRAMING = "framing"  # stream of the random numbers that choose it
-
 
 class Request(NamedTuple):
     """What is to be read, as values that JSON holds.
@@ -41,7 +39,7 @@ def read(request: Request) -> Clip:
     from snapvideo_jax.data import clips
 
     path, spec = request.path, request.spec
-    framing = draw_framing(spec, order.generator(request.seed, request.g, FRAMING))
+    framing = draw_framing(spec, request.seed, request.g)
     if request.kind == "picture":
         picture = clips.load_image(path, spec.height, spec.width, framing)
         info = VideoInfo(str(path), 0.0, 0.0, *clips.probe_image(path))

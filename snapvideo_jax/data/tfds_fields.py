@@ -54,18 +54,22 @@ def is_packed(features: Any) -> bool:
     return {"video", "captions", "seconds", "until", "unusable"} <= set(features)
 
 
-def open_packed(record: bytes) -> Recording:
-    """Returns what a record of ours shows; raises DataError where its file was unusable."""
-    with _explaining_damage():
-        video = packed.parse(record)
-    if video.unusable:
-        raise DataError(video.unusable)
-    return Recording(
-        video.info.path,
-        video.info,
-        video.captions,
-        lambda start, rate, num_frames, framing: packed.decode(video, start, rate, num_frames),
-    )
+def open_packed(features: Any) -> Open:
+    """Returns what opens the records of a build of ours; DataError where the file was unusable."""
+    form = packed.frame_format(features)
+    to_pixels = lambda frame: packed.decompress(frame, form)
+
+    def open_record(record: bytes) -> Recording:
+        with _explaining_damage():
+            video = packed.parse(record, form)
+        if video.unusable:
+            raise DataError(video.unusable)
+        decode = lambda start, rate, num_frames, framing: packed.decode(
+            video, start, rate, num_frames, to_pixels
+        )
+        return Recording(video.info.path, video.info, video.captions, decode)
+
+    return open_record
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from snapvideo_jax.data import order, packed, tfds_fields
 from snapvideo_jax.data.choice import ClipSpec, draw_clip, draw_framing, draw_still
-from snapvideo_jax.data.reading import FRAMING
 from snapvideo_jax.data.sources import (
     Drawn,
     choose_caption,
@@ -85,7 +84,7 @@ class TfdsSource:
         if split is None:
             raise DataError(f"{self.place}: holds no videos")
         draw = draw_still if image else draw_clip
-        framing = draw_framing(spec, order.generator(seed, g, FRAMING))
+        framing = draw_framing(spec, seed, g)
 
         def read(row: int, stream: str) -> Drawn:
             recording, rng = self._open(split, row), order.generator(seed, g, stream)
@@ -143,7 +142,7 @@ def open_build(path: str, *, split: str, images: str, fields: Fields, spec: Clip
     own = tfds_fields.is_packed(features)
     if own:
         _check_packing(path, features, folder, spec)
-        open_record: Open = tfds_fields.open_packed
+        open_record: Open = tfds_fields.open_packed(features)
     else:
         open_record = tfds_fields.open_foreign(features, fields, spec.height, spec.width)
     _allow_open_files(info, split, images)
@@ -208,11 +207,11 @@ def _split(builder: Any, split: str) -> Split:
 
 def _check_packing(path: str, features: Any, folder: Path, spec: ClipSpec) -> None:
     """Raises ConfigError where the frames of a build of ours are not those that `spec` asks for."""
-    stored = features["video"].feature.shape[:2]
-    if stored != (spec.height, spec.width):
+    form = packed.frame_format(features)
+    if (form.height, form.width) != (spec.height, spec.width):
         raise ConfigError(
-            f"{path} holds frames of {stored[0]} x {stored[1]} pixels, and data.height, data.width "
-            f"are {spec.height}, {spec.width}; pack the videos at that size"
+            f"{path} holds frames of {form.height} x {form.width} pixels, and data.height, "
+            f"data.width are {spec.height}, {spec.width}; pack the videos at that size"
         )
     if spec.random_crop:
         raise ConfigError(

@@ -84,6 +84,24 @@ def test_a_lossless_build_shows_what_the_files_show(folder, lossless):
     assert shown == reports[1] and len(shown) >= 3  # bad.mp4 keeps its place
 
 
+def test_raw_pixels_are_those_of_the_files_and_tensorflow_datasets_reads_them(folder, tmp_path):
+    import tensorflow_datasets as tfds
+
+    place, raw = tmp_path / "talks/1.0.0", PNG._replace(encoding="raw")
+    files = dataclasses.replace(folder, videos=(folder.videos[0], ("bad.mp4", "bad")))
+    totals = pack.pack(files, place, raw, workers=2, report=quiet)
+    assert totals.loss is None and totals.frames == 121 and len(totals.unusable) == 1
+    build = open_build(place)
+    for g in range(6):
+        for image in (False, True):
+            frames, *rest = draw(files, g, image, [])
+            same, *also = draw(build, g, image, [])
+            assert rest == also
+            np.testing.assert_array_equal(frames, same)
+    row = tfds.builder_from_directory(place).as_data_source("train")[0]
+    assert row["video"].shape == (120, 18, 32, 3) and row["video"].dtype == np.uint8
+
+
 def test_without_pictures_stills_are_the_same_frames(folder, lossless):
     films = dataclasses.replace(folder, images=())
     build = dataclasses.replace(open_build(lossless[0]), images=None)
@@ -291,12 +309,29 @@ def test_a_full_disk_or_a_missing_folder_is_one_line(tmp_path):
         pack._pack_one(shard, pack._Processes(), lambda: None)
 
 
+@pytest.mark.parametrize("encoding", packed.ENCODINGS)
+def test_frames_that_are_cut_off_or_of_another_size_are_refused(encoding):
+    form = packed.FrameFormat(encoding, 18, 32)
+    columns = np.arange(18)[:, None, None] * 7 + np.arange(32)[None, :, None] * 3
+    pixels = (columns + np.array([0, 10, 20])).astype(np.uint8)
+    frame = packed.compress(pixels, encoding, 95)
+    shown = packed.decompress(frame, form)
+    assert abs(shown.astype(int) - pixels).max() <= (8 if encoding == "jpeg" else 0)
+    for length in (0, 20, len(frame) // 2):
+        with pytest.raises(DataError, match="a stored frame cannot be read"):
+            packed.decompress(frame[:length], form)
+    for height, width in ((18, 33), (9, 16), (180, 320), (19, 32)):
+        with pytest.raises(DataError, match="a stored frame cannot be read"):
+            packed.decompress(frame, form._replace(height=height, width=width))
+
+
 def test_the_frames_of_a_clip_are_the_nearest_ones():
     frame = lambda k: packed.compress(np.full((2, 2, 3), k, np.uint8), "png", 95)
     info = choice.VideoInfo("it", duration=1.0, frame_rate=10.0, height=2, width=2)
     seconds = np.arange(10) / 10
     video = packed.StoredVideo(info, [""], seconds, 1.05, 0.05, [frame(k) for k in range(10)])
-    shown = lambda start, rate, n: packed.decode(video, start, rate, n)[:, 0, 0, 0].tolist()
+    pixels = lambda frame: packed.decompress(frame, packed.FrameFormat("png", 2, 2))
+    shown = lambda start, rate, n: packed.decode(video, start, rate, n, pixels)[:, 0, 0, 0].tolist()
     assert shown(0.0, 10.0, 3) == [0, 1, 2]
     assert shown(0.04, 5.0, 4) == [0, 2, 4, 6]
     assert shown(0.06, 5.0, 4) == [1, 3, 5, 7]
