@@ -4,12 +4,12 @@ Each refusal is a ConfigError of one line that names the field, its value and wh
 one field may be is in fields.py; here is what several decide.
 """
 
-from snapvideo_jax import fields
+from snapvideo_jax import fields, storage
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.build.data import world
 from snapvideo_jax.build.model import network, padded_video
 from snapvideo_jax.data import order
-from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.errors import ConfigError, StorageError
 from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.units import size_text
 
@@ -23,6 +23,12 @@ BELOW = (
 )
 
 
+# Fields that name what is read from the file system; a bucket has to be mounted there.
+PLACES = (
+    "data.path", "data.vocabulary", "data.text_states", "training.start_from", "log.evaluate_path",
+)  # fmt: skip
+
+
 def check(config: Config, memory: int = MOST_BYTES) -> None:
     """Raises ConfigError for a field that is not of its kind, or sizes that do not fit.
 
@@ -33,6 +39,8 @@ def check(config: Config, memory: int = MOST_BYTES) -> None:
     for low, high in BELOW:
         if values[low] >= values[high]:
             raise ConfigError(f"{low}={values[low]} must be below {high}={values[high]}")
+    for name in PLACES:
+        _refuse_remote(name, values[name])
     _check_data(config)
     _check_sizes(config, min(memory, MOST_BYTES))
     network(config, dot_product_attention)
@@ -85,9 +93,18 @@ def _check_framing(data: Config, only_shapes: bool) -> None:
         )
 
 
+def _refuse_remote(name: str, path: str) -> None:
+    """Raises ConfigError where a field names a bucket."""
+    try:
+        storage.refuse_remote(path)
+    except StorageError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
 def _check_part(part: tuple) -> None:
     """Raises ConfigError for a part of data.mixture without a path, or without rows."""
     source, path, images, videos = part
+    _refuse_remote("data.mixture", path)
     if images + videos == 0:
         raise ConfigError(f"data.mixture={part!r}: no row of a batch is from it")
     if source != "shapes" and not path:

@@ -43,8 +43,9 @@ def index(folder: str | Path, workers: int, report: Callable[[int, int], None]) 
     Raises:
       DataError: no shards, one that `tar.members` refuses, a sample without caption or with two
         files, or shards that are not those of the index that is there.
-      StorageError: the index cannot be written.
+      StorageError: the index cannot be written, or the folder is in a bucket that is not mounted.
     """
+    storage.refuse_remote(folder)
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: no such data folder")

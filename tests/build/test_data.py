@@ -3,6 +3,7 @@
 import pytest
 
 from snapvideo_jax import build
+from snapvideo_jax.build import checks
 from snapvideo_jax.data.text import train_vocabulary
 from snapvideo_jax.errors import ConfigError, DataError
 from tests import tiny
@@ -43,6 +44,23 @@ def test_framing_that_makes_captions_wrong_or_does_nothing_is_refused(data, line
     config = tiny.get_config()
     config.data.update(data)
     with pytest.raises(ConfigError, match=line):
+        build.check(config)
+
+
+BUCKET = "gs://bucket/clips"
+
+
+@pytest.mark.parametrize("source", ["folder", "tfds"])
+@pytest.mark.parametrize("field", [*checks.PLACES, "data.mixture"])
+def test_a_bucket_that_is_not_mounted_is_refused_by_field(source, field):
+    config = tiny.get_config()
+    config.data.update(source=source, path="clips")
+    value = ((source, BUCKET, 0, 1),) if field == "data.mixture" else BUCKET
+    section, _, name = field.partition(".")
+    config[section][name] = value
+    with pytest.raises(
+        ConfigError, match=rf"{field}: {BUCKET} is no folder of this machine.*mount"
+    ):
         build.check(config)
 
 

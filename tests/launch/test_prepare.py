@@ -242,6 +242,24 @@ def test_text_states_can_lie_in_the_folder_of_a_build(prepared, packed):
     assert Embeddings(states).missing(["a man talks", "nothing"]) == []
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("index", "--shards=gs://bucket/x"),
+        ("convert", "--build=gs://bucket/x", "--out=OUT"),
+        ("convert", "--build=x", "--out=gs://bucket/x"),
+        ("pack", "--out=gs://bucket/x", "--config.data.source=folder", "--config.data.path=x"),
+        ("embed", "--t5=gs://bucket/x", "--out=OUT"),
+        ("embed", "--t5=x", "--tokenizer=gs://bucket/x", "--out=OUT"),
+    ],
+    ids=" ".join,
+)
+def test_buckets_are_refused_by_every_command_that_reads_or_writes(commands, tmp_path, flags):
+    done = commands.launch("prepare", *(flag.replace("OUT", str(tmp_path)) for flag in flags))
+    assert done.returncode == 5 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: gs://bucket/x is no folder of this machine, ")
+
+
 PACK_REFUSALS = {
     ("--config.data.source=shapes",): (2, "data.source=shapes: only source folder can be packed"),
     ("--config.data.path=tests/none",): (3, "tests/none: no such data folder"),
