@@ -309,6 +309,16 @@ def test_a_full_disk_or_a_missing_folder_is_one_line(tmp_path):
         pack._pack_one(shard, pack._Processes(), lambda: None)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("film, times", [("bikes.mp4", 5), ("h264.mp4", 5), ("mpeg4.avi", 3)])
+def test_files_cost_what_pyav_does_and_packed_frames_far_less(tmp_path, film, times):
+    command = [sys.executable, "-m", "tests.data.reading_speed", film, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    cost = json.loads(done.stdout.splitlines()[-1])
+    assert cost["files"] < 1.2 * cost["bare"], cost
+    assert cost["files"] > times * min(cost["jpeg"], cost["raw"]), cost
+
+
 @pytest.mark.parametrize("encoding", packed.ENCODINGS)
 def test_frames_that_are_cut_off_or_of_another_size_are_refused(encoding):
     form = packed.FrameFormat(encoding, 18, 32)
