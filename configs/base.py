@@ -39,6 +39,10 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.data.num_frames = 16  # T, Table 8
     config.data.height = 36  # pixels, before padding, Table 8
     config.data.width = 64  # pixels, Table 8
+    # Frames of another shape: "crop" scales them to cover it and cuts, "pad" leaves bars of black.
+    config.data.aspect = "crop"  # open
+    config.data.random_crop = False  # cuts anywhere, the same place for a clip; else in the middle
+    config.data.random_flip = False  # half of the clips: left and right change places
     config.data.pad_rows = 4  # rows of value 0 below the picture, so that the height is 40; open
     config.data.frame_rates = (4.0, 8.0, 12.0, 24.0)  # frames per second, one drawn a clip; open
     config.data.image_fraction = 0.5  # of each batch, shown as videos that stand still, Table 9

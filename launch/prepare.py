@@ -2,6 +2,7 @@
 
   embed       stores the text states of captions, so that training runs no T5 encoder
   pack        stores videos frame by frame at training size, so that training decodes no video
+  index       lists what lies where in tar shards, so that training reads any of it
   convert     copies a build of tensorflow-datasets from TFRecord to ArrayRecord, which it reads
   show        draws what any step of training saw
   inspect     draws a page about a data set: sizes, lengths, captions, clips
@@ -14,7 +15,7 @@ Each command has its own --help.
 import runpy
 import sys
 
-COMMANDS = ("embed", "pack", "convert", "show", "inspect", "redundancy", "bench")
+COMMANDS = ("embed", "pack", "index", "convert", "show", "inspect", "redundancy", "bench")
 
 
 def main() -> None:

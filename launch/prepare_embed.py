@@ -43,6 +43,8 @@ BATCH = number_flags.define("batch_size", 64, Whole(1, 65_536), "Captions encode
 
 def run() -> None:
     """Stores the states of the captions that --config names."""
+    for path in (T5.value, TOKENIZER.value):
+        storage.refuse_remote(path or "")
     config = flags.FLAGS.config
     config.data.text_states = OUT.value  # training reads what this writes
     build.check(config)

@@ -4,7 +4,7 @@
       --out=PACKED/clips/1.0.0
 
 reads the folder DIR as training does, and stores every frame of every video by itself: scaled and
-cut to data.height x data.width, as JPEG, or as PNG with --encoding=png, which loses nothing. Clips
+cut to data.height x data.width, as JPEG, or without loss as --encoding=png or raw (pixels). Clips
 are drawn from it as from DIR: the same captions in the same order, the same frames. Train with
 --config.data.source=tfds --config.data.path=PACKED/clips/1.0.0.
 
@@ -31,7 +31,7 @@ from snapvideo_jax.units import size_text
 
 entry.define_config()
 OUT = entry.define_folder("out", "Folder for the build: .../NAME/1.0.0; created if absent.")
-ENCODING = flags.DEFINE_enum("encoding", "jpeg", packed.ENCODINGS, "Of frames; png loses nothing.")
+ENCODING = flags.DEFINE_enum("encoding", "jpeg", packed.ENCODINGS, "png and raw lose nothing.")
 QUALITY = number_flags.define("quality", 95, Whole(1, 100), "Of JPEG.")
 SHARD = number_flags.define("shard", 1000, Whole(1, 1_000_000), "Files in a shard.")
 WORKERS = number_flags.define(
@@ -44,7 +44,11 @@ def run() -> None:
     config = data_config.checked()
     if config.data.source != "folder":
         raise ConfigError(f"data.source={config.data.source}: only source folder can be packed")
-    if ENCODING.value == "png":
+    if config.data.random_crop:
+        raise ConfigError(
+            "data.random_crop=True: frames are cut in the middle when they are packed"
+        )
+    if ENCODING.value != "jpeg":
         entry.refuse_unread("--encoding=jpeg", QUALITY)
     totals = pack.pack(
         sources.open_folder(config.data.path),
@@ -52,6 +56,7 @@ def run() -> None:
         pack.Packing(
             height=config.data.height,
             width=config.data.width,
+            aspect=config.data.aspect,
             encoding=ENCODING.value,
             quality=QUALITY.value,
             shard_rows=SHARD.value,

@@ -4,12 +4,12 @@ Each refusal is a ConfigError of one line that names the field, its value and wh
 one field may be is in fields.py; here is what several decide.
 """
 
-from snapvideo_jax import fields
+from snapvideo_jax import fields, storage
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.build.data import world
 from snapvideo_jax.build.model import network, padded_video
 from snapvideo_jax.data import order
-from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.errors import ConfigError, StorageError
 from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.units import size_text
 
@@ -21,6 +21,12 @@ BELOW = (
     ("sampling.sigma_min", "sampling.sigma_max"),
     ("sampling.S_min", "sampling.S_max"),
 )
+
+
+# Fields that name what is read from the file system; a bucket has to be mounted there.
+PLACES = (
+    "data.path", "data.vocabulary", "data.text_states", "training.start_from", "log.evaluate_path",
+)  # fmt: skip
 
 
 def check(config: Config, memory: int = MOST_BYTES) -> None:
@@ -35,6 +41,8 @@ def check(config: Config, memory: int = MOST_BYTES) -> None:
             raise ConfigError(
                 f"{low}={values[low]} must be below {high}={values[high]}; give --config.{low} too"
             )
+    for name in PLACES:
+        _refuse_remote(name, values[name])
     _check_data(config)
     _check_sizes(config, min(memory, MOST_BYTES))
     network(config, dot_product_attention)
@@ -56,8 +64,12 @@ def _check_data(config: Config) -> None:
     for part in data.mixture:
         _check_part(part)
     sets = [(data.source, data.path), *(part[:2] for part in data.mixture)]
-    if any(source == "shapes" for source, _ in sets):
+    drawn = [source == "shapes" for source, _ in sets]
+    if any(drawn):
         world(config)
+        _check_framing(data, all(drawn))
+    if data.random_crop and data.aspect == "pad":
+        raise ConfigError("data.random_crop=True needs data.aspect=crop: what is padded is not cut")
     if config.model.text_encoder.source == "stored" and not data.text_states:
         raise ConfigError(
             "model.text_encoder.source=stored needs --config.data.text_states=DIR, made by "
@@ -74,9 +86,32 @@ def _check_data(config: Config) -> None:
     _check_evaluation(config)
 
 
+def _check_framing(data: Config, only_shapes: bool) -> None:
+    """Raises ConfigError for what would make captions of shapes wrong, or do nothing to them."""
+    if data.random_flip:
+        raise ConfigError(
+            "data.random_flip=True: captions of data.source=shapes say left and right, and a flip "
+            "would make them wrong"
+        )
+    if only_shapes and (data.random_crop or data.aspect != "crop"):
+        raise ConfigError(
+            "data.random_crop and data.aspect do nothing to data.source=shapes, which is drawn at "
+            "the size of training; leave them out"
+        )
+
+
+def _refuse_remote(name: str, path: str) -> None:
+    """Raises ConfigError where a field names a bucket."""
+    try:
+        storage.refuse_remote(path)
+    except StorageError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
 def _check_part(part: tuple) -> None:
     """Raises ConfigError for a part of data.mixture without a path, or without rows."""
     source, path, images, videos = part
+    _refuse_remote("data.mixture", path)
     if images + videos == 0:
         raise ConfigError(f"data.mixture={part!r}: no row of a batch is from it")
     if source != "shapes" and not path:

@@ -144,6 +144,9 @@ def _open(
         height=data.height,
         width=data.width,
         frame_rates=tuple(data.frame_rates),
+        aspect=data.aspect,
+        random_crop=data.random_crop,
+        random_flip=data.random_flip,
     )
     if part.kind == "folder":
         assert decoders is not None, "there is a pool where there is a folder"
@@ -152,7 +155,7 @@ def _open(
             g, image=image, seed=seed, spec=spec, report_bad=report_bad, read=decoders.read
         )
         return Source(draw, folder.captions, folder.fingerprint)
-    build = _build(config, part)
+    build = _build(config, part, spec)
     draw = lambda g, image: build.draw(g, image=image, seed=seed, spec=spec, report_bad=report_bad)
     return Source(draw, build.captions, build.fingerprint)
 
@@ -164,18 +167,17 @@ def _drawn_shape(g: int, example: sources.Example) -> sources.Drawn:
     return sources.Drawn(sources.Clip(frames, interval, source, start=0.0), caption, name)
 
 
-def _build(config: Config, part: _Part) -> Any:
+def _build(config: Config, part: _Part, spec: sources.ClipSpec) -> Any:
     """Returns the `TfdsSource` of a part."""
     from snapvideo_jax.data import tfds_fields, tfds_source  # plans and benchmarks read no data
 
-    data, fields = config.data, config.data.tfds
+    fields = config.data.tfds
     build = tfds_source.open_build(
         part.path,
         split=fields.split,
         images=fields.images,
         fields=tfds_fields.Fields(fields.video, fields.caption, fields.frame_rate),
-        height=data.height,
-        width=data.width,
+        spec=spec,
     )
     if build.videos is None and part.videos:
         raise ConfigError(

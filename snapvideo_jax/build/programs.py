@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from snapvideo_jax import generator
+from snapvideo_jax import generator, keys
 from snapvideo_jax.build import model, recipe
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.denoiser import Denoiser, Params
@@ -30,7 +30,7 @@ from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.parallel import chips, rules
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.training.state import TrainState, init_state
-from snapvideo_jax.training.step import train_step
+from snapvideo_jax.training.step import STREAMS, draw, train_step
 
 # name -> shape and dtype, and in programs the sharding, of an entry of a batch
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
@@ -185,6 +185,25 @@ def train_program(
             compiler_options=chips.options(mesh) if config.model.name == "fit" else None,
         ),
     )
+
+
+def text_dropout(
+    config: Config, step: int
+) -> tuple[Bool[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+    """Returns which rows of a step lose their text in its first and in its second pass.
+
+    step: that is done before it; 0 is the first.
+    """
+    denoiser = model.denoiser(config, vocabulary_size=1, mesh=counting_mesh())
+    leaf, objective = abstract_batch(config)["video"], recipe.objective(config)
+
+    @jax.jit  # so that videos and noise, on which nothing depends, are not made
+    def keep_text() -> tuple[Array, Array]:
+        streams, video = keys.streams(config.seed, step, STREAMS), jnp.zeros(leaf.shape, leaf.dtype)
+        return draw(denoiser, objective, video, streams).keep_text
+
+    first, second = keep_text()
+    return ~np.asarray(first), ~np.asarray(second)
 
 
 class SamplerProgram(NamedTuple):

@@ -9,7 +9,6 @@ import contextlib
 import io
 import math
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +16,11 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from snapvideo_jax.data import timeline
-from snapvideo_jax.data.choice import TIE, VideoInfo
+from snapvideo_jax.data.choice import MIDDLE, TIE, Framing, VideoInfo
 from snapvideo_jax.errors import DataError
 from snapvideo_jax.files import containers, frames
-from snapvideo_jax.files.containers import Video
+from snapvideo_jax.files.containers import Place, Video
+from snapvideo_jax.files.tar import Member
 
 MAX_PIXELS = containers.MAX_PIXELS  # of one frame or picture
 MAX_FRAMES = 100_000  # of one file: 55 minutes at 30 frames per second
@@ -33,7 +33,7 @@ def _pixel_aspect(stream: Any) -> float:
     return aspect if 0.25 <= aspect <= 4 else 1.0
 
 
-def _check_header(path: str | Path, video: Video) -> None:
+def _check_header(path: Place, video: Video) -> None:
     """Raises DataError, before decoding, where the header names no size or too large a one."""
     stream = video.stream
     width, height = stream.codec_context.width, stream.codec_context.height
@@ -47,14 +47,14 @@ def _check_header(path: str | Path, video: Video) -> None:
     _check_count(path, count)
 
 
-def _check_count(path: str | Path, count: int) -> None:
+def _check_count(path: Place, count: int) -> None:
     if count > MAX_FRAMES:
         raise DataError(
             f"{path}: {count} frames are over {MAX_FRAMES}; cut the video into shorter files"
         )
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: Place) -> VideoInfo:
     """Returns duration, frame rate and displayed size of a video.
 
     Sizes are checked in the header. Then the first frame is decoded, since it carries the rotation,
@@ -107,11 +107,11 @@ def _frames_at(
 
 
 class _Fitter:
-    """Scales frames, upright and in proportion, to cover height x width, and cuts the middle."""
+    """Scales frames, upright and in proportion, and cuts or pads them to height x width."""
 
-    def __init__(self, pixel_aspect: float, height: int, width: int):
+    def __init__(self, pixel_aspect: float, height: int, width: int, framing: Framing):
         self._aspect, self._height, self._width = pixel_aspect, height, width
-        self._scale = frames.Scaler()
+        self._framing, self._scale = framing, frames.Scaler()
 
     def __call__(self, frame: Any) -> UInt8[np.ndarray, "H W 3"]:
         if frame.is_corrupt:
@@ -120,23 +120,55 @@ class _Fitter:
         rows, columns = self._height, self._width
         if how.transpose:
             rows, columns = columns, rows
-        scale = max(rows / frame.height, columns / (frame.width * self._aspect))
-        covered_rows = max(rows, round(frame.height * scale))
-        covered_columns = max(columns, round(frame.width * self._aspect * scale))
+        ratios = rows / frame.height, columns / (frame.width * self._aspect)
+        if self._framing.aspect == "pad":
+            scaled_rows = min(rows, max(1, round(frame.height * min(ratios))))
+            scaled_columns = min(columns, max(1, round(frame.width * self._aspect * min(ratios))))
+            scaled = self._scale(frame, scaled_rows, scaled_columns)
+            return frames.upright(_padded(scaled, rows, columns), how)
+        covered_rows = max(rows, round(frame.height * max(ratios)))
+        covered_columns = max(columns, round(frame.width * self._aspect * max(ratios)))
         if covered_rows * covered_columns > MAX_PIXELS:
             raise ValueError(f"frames of {frame.width} x {frame.height} are too narrow to crop")
         scaled = self._scale(frame, covered_rows, covered_columns)
-        top, left = (covered_rows - rows) // 2, (covered_columns - columns) // 2
+        top, left = _cut(covered_rows - rows, covered_columns - columns, self._framing, how)
         return frames.upright(scaled[top : top + rows, left : left + columns], how)
 
 
+def _cut(rows: int, columns: int, framing: Framing, how: frames.Orientation) -> tuple[int, int]:
+    """Returns how many of the surplus rows and columns of a stored frame lie before the cut."""
+    if framing.crop is None:
+        return rows // 2, columns // 2
+    y, x = framing.crop  # of the frame as displayed
+    y, x = 1 - y if how.flip_rows else y, 1 - x if how.flip_columns else x
+    y, x = (x, y) if how.transpose else (y, x)
+    return min(rows, int(y * (rows + 1))), min(columns, int(x * (columns + 1)))
+
+
+def _padded(
+    pixels: UInt8[np.ndarray, "h w 3"], rows: int, columns: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a frame in the middle of black."""
+    padded = np.zeros((rows, columns, 3), np.uint8)
+    top, left = (rows - pixels.shape[0]) // 2, (columns - pixels.shape[1]) // 2
+    padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return padded
+
+
 def decode_clip(
-    path: str | Path, *, start: float, frame_rate: float, num_frames: int, height: int, width: int
+    path: Place,
+    *,
+    start: float,
+    frame_rate: float,
+    num_frames: int,
+    height: int,
+    width: int,
+    framing: Framing = MIDDLE,
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Decodes the frames of a video at start + k / frame_rate for k < num_frames.
 
     Each is scaled in proportion, by area averaging, until it covers height x width; then its middle
-    is cut out.
+    is cut out, or what `framing` says.
 
     Args:
       path: the file.
@@ -145,6 +177,7 @@ def decode_clip(
       num_frames: T.
       height: H, pixels.
       width: W, pixels.
+      framing: how frames of another shape fit; nothing is flipped.
 
     Raises:
       DataError: the file cannot be decoded or ends before the clip does.
@@ -153,7 +186,7 @@ def decode_clip(
     with containers.open_video(path) as video:
         _check_header(path, video)
         line = timeline.read_timeline(video, MAX_FRAMES)
-        fit = _Fitter(_pixel_aspect(video.stream), height, width)
+        fit = _Fitter(_pixel_aspect(video.stream), height, width, framing)
         try:
             return _read_clip(video, line, times, fit)
         except timeline.BackwardsError:
@@ -189,7 +222,9 @@ class TimedFrame(NamedTuple):
     pixels: UInt8[np.ndarray, "H W 3"]
 
 
-def decode_all(path: str | Path, height: int, width: int) -> Iterator[TimedFrame]:
+def decode_all(
+    path: Place, height: int, width: int, framing: Framing = MIDDLE
+) -> Iterator[TimedFrame]:
     """Yields every frame of a video, scaled and cut as `decode_clip` does.
 
     Raises:
@@ -198,7 +233,7 @@ def decode_all(path: str | Path, height: int, width: int) -> Iterator[TimedFrame
     with containers.open_video(path) as video:
         _check_header(path, video)
         line = timeline.read_timeline(video, MAX_FRAMES)
-        fit = _Fitter(_pixel_aspect(video.stream), height, width)
+        fit = _Fitter(_pixel_aspect(video.stream), height, width, framing)
         for seconds, frame in timeline.timed_frames(video, line):
             until = seconds + _shown_for(frame, line)
             yield TimedFrame(seconds, until, line.slack, fit(frame))
@@ -210,9 +245,10 @@ def _shown_for(frame: Any, line: timeline.Timeline) -> float:
 
 
 @contextlib.contextmanager
-def _open_image(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+def _open_image(path: Place | io.BytesIO) -> Iterator[Image.Image]:
     """Yields a picture of which only the header was read."""
-    with containers.as_data_error(path), Image.open(path, formats=_PICTURES) as image:
+    file = path.open() if isinstance(path, Member) else path
+    with containers.as_data_error(path), Image.open(file, formats=_PICTURES) as image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(
                 f"{path}: {image.width} x {image.height} pixels are over {MAX_PIXELS} pixels"
@@ -220,7 +256,7 @@ def _open_image(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
         yield image
 
 
-def probe_image(path: str | Path | io.BytesIO) -> tuple[int, int]:
+def probe_image(path: Place | io.BytesIO) -> tuple[int, int]:
     """Returns height and width of a picture as displayed, in pixels.
 
     Raises:
@@ -232,9 +268,9 @@ def probe_image(path: str | Path | io.BytesIO) -> tuple[int, int]:
 
 
 def load_image(
-    path: str | Path | io.BytesIO, height: int, width: int
+    path: Place | io.BytesIO, height: int, width: int, framing: Framing = MIDDLE
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the middle of a picture, upright, scaled in proportion to cover height x width.
+    """Returns a picture, upright, scaled in proportion and cut or padded to height x width.
 
     What is transparent shows the background, white, whatever color is stored there.
 
@@ -242,6 +278,7 @@ def load_image(
       path: the file, or its content.
       height: H, pixels.
       width: W, pixels.
+      framing: how a picture of another shape fits; nothing is flipped.
 
     Raises:
       DataError: the file is no readable picture, or over 64 Mi pixels.
@@ -252,7 +289,11 @@ def load_image(
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else a copy would be made
             image = ImageOps.exif_transpose(image)
         # Hamming averages over areas, as the scaling of frames does, and enlarges smoothly.
-        return np.array(ImageOps.fit(_opaque(image), (width, height), Image.Resampling.HAMMING))
+        how = {"size": (width, height), "method": Image.Resampling.HAMMING}
+        if framing.aspect == "pad":
+            return np.array(ImageOps.pad(_opaque(image), **how))
+        y, x = framing.crop or (0.5, 0.5)
+        return np.array(ImageOps.fit(_opaque(image), **how, centering=(x, y)))
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -27,6 +27,7 @@ def convert(source: str, folder: str | Path, report: Callable[[int, int], None])
     """
     import tensorflow_datasets as tfds
 
+    storage.refuse_remote(source)
     try:
         builder = tfds.builder_from_directory(source)
     except Exception as error:  # tensorflow-datasets raises whatever a broken file leads to

@@ -12,6 +12,7 @@ from snapvideo_jax.data import clips  # noqa: F401  here, not within the time of
 from snapvideo_jax.data.choice import ClipSpec
 from snapvideo_jax.data.reading import Request, read
 from snapvideo_jax.errors import DataError
+from snapvideo_jax.files.tar import Member
 
 MEMORY = 384 * 2**20  # bytes of data; libraries add about 100 MB to what the system counts
 GRACE = 5  # seconds after which this process ends by itself, if its parent did not end it
@@ -25,7 +26,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         fields = json.loads(line)
         # The default of SIGALRM ends a process also where it hangs outside Python.
         signal.setitimer(signal.ITIMER_REAL, fields.pop("seconds") + GRACE)
-        answer(Request(**fields | {"spec": ClipSpec(**fields["spec"])}), answers)
+        path = fields["path"] if isinstance(fields["path"], str) else Member(*fields["path"])
+        answer(Request(**fields | {"spec": ClipSpec(**fields["spec"]), "path": path}), answers)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -37,7 +39,7 @@ def answer(request: Request, answers: BinaryIO) -> None:
         answers.write(json.dumps({"problem": str(error)}).encode() + b"\n")
     else:
         head = {"shape": clip.frames.shape, "interval": clip.interval, "start": clip.start}
-        head["source"] = clip.source
+        head |= {"source": clip.source, "framing": clip.framing}
         answers.write(json.dumps(head).encode() + b"\n" + clip.frames.tobytes())
     answers.flush()
 

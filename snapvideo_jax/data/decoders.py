@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from snapvideo_jax.data.choice import Clip, VideoInfo
+from snapvideo_jax.data.choice import Clip, Framing, VideoInfo
 from snapvideo_jax.data.reading import Request
 from snapvideo_jax.errors import DataError
 
@@ -52,7 +52,7 @@ class Decoders:
           DataError: the file cannot be read, or its process took too long or died.
           RuntimeError: no process can be started, or `close` was called meanwhile.
         """
-        closings, process = self._closings, self._take(request.path)
+        closings, process = self._closings, self._take(str(request.path))
         try:
             return process.answer(request, self._seconds)
         except DataError:
@@ -159,8 +159,9 @@ class _Process:
                 raise DataError(answer["problem"])
             shape = answer["shape"]
             frames = np.frombuffer(self._bytes(int(np.prod(shape))), np.uint8).reshape(shape)
-            source = VideoInfo(*answer["source"])
-            return Clip(frames, answer["interval"], source, answer["start"])
+            source, (aspect, crop, flip) = VideoInfo(*answer["source"]), answer["framing"]
+            framing = Framing(aspect, crop and tuple(crop), flip)
+            return Clip(frames, answer["interval"], source, answer["start"], framing)
         except TimeoutError:
             self.kill()
             raise DataError(f"{request.path}: took over {seconds:g} s to decode") from None

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from snapvideo_jax import storage
 from snapvideo_jax.data import packed, tfds_build
+from snapvideo_jax.data.choice import Aspect
 from snapvideo_jax.data.pack_shard import Shard
 from snapvideo_jax.data.packed import CAPTIONS, HEADER, PICTURES, VIDEOS
 from snapvideo_jax.data.sources import FolderSource, texts
@@ -37,9 +38,10 @@ class Packing(NamedTuple):
     Attributes:
       height: H, pixels.
       width: W, pixels.
-      encoding: "jpeg", or "png" for no loss.
+      encoding: "jpeg", or without loss "png" (small) or "raw" (fast to read).
       quality: of JPEG, 1 to 100.
       shard_rows: files in a shard.
+      aspect: as in `choice.Framing`.
       seconds: after which a decoder counts as hanging, a file.
     """
 
@@ -48,6 +50,7 @@ class Packing(NamedTuple):
     encoding: str
     quality: int
     shard_rows: int
+    aspect: Aspect = "crop"
     seconds: int = 600
 
 
@@ -118,8 +121,9 @@ def _claim(source: FolderSource, folder: Path, packing: Packing) -> dict[str, An
         storage.write(path, json.dumps(facts, indent=2).encode() + b"\n")
     try:
         header = json.loads(path.read_bytes())
+        header.setdefault("aspect", "crop")  # of earlier versions
         differences = [name for name, value in facts.items() if header[name] != value]
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(f"{path}: is damaged; choose another folder") from error
     if differences:
         raise ConfigError(
@@ -146,13 +150,28 @@ def _shards(source: FolderSource, folder: Path, packing: Packing) -> Iterator[Sh
                 path=str(tfds_build.shard_path(folder, name, split, k, count)),
                 root=str(source.root.absolute()),
                 rows=own[k * size : (k + 1) * size],
+                members=_members(source, own[k * size : (k + 1) * size]),
                 unusable={},
                 height=packing.height,
                 width=packing.width,
+                aspect=packing.aspect,
                 encoding=packing.encoding,
                 quality=packing.quality,
                 seconds=packing.seconds,
             )
+
+
+def _members(
+    source: FolderSource, rows: Sequence[tuple[str, str, list[str]]]
+) -> dict[str, tuple[str, str, int, int]]:
+    """Returns where rows lie in tar shards, by absolute paths."""
+    if not source.members:
+        return {}
+    members = {name: source.members[name] for _, name, _ in rows}
+    return {
+        name: (str(Path(tar).absolute()), inner, offset, size)
+        for name, (tar, inner, offset, size) in members.items()
+    }
 
 
 def _pack_all(
@@ -289,7 +308,7 @@ def _complete(header: dict[str, Any], shards: Sequence[Shard], folder: Path) -> 
         ]
         for split in (VIDEOS, PICTURES)
     }
-    layout = packed.features(first.height, first.width, first.encoding)
+    layout = packed.features(first.form)
     tfds_build.write_metadata(folder, build_name(folder), layout, lengths)
     header = header | {"shards": parts}
     storage.write(folder / HEADER, json.dumps(header, indent=1).encode() + b"\n")
@@ -309,7 +328,7 @@ def _totals(source: FolderSource, header: dict[str, Any]) -> Totals:
         pictures=len(source.images),
         frames=total("frames"),
         bytes=total("bytes"),
-        source_bytes=sum((source.root / name).stat().st_size for name in names),
+        source_bytes=sum(source.size(name) for name in names),
         loss=(total("loss_sum") / total("measured"), min(worst)) if worst else None,
         unusable=[(name, why) for part in parts for name, why in part["unusable"]],
     )

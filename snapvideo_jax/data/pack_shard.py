@@ -21,8 +21,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import clips, packed
-from snapvideo_jax.data.choice import VideoInfo
+from snapvideo_jax.data.choice import Aspect, Framing, VideoInfo
 from snapvideo_jax.errors import DataError, reason
+from snapvideo_jax.files.tar import Member
 
 MEASURED = 16  # of so many frames, one is read back to measure what JPEG loses
 
@@ -35,9 +36,11 @@ class Shard:
       path: of the shard.
       root: folder of the files.
       rows: (kind, path below the root, captions) of each file, in order.
+      members: (path, name, offset, size) of the files that lie in tar shards, by path.
       unusable: reasons why rows, by number, are not even tried.
       height: H, pixels.
       width: W, pixels.
+      aspect: as in `choice.Framing`.
       encoding: one of `packed.ENCODINGS`.
       quality: of JPEG.
       seconds: after which the system ends the process in the middle of a file.
@@ -46,12 +49,23 @@ class Shard:
     path: str
     root: str
     rows: list[tuple[str, str, list[str]]]
+    members: dict[str, tuple[str, str, int, int]]
     unusable: dict[str, str]
     height: int
     width: int
+    aspect: Aspect
     encoding: str
     quality: int
     seconds: int
+
+    @property
+    def form(self) -> packed.FrameFormat:
+        """How frames are stored."""
+        return packed.FrameFormat(self.encoding, self.height, self.width)
+
+    def place(self, name: str) -> Path | Member:
+        """Returns where a file lies."""
+        return Member(*self.members[name]) if self.members else Path(self.root) / name
 
     def to_json(self) -> str:
         """Returns what `main` reads."""
@@ -78,13 +92,13 @@ def store(shard: Shard, number: int) -> tuple[packed.StoredVideo, list[float]]:
 def _store_video(
     shard: Shard, name: str, captions: list[str]
 ) -> tuple[packed.StoredVideo, list[float]]:
-    path = Path(shard.root) / name
+    path = shard.place(name)
     info, seconds, frames, losses, size = clips.probe(path), [], [], [], 0
     until = slack = 0.0
-    for timed in clips.decode_all(path, shard.height, shard.width):
+    for timed in clips.decode_all(path, shard.height, shard.width, Framing(shard.aspect)):
         frame = packed.compress(timed.pixels, shard.encoding, shard.quality)
         if len(frames) % MEASURED == 0:
-            losses.append(signal_to_noise(timed.pixels, packed.decompress(frame)))
+            losses.append(signal_to_noise(timed.pixels, packed.decompress(frame, shard.form)))
         seconds.append(timed.start)
         frames.append(frame)
         until, slack, size = timed.until, timed.slack, size + len(frame)
@@ -100,11 +114,11 @@ def _store_video(
 def _store_picture(
     shard: Shard, name: str, captions: list[str]
 ) -> tuple[packed.StoredVideo, list[float]]:
-    path = Path(shard.root) / name
+    path = shard.place(name)
     height, width = clips.probe_image(path)
-    pixels = clips.load_image(path, shard.height, shard.width)
+    pixels = clips.load_image(path, shard.height, shard.width, Framing(shard.aspect))
     frame = packed.compress(pixels, shard.encoding, shard.quality)
-    loss = signal_to_noise(pixels, packed.decompress(frame))
+    loss = signal_to_noise(pixels, packed.decompress(frame, shard.form))
     info = VideoInfo(name, duration=1.0, frame_rate=1.0, height=height, width=width)
     return packed.StoredVideo(info, captions, np.zeros(1), 1.0, 0.5, [frame]), [loss]
 
@@ -120,8 +134,11 @@ def write(shard: Shard) -> Iterator[dict[str, Any]]:
     path = Path(shard.path)
     # A worker whose caller was killed may still write, until it reports its next file to nobody.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    layout = packed.features(shard.height, shard.width, shard.encoding)
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # a record is read by itself
+    layout = packed.features(shard.form)
+    options = "group_size:1"  # a record is read by itself
+    if shard.encoding == "raw":
+        options += ",uncompressed"  # else reading takes twice as long
+    writer = ArrayRecordWriter(str(unfinished), options)
     totals: dict[str, Any] = {"frames": 0, "record_bytes": 0, "losses": [], "unusable": []}
     for number in range(len(shard.rows)):
         yield {"row": number}

@@ -6,6 +6,7 @@ frame rate, is a few of them. Files that cannot be decoded keep their places, wi
 """
 
 import io
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,19 @@ from snapvideo_jax.errors import DataError, reason
 VIDEOS, PICTURES = "train", "images"  # the splits of a build
 HEADER = "pack.json"  # what was packed, and how, with a checksum for each shard
 CAPTIONS = "captions.jsonl"  # of all records, so that nobody has to read the records for them
-ENCODINGS = ("jpeg", "png")
+ENCODINGS = ("jpeg", "png", "raw")
 MAX_BYTES = 256 * 2**20  # of one record: every clip that is drawn reads all of it
+
+Frame = bytes | memoryview
+_BASELINE = b"\xff\xc0\x00\x11\x08"  # in a JPEG of 8 bits and 3 colors, before its size
+
+
+class FrameFormat(NamedTuple):
+    """How the frames of a build are stored: one of ENCODINGS, at height x width pixels."""
+
+    encoding: str
+    height: int
+    width: int
 
 
 class StoredVideo(NamedTuple):
@@ -32,7 +44,7 @@ class StoredVideo(NamedTuple):
       seconds: when each frame starts.
       until: when the last frame ends, seconds.
       slack: seconds by which a frame may start after a time at which it is shown.
-      frames: JPEG or PNG files.
+      frames: JPEG or PNG files, or the bytes of pixels.
       unusable: why there are no frames, or "".
     """
 
@@ -41,12 +53,14 @@ class StoredVideo(NamedTuple):
     seconds: Float[np.ndarray, " N"]
     until: float
     slack: float
-    frames: Sequence[bytes]
+    frames: Sequence[Frame]
     unusable: str = ""
 
 
 def compress(pixels: UInt8[np.ndarray, "H W 3"], encoding: str, quality: int) -> bytes:
-    """Returns a frame as a file: "png", without loss, or "jpeg" with all of its colors."""
+    """Returns a frame as "jpeg" with all of its colors, or without loss as "png" or "raw"."""
+    if encoding == "raw":
+        return pixels.tobytes()
     content = io.BytesIO()
     picture = Image.fromarray(pixels)
     if encoding == "png":
@@ -56,11 +70,18 @@ def compress(pixels: UInt8[np.ndarray, "H W 3"], encoding: str, quality: int) ->
     return content.getvalue()
 
 
-def decompress(frame: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the pixels of a frame; raises DataError where it is no whole JPEG or PNG file."""
+def decompress(frame: Frame, form: FrameFormat) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the pixels of a frame; raises DataError where it is not whole or of another size."""
+    shape, size = (form.height, form.width, 3), (form.width, form.height)
     try:
-        with Image.open(io.BytesIO(frame), formats=("JPEG", "PNG")) as picture:
-            return np.asarray(picture.convert("RGB"))
+        if form.encoding == "raw":
+            return np.frombuffer(frame, np.uint8).reshape(shape)
+        if form.encoding == "jpeg":  # the decoder alone: to look at the file first takes as long
+            if _BASELINE + struct.pack(">HH", form.height, form.width) not in frame:
+                raise ValueError(f"is no JPEG of {form.height} x {form.width} pixels")
+            return np.asarray(Image.frombytes("RGB", size, frame, "jpeg", "RGB", "", 1, 0))
+        with Image.open(io.BytesIO(frame), formats=("PNG",)) as picture:
+            return np.asarray(picture.convert("RGB")).reshape(shape)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"a stored frame cannot be read: {reason(error)}") from error
 
@@ -70,7 +91,7 @@ def decode(
     start: float,
     rate: float,
     num_frames: int,
-    to_pixels: Callable[[bytes], UInt8[np.ndarray, "H W 3"]] = decompress,
+    to_pixels: Callable[[Frame], UInt8[np.ndarray, "H W 3"]],
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Decodes the frames at start + k / rate for k < num_frames, as `clips.decode_clip` does.
 
@@ -85,17 +106,24 @@ def decode(
     return np.stack([pixels[k] for k in chosen.tolist()])
 
 
-def features(height: int, width: int, encoding: str) -> Any:
+def features(form: FrameFormat) -> Any:
     """Returns the features of a record, for tensorflow-datasets."""
     import tensorflow_datasets as tfds
 
     exact = lambda shape: tfds.features.Tensor(  # a float feature would be rounded to 32 bits
         shape=shape, dtype=np.float64, encoding=tfds.features.Encoding.BYTES
     )
-    frame = tfds.features.Image(shape=(height, width, 3), encoding_format=encoding)
+    shape = form.height, form.width, 3
+    if form.encoding == "raw":
+        frames = tfds.features.Tensor(
+            shape=(None, *shape), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+        )
+    else:
+        frame = tfds.features.Image(shape=shape, encoding_format=form.encoding)
+        frames = tfds.features.Sequence(frame)
     return tfds.features.FeaturesDict(
         {
-            "video": tfds.features.Sequence(frame),
+            "video": frames,
             "captions": tfds.features.Sequence(tfds.features.Text()),
             "name": tfds.features.Text(doc="where it came from"),
             "seconds": tfds.features.Tensor(
@@ -114,14 +142,30 @@ def features(height: int, width: int, encoding: str) -> Any:
     )
 
 
+def frame_format(layout: Any) -> FrameFormat:
+    """Returns how the build of these features stores frames: the inverse of `features`."""
+    video = layout["video"]
+    if hasattr(video, "feature"):
+        height, width, _ = video.feature.shape
+        return FrameFormat(video.feature.encoding_format, height, width)
+    _, height, width, _ = video.shape
+    return FrameFormat("raw", height, width)
+
+
 def serialize(video: StoredVideo, layout: Any) -> bytes:
     """Returns the record of a video whose frames are as `features` described them in `layout`.
 
     The same video is the same bytes in every process.
     """
+    form = frame_format(layout)
+    if form.encoding == "raw":
+        pixels = np.frombuffer(b"".join(video.frames), np.uint8)
+        frames: Any = pixels.reshape(-1, form.height, form.width, 3)
+    else:
+        frames = [io.BytesIO(frame) for frame in video.frames]
     content = layout.serialize_example(
         {
-            "video": [io.BytesIO(frame) for frame in video.frames],
+            "video": frames,
             "captions": video.captions,
             "name": video.info.path,
             "seconds": video.seconds,
@@ -147,7 +191,7 @@ def entries(record: bytes) -> Any:
     return _example(record).features.feature
 
 
-def parse(record: bytes) -> StoredVideo:
+def parse(record: bytes, form: FrameFormat) -> StoredVideo:
     """Returns the video of a record that `serialize` wrote; decodes no frame."""
     stored = entries(record)
     text = lambda name: stored[name].bytes_list.value[0].decode()
@@ -165,6 +209,17 @@ def parse(record: bytes) -> StoredVideo:
         seconds=floats("seconds"),
         until=float(floats("until")[0]),
         slack=float(floats("slack")[0]),
-        frames=stored["video"].bytes_list.value,
+        frames=_frames(stored["video"].bytes_list.value, form),
         unusable=text("unusable"),
     )
+
+
+def _frames(values: Sequence[bytes], form: FrameFormat) -> Sequence[Frame]:
+    """Returns a value for each frame; of raw ones all are in one, which is not copied."""
+    if form.encoding != "raw":
+        return values
+    (whole,), size = values, form.height * form.width * 3
+    if len(whole) % size:
+        raise ValueError(f"{len(whole)} bytes are no frames of {size}")
+    view = memoryview(whole)
+    return [view[start : start + size] for start in range(0, len(whole), size)]

@@ -1,10 +1,19 @@
 """One file -> the frames of one training example, read here or in a process (decoders.py)."""
 
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from snapvideo_jax.data import order
-from snapvideo_jax.data.choice import Clip, ClipSpec, Decode, VideoInfo, draw_clip, draw_still
+from snapvideo_jax.data.choice import (
+    Clip,
+    ClipSpec,
+    Decode,
+    VideoInfo,
+    draw_clip,
+    draw_framing,
+    draw_still,
+    flipped,
+)
+from snapvideo_jax.files.tar import Member
 
 
 class Request(NamedTuple):
@@ -15,7 +24,7 @@ class Request(NamedTuple):
     """
 
     kind: Literal["clip", "frame", "picture"]
-    path: str
+    path: str | Member
     spec: ClipSpec
     seed: int
     g: int
@@ -29,24 +38,26 @@ def read(request: Request) -> Clip:
     """
     from snapvideo_jax.data import clips
 
-    path, spec = Path(request.path), request.spec
+    path, spec = request.path, request.spec
+    framing = draw_framing(spec, request.seed, request.g)
     if request.kind == "picture":
-        picture = clips.load_image(path, spec.height, spec.width)
-        info = VideoInfo(request.path, 0.0, 0.0, *clips.probe_image(path))
-        return Clip(picture[None], 0.0, info, start=0.0)
+        picture = clips.load_image(path, spec.height, spec.width, framing)
+        info = VideoInfo(str(path), 0.0, 0.0, *clips.probe_image(path))
+        return Clip(flipped(picture[None], framing), 0.0, info, start=0.0, framing=framing)
     rng = order.generator(request.seed, request.g, request.stream)
     draw = draw_clip if request.kind == "clip" else draw_still
-    return draw(clips.probe(path), spec, rng, _decoder(path, spec))
+    return draw(clips.probe(path), spec, rng, _decoder(path, spec), framing)
 
 
-def _decoder(path: Path, spec: ClipSpec) -> Decode:
+def _decoder(path: str | Member, spec: ClipSpec) -> Decode:
     from snapvideo_jax.data import clips
 
-    return lambda start, rate, num_frames: clips.decode_clip(
+    return lambda start, rate, num_frames, framing: clips.decode_clip(
         path,
         start=start,
         frame_rate=rate,
         num_frames=num_frames,
         height=spec.height,
         width=spec.width,
+        framing=framing,
     )

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import packed
-from snapvideo_jax.data.choice import Decode, VideoInfo
+from snapvideo_jax.data.choice import Decode, Framing, VideoInfo
 from snapvideo_jax.data.text import clean_caption
 from snapvideo_jax.errors import ConfigError, DataError
 
@@ -54,18 +54,22 @@ def is_packed(features: Any) -> bool:
     return {"video", "captions", "seconds", "until", "unusable"} <= set(features)
 
 
-def open_packed(record: bytes) -> Recording:
-    """Returns what a record of ours shows; raises DataError where its file was unusable."""
-    with _explaining_damage():
-        video = packed.parse(record)
-    if video.unusable:
-        raise DataError(video.unusable)
-    return Recording(
-        video.info.path,
-        video.info,
-        video.captions,
-        lambda start, rate, num_frames: packed.decode(video, start, rate, num_frames),
-    )
+def open_packed(features: Any) -> Open:
+    """Returns what opens the records of a build of ours; DataError where the file was unusable."""
+    form = packed.frame_format(features)
+    to_pixels = lambda frame: packed.decompress(frame, form)
+
+    def open_record(record: bytes) -> Recording:
+        with _explaining_damage():
+            video = packed.parse(record, form)
+        if video.unusable:
+            raise DataError(video.unusable)
+        decode = lambda start, rate, num_frames, framing: packed.decode(
+            video, start, rate, num_frames, to_pixels
+        )
+        return Recording(video.info.path, video.info, video.captions, decode)
+
+    return open_record
 
 
 @contextlib.contextmanager
@@ -167,8 +171,13 @@ def _show_frames(frames: Sequence[bytes], rate: float, height: int, width: int) 
     rows, columns = _size(frames[0])
     info = VideoInfo("it", duration=len(frames) / rate, frame_rate=rate, height=rows, width=columns)
     video = packed.StoredVideo(info, [""], seconds, len(frames) / rate, 0.5 / rate, frames)
-    fit = lambda frame: _fit(frame, height, width)
-    decode = lambda start, rate, count: packed.decode(video, start, rate, count, fit)
+
+    def decode(
+        start: float, rate: float, num_frames: int, framing: Framing
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        fit = lambda frame: _fit(frame, height, width, framing)
+        return packed.decode(video, start, rate, num_frames, fit)
+
     return {"info": info, "decode": decode}
 
 
@@ -181,11 +190,11 @@ def _size(frame: bytes) -> tuple[int, int]:
         raise DataError("its first frame cannot be read") from error
 
 
-def _fit(frame: bytes, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def _fit(frame: bytes, height: int, width: int, framing: Framing) -> UInt8[np.ndarray, "H W 3"]:
     from snapvideo_jax.data import clips
 
     try:
-        return clips.load_image(io.BytesIO(frame), height, width)
+        return clips.load_image(io.BytesIO(frame), height, width, framing)
     except DataError as error:
         raise DataError("one of its frames cannot be read") from error
 
@@ -197,7 +206,9 @@ def _show_file(values: Sequence[bytes], rate: float, height: int, width: int) ->
     with _as_file(values[0]) as path:
         info = clips.probe(path)._replace(path="it")
 
-    def decode(start: float, rate: float, num_frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+    def decode(
+        start: float, rate: float, num_frames: int, framing: Framing
+    ) -> UInt8[np.ndarray, "T H W 3"]:
         with _as_file(values[0]) as path:
             return clips.decode_clip(
                 path,
@@ -206,6 +217,7 @@ def _show_file(values: Sequence[bytes], rate: float, height: int, width: int) ->
                 num_frames=num_frames,
                 height=height,
                 width=width,
+                framing=framing,
             )
 
     return {"info": info, "decode": decode}

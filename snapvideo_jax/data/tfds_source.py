@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapvideo_jax.data import order, packed, tfds_fields
-from snapvideo_jax.data.choice import ClipSpec, draw_clip, draw_still
+from snapvideo_jax.data.choice import ClipSpec, draw_clip, draw_framing, draw_still
 from snapvideo_jax.data.sources import (
     Drawn,
     choose_caption,
@@ -84,10 +84,11 @@ class TfdsSource:
         if split is None:
             raise DataError(f"{self.place}: holds no videos")
         draw = draw_still if image else draw_clip
+        framing = draw_framing(spec, seed, g)
 
         def read(row: int, stream: str) -> Drawn:
             recording, rng = self._open(split, row), order.generator(seed, g, stream)
-            clip = draw(recording.info, spec, rng, recording.decode)
+            clip = draw(recording.info, spec, rng, recording.decode, framing)
             clip = shown_throughout(clip, spec) if image else clip
             caption = choose_caption(recording.captions, seed, g)
             return Drawn(clip, caption, recording.name or f"{split.name}[{row}]")
@@ -111,9 +112,7 @@ class TfdsSource:
             ) from error
 
 
-def open_build(
-    path: str, *, split: str, images: str, fields: Fields, height: int, width: int
-) -> TfdsSource:
+def open_build(path: str, *, split: str, images: str, fields: Fields, spec: ClipSpec) -> TfdsSource:
     """Opens a build; reads no record.
 
     Args:
@@ -121,12 +120,11 @@ def open_build(
       split: of the videos; may be a slice, such as train[:90%].
       images: split of the pictures, where the build has it; else stills are frames of videos.
       fields: features of a build that others made.
-      height: H, pixels.
-      width: W, pixels.
+      spec: of the clips that are drawn from it.
 
     Raises:
       ConfigError: a split, a slice or a feature that the build does not have, or frames that were
-        packed at another size.
+        packed otherwise than `spec` asks.
       DataError: no such build, one without random access, or a damaged one.
     """
     import tensorflow_datasets as tfds
@@ -143,10 +141,10 @@ def open_build(
     features, folder = dict(info.features), Path(builder.data_path)
     own = tfds_fields.is_packed(features)
     if own:
-        _check_size(path, features, height, width)
-        open_record: Open = tfds_fields.open_packed
+        _check_packing(path, features, folder, spec)
+        open_record: Open = tfds_fields.open_packed(features)
     else:
-        open_record = tfds_fields.open_foreign(features, fields, height, width)
+        open_record = tfds_fields.open_foreign(features, fields, spec.height, spec.width)
     _allow_open_files(info, split, images)
     videos = _split(builder, split)
     if not own and tfds_fields.holds_pictures(features, fields):
@@ -207,12 +205,26 @@ def _split(builder: Any, split: str) -> Split:
     return Split(split, records)
 
 
-def _check_size(path: str, features: Any, height: int, width: int) -> None:
-    stored = features["video"].feature.shape[:2]
-    if stored != (height, width):
+def _check_packing(path: str, features: Any, folder: Path, spec: ClipSpec) -> None:
+    """Raises ConfigError where the frames of a build of ours are not those that `spec` asks for."""
+    form = packed.frame_format(features)
+    if (form.height, form.width) != (spec.height, spec.width):
         raise ConfigError(
-            f"{path} holds frames of {stored[0]} x {stored[1]} pixels, and data.height, data.width "
-            f"are {height}, {width}; pack the videos at that size"
+            f"{path} holds frames of {form.height} x {form.width} pixels, and data.height, "
+            f"data.width are {spec.height}, {spec.width}; pack the videos at that size"
+        )
+    if spec.random_crop:
+        raise ConfigError(
+            f"data.random_crop=True: the frames of {path} were cut when they were packed"
+        )
+    try:
+        aspect = json.loads((folder / packed.HEADER).read_bytes()).get("aspect", "crop")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder / packed.HEADER}: cannot be read: {reason(error)}") from error
+    if aspect != spec.aspect:
+        raise ConfigError(
+            f"{path} was packed with data.aspect={aspect}, and it is {spec.aspect}; pack the "
+            "videos anew"
         )
 
 

@@ -14,6 +14,7 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
 from snapvideo_jax.errors import DataError, reason
+from snapvideo_jax.files.tar import Member
 
 REORDER = 17  # packets that a frame may be decoded ahead of its display; codecs allow 16
 MAX_PIXELS = 64 * 2**20  # of one frame or picture
@@ -21,6 +22,9 @@ CONTAINERS = "mov,mp4,matroska,webm,avi"  # playlists are left out: they open ot
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _PICTURES = ("mjpeg", "png", "bmp", "gif", "webp", "tiff", "jpeg2000")  # codecs of covers too
 _ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave WebM's alpha out
+
+
+Place = str | Path | Member  # of a video: a file, or a part of one
 
 
 class Video:
@@ -31,15 +35,18 @@ class Video:
       format: the container, as FFmpeg calls it: "avi", "mov,mp4,m4a,3gp,3g2,mj2" ...
     """
 
-    def __init__(self, path: str | Path, formats: str):
-        self._path, self._formats = Path(path), formats
+    def __init__(self, path: Place, formats: str):
+        self._path, self._formats = path, formats
+        self._member: Any = path.open() if isinstance(path, Member) else None
         self.open()
 
     def open(self) -> None:
         """Opens the file at its beginning, also where it is open already."""
         # FFmpeg never takes an absolute path for a protocol such as "concat:".
-        options = {"format_whitelist": self._formats}
-        self._container = av.open(str(self._path.absolute()), options=options)
+        file = self._member or str(Path(str(self._path)).absolute())
+        if self._member:
+            self._member.seek(0)
+        self._container = av.open(file, options={"format_whitelist": self._formats})
         self.format = self._container.format.name
         self._sought = False
         self.stream = _video_stream(self._path, self._container)
@@ -48,6 +55,8 @@ class Video:
     def close(self) -> None:
         """Closes the file."""
         self._container.close()
+        if self._member:
+            self._member.close()
 
     def last_whole(self) -> int | None:
         """Returns the time of decoding of the last packet that a file holds before it is cut off.
@@ -55,7 +64,9 @@ class Video:
         Returns None where the index says that it is whole, or there is none. ValueError if there is
         no such packet.
         """
-        entries, size = self.stream.index_entries, self._path.stat().st_size
+        entries = self.stream.index_entries
+        place = self._path
+        size = place.size if isinstance(place, Member) else Path(place).stat().st_size
         if not len(entries) or entries[-1].pos + entries[-1].size <= size:
             return None
         whole = [entry for entry in entries if entry.pos + entry.size <= size]
@@ -127,14 +138,14 @@ def as_data_error(path: object, problem: str = "cannot be read") -> Iterator[Non
 
 @contextlib.contextmanager
 def open_video(
-    path: str | Path, formats: str = CONTAINERS, problem: str = "cannot be read"
+    path: Place, formats: str = CONTAINERS, problem: str = "cannot be read"
 ) -> Iterator[Video]:
     """Opens the video of a file; raises DataError, also for what is raised while it is open."""
     with as_data_error(path, problem), contextlib.closing(Video(path, formats)) as video:
         yield video
 
 
-def _decoder(path: Path, stream: Any) -> Any:
+def _decoder(path: Place, stream: Any) -> Any:
     """Returns the decoder of a stream; DataError where there is none."""
     decoder = stream.codec_context
     if decoder is None:
@@ -147,7 +158,7 @@ def _decoder(path: Path, stream: Any) -> Any:
     return decoder
 
 
-def _video_stream(path: str | Path, container: Any) -> Any:
+def _video_stream(path: Place, container: Any) -> Any:
     """Returns the stream that players show: no cover, and the default one where it is marked."""
     streams = [s for s in container.streams.video if not s.disposition & _COVERS]
     if not streams:

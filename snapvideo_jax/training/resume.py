@@ -21,6 +21,9 @@ MAY_CHANGE = (
 LATER_FIELDS: dict[str, Any] = {
     "model.fit.write_scale": 1.0,
     "data.mixture": [],  # as JSON has it
+    "data.aspect": "crop",
+    "data.random_crop": False,
+    "data.random_flip": False,
     "data.tfds.split": "train",
     "data.tfds.images": "images",
     "data.tfds.video": "video",

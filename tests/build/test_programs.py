@@ -6,6 +6,8 @@ import traceback
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import fit_500m
@@ -17,6 +19,7 @@ from snapvideo_jax.sampling import output_folder
 from snapvideo_jax.sampling.generate import generate
 from snapvideo_jax.sampling.trained import load
 from snapvideo_jax.train import train
+from snapvideo_jax.training import step
 from tests import tiny
 from tests.in_process import launch
 
@@ -42,6 +45,28 @@ def planned(config, kind):
     """The text of the program that the planner would compile for the devices at hand."""
     program = programs.planned(config, kind, jax.devices())
     return program.call.lower(*program.arguments).as_text()
+
+
+def test_the_text_that_is_said_to_be_dropped_is_what_the_step_drops(config, monkeypatch):
+    config.diffusion.label_dropout = 0.5
+    config.training.batch_size = 12
+    digits = 2.0 ** np.arange(12)
+
+    def bits(params, batch, draws, *arguments, **settings):
+        """A loss whose digits are the rows that keep their text; float32 holds 24 of them."""
+        first, second = (jnp.sum(keep * digits) for keep in draws.keep_text)
+        return first + 2.0**12 * second
+
+    monkeypatch.setattr(step, "loss", bits)
+    program = build.train_program(config, 50)
+    zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+    state = dataclasses.replace(zeros(program.abstract_state), step=jnp.int32(41))
+    _, metrics = program.step(state, zeros(program.abstract_batch))
+    second, first = divmod(int(metrics["loss"]), 2**12)
+    dropped = build.text_dropout(config, 41)
+    assert not (dropped[0] == dropped[1]).all() and 0 < dropped[0].sum() < 12
+    for rows, kept in zip(dropped, (first, second), strict=True):
+        assert rows.tolist() == [not kept >> row & 1 for row in range(12)]
 
 
 class Spy:

@@ -386,3 +386,57 @@ def test_truncated_and_oversized_pictures_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(clips, "MAX_PIXELS", 300 * 451 - 1)
     with pytest.raises(DataError, match="451 x 300 pixels are over"):
         clips.load_image(PICTURES / "chelsea.png", 8, 8)
+
+
+def columns_of(path, framing, rotation=False):
+    """The grey levels of a clip of one frame, 8 x 8, of a film 8 x 24 or, turned, 24 x 8."""
+    clip = clips.decode_clip(
+        path, start=0.0, frame_rate=10.0, num_frames=1, height=8, width=8, framing=framing
+    )
+    return clip[0, :, :, 0].mean(axis=1 if rotation else 0)
+
+
+def ramp(path, **options):
+    """A film whose columns are grey levels 0, 10 ... 230."""
+    pixels = np.tile(np.repeat(np.arange(24, dtype=np.uint8) * 10, 8)[None, :, None], (64, 1, 3))
+    return encode(path, np.stack([pixels] * 3), codec="ffv1", pix_fmt="gray", **options)
+
+
+@pytest.mark.parametrize("x, first", [(0.0, 0), (0.3, 5), (0.5, 8), (0.999, 16), (None, 8)])
+def test_a_cut_lies_where_the_framing_says(tmp_path, x, first):
+    crop = None if x is None else (0.7, x)  # there is no room above or below
+    shown = columns_of(ramp(tmp_path / "a.mkv"), choice.Framing(crop=crop))
+    np.testing.assert_allclose(shown, (first + np.arange(8)) * 10, atol=3)
+
+
+def test_a_picture_is_cut_where_a_frame_is(tmp_path):
+    pixels = np.tile(np.arange(24, dtype=np.uint8)[None, :, None] * 10, (8, 1, 3))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for x, first in ((0.0, 0), (0.5, 8), (1.0, 16)):
+        framing = choice.Framing(crop=(0.2, x))
+        shown = clips.load_image(tmp_path / "a.png", 8, 8, framing)[0, :, 0]
+        np.testing.assert_allclose(shown, (first + np.arange(8)) * 10, atol=3)
+    padded = clips.load_image(tmp_path / "a.png", 24, 24, choice.Framing("pad"))
+    np.testing.assert_array_equal(padded[8:16], pixels)
+    assert not padded[:8].any() and not padded[16:].any()
+
+
+def test_a_cut_is_of_the_frame_as_displayed(tmp_path):
+    pixels = np.tile(np.repeat(np.arange(24, dtype=np.uint8) * 10, 8)[None, :, None], (64, 1, 3))
+    path = encode(tmp_path / "a.mp4", np.stack([pixels] * 3), rotation=90)  # counterclockwise
+    shown = columns_of(path, choice.Framing(crop=(0.0, 0.0)), rotation=True)
+    np.testing.assert_allclose(shown, (23 - np.arange(8)) * 10, atol=8)  # the right is on top
+
+
+def test_padding_shows_all_of_a_frame_in_the_middle_of_black(tmp_path):
+    clip = clips.decode_clip(
+        ramp(tmp_path / "a.mkv"),
+        start=0.0,
+        frame_rate=10.0,
+        num_frames=1,
+        height=25,
+        width=24,
+        framing=choice.Framing("pad"),
+    )[0, :, :, 0]
+    np.testing.assert_allclose(clip[8:16], np.tile(np.arange(24) * 10.0, (8, 1)), atol=3)
+    assert not clip[:8].any() and not clip[16:].any()

@@ -1,5 +1,6 @@
 """Files are read in other processes, which may die, hang or fill the memory without harm."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -49,6 +50,18 @@ def test_a_process_reads_what_this_one_would(tmp_path, pool):
         np.testing.assert_array_equal(there[0], here[0])
         assert there[1:] == here[1:]
     assert len(pool._idle) == 1 and pool.busy() == []
+
+
+def test_a_process_says_where_it_cut_and_whether_the_clip_flips(tmp_path, pool):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 32, 3), np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    spec = dataclasses.replace(SPEC, random_crop=True, random_flip=True)
+    for path, kind in ((write(tmp_path / "a.mp4"), "clip"), (str(tmp_path / "a.png"), "picture")):
+        request = clip(path)._replace(kind=kind, spec=spec)
+        there, here = pool.read(request), reading.read(request)
+        np.testing.assert_array_equal(there[0], here[0])
+        assert there[1:] == here[1:] and here.framing.crop is not None
 
 
 def test_bad_files_are_refused_in_the_words_of_the_reader(tmp_path, pool):

@@ -48,9 +48,9 @@ def quiet(done, total):
     pass
 
 
-def open_build(folder, split="train"):
+def open_build(folder, split="train", spec=SPEC):
     return tfds_source.open_build(
-        str(folder), split=split, images="images", fields=UNREAD, height=18, width=32
+        str(folder), split=split, images="images", fields=UNREAD, spec=spec
     )
 
 
@@ -82,6 +82,24 @@ def test_a_lossless_build_shows_what_the_files_show(folder, lossless):
             np.testing.assert_array_equal(frames, same)
     shown = [reason.replace(f"{folder.root}/", "") for reason in reports[0]]
     assert shown == reports[1] and len(shown) >= 3  # bad.mp4 keeps its place
+
+
+def test_raw_pixels_are_those_of_the_files_and_tensorflow_datasets_reads_them(folder, tmp_path):
+    import tensorflow_datasets as tfds
+
+    place, raw = tmp_path / "talks/1.0.0", PNG._replace(encoding="raw")
+    files = dataclasses.replace(folder, videos=(folder.videos[0], ("bad.mp4", "bad")))
+    totals = pack.pack(files, place, raw, workers=2, report=quiet)
+    assert totals.loss is None and totals.frames == 121 and len(totals.unusable) == 1
+    build = open_build(place)
+    for g in range(6):
+        for image in (False, True):
+            frames, *rest = draw(files, g, image, [])
+            same, *also = draw(build, g, image, [])
+            assert rest == also
+            np.testing.assert_array_equal(frames, same)
+    row = tfds.builder_from_directory(place).as_data_source("train")[0]
+    assert row["video"].shape == (120, 18, 32, 3) and row["video"].dtype == np.uint8
 
 
 def test_without_pictures_stills_are_the_same_frames(folder, lossless):
@@ -145,7 +163,7 @@ sys.meta_path.insert(0, Block())
 from snapvideo_jax.data import sources, tfds_source
 spec = sources.ClipSpec(num_frames=4, height=18, width=32, frame_rates=(8.0, 12.0))
 build = tfds_source.open_build(
-    sys.argv[1], split="train", images="images", fields=None, height=18, width=32)
+    sys.argv[1], split="train", images="images", fields=None, spec=spec)
 draw = lambda g, image: build.draw(g, image=image, seed=3, spec=spec, report_bad=lambda *_: None)
 shapes = {draw(g, image).clip.frames.shape for g in range(4) for image in (False, True)}
 print(shapes, "tensorflow" in sys.modules)
@@ -196,9 +214,43 @@ def test_other_files_and_a_second_process_are_refused(folder, lossless):
 
 def test_frames_of_another_size_are_refused(lossless):
     with pytest.raises(ConfigError, match="holds frames of 18 x 32 pixels, .* are 36, 64"):
-        tfds_source.open_build(
-            str(lossless[0]), split="train", images="images", fields=UNREAD, height=36, width=64
+        open_build(lossless[0], spec=dataclasses.replace(SPEC, height=36, width=64))
+
+
+def test_packed_frames_flip_but_are_cut_or_padded_as_they_were_packed(folder, lossless, tmp_path):
+    flips = dataclasses.replace(SPEC, random_flip=True)
+    build, sides = open_build(lossless[0], spec=flips), set()
+    for g in range(6):
+        plain, flipped, files = (
+            source.draw(g, image=False, seed=3, spec=spec, report_bad=lambda *_: None).clip
+            for source, spec in ((build, SPEC), (build, flips), (folder, flips))
         )
+        side = -1 if flipped.framing.flip else 1
+        np.testing.assert_array_equal(flipped.frames, plain.frames[:, :, ::side])
+        np.testing.assert_array_equal(flipped.frames, files.frames)
+        sides.add(side)
+    assert sides == {1, -1}
+    with pytest.raises(ConfigError, match=r"random_crop=True: the frames of .* were cut when"):
+        open_build(lossless[0], spec=dataclasses.replace(SPEC, random_crop=True))
+    pads = dataclasses.replace(SPEC, aspect="pad")
+    with pytest.raises(ConfigError, match="packed with data.aspect=crop, and it is pad"):
+        open_build(lossless[0], spec=pads)
+    header = json.loads((lossless[0] / packed.HEADER).read_bytes())
+    old = shutil.copytree(lossless[0], tmp_path / "old")
+    del header["aspect"]  # as earlier versions wrote it
+    (old / packed.HEADER).write_text(json.dumps(header))
+    assert open_build(old).fingerprint != ""
+    build_folder = tmp_path / "pads/1.0.0"
+    cat = dataclasses.replace(folder, videos=folder.videos[:1])
+    pack.pack(cat, build_folder, PNG._replace(aspect="pad"), workers=1, report=quiet)
+    padded = open_build(build_folder, spec=pads)
+    for image in (False, True):
+        drawn, expected = (
+            source.draw(0, image=image, seed=3, spec=pads, report_bad=lambda *_: None).clip.frames
+            for source in (padded, cat)
+        )
+        np.testing.assert_array_equal(drawn, expected)
+        assert not drawn[:, :, :2].any() and drawn[:, :, 6:-6].any()  # black at the sides
 
 
 def test_a_flipped_bit_is_reported_and_never_shown(lossless, tmp_path):
@@ -228,8 +280,10 @@ def shard_of(root, rows, path, seconds=600):
         path=str(path),
         root=str(root),
         rows=rows,
+        members={},
         unusable={},
         height=18,
+        aspect="crop",
         width=32,
         encoding="png",
         quality=95,
@@ -255,12 +309,39 @@ def test_a_full_disk_or_a_missing_folder_is_one_line(tmp_path):
         pack._pack_one(shard, pack._Processes(), lambda: None)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("film, times", [("bikes.mp4", 5), ("h264.mp4", 5), ("mpeg4.avi", 3)])
+def test_files_cost_what_pyav_does_and_packed_frames_far_less(tmp_path, film, times):
+    command = [sys.executable, "-m", "tests.data.reading_speed", film, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    cost = json.loads(done.stdout.splitlines()[-1])
+    assert cost["files"] < 1.2 * cost["bare"], cost
+    assert cost["files"] > times * min(cost["jpeg"], cost["raw"]), cost
+
+
+@pytest.mark.parametrize("encoding", packed.ENCODINGS)
+def test_frames_that_are_cut_off_or_of_another_size_are_refused(encoding):
+    form = packed.FrameFormat(encoding, 18, 32)
+    columns = np.arange(18)[:, None, None] * 7 + np.arange(32)[None, :, None] * 3
+    pixels = (columns + np.array([0, 10, 20])).astype(np.uint8)
+    frame = packed.compress(pixels, encoding, 95)
+    shown = packed.decompress(frame, form)
+    assert abs(shown.astype(int) - pixels).max() <= (8 if encoding == "jpeg" else 0)
+    for length in (0, 20, len(frame) // 2):
+        with pytest.raises(DataError, match="a stored frame cannot be read"):
+            packed.decompress(frame[:length], form)
+    for height, width in ((18, 33), (9, 16), (180, 320), (19, 32)):
+        with pytest.raises(DataError, match="a stored frame cannot be read"):
+            packed.decompress(frame, form._replace(height=height, width=width))
+
+
 def test_the_frames_of_a_clip_are_the_nearest_ones():
     frame = lambda k: packed.compress(np.full((2, 2, 3), k, np.uint8), "png", 95)
     info = choice.VideoInfo("it", duration=1.0, frame_rate=10.0, height=2, width=2)
     seconds = np.arange(10) / 10
     video = packed.StoredVideo(info, [""], seconds, 1.05, 0.05, [frame(k) for k in range(10)])
-    shown = lambda start, rate, n: packed.decode(video, start, rate, n)[:, 0, 0, 0].tolist()
+    pixels = lambda frame: packed.decompress(frame, packed.FrameFormat("png", 2, 2))
+    shown = lambda start, rate, n: packed.decode(video, start, rate, n, pixels)[:, 0, 0, 0].tolist()
     assert shown(0.0, 10.0, 3) == [0, 1, 2]
     assert shown(0.04, 5.0, 4) == [0, 2, 4, 6]
     assert shown(0.06, 5.0, 4) == [1, 3, 5, 7]

@@ -1,15 +1,18 @@
 """Folders of captioned files: listing, refusals, examples, substitutes for bad files."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage
 
-from snapvideo_jax.data import clips, order, sources
+from snapvideo_jax.data import choice, clips, order, sources
 from snapvideo_jax.errors import DataError
 from tests.mutations import mutations
 
@@ -67,6 +70,86 @@ def test_a_manifest_decides_alone_and_may_caption_a_file_twice(tmp_path):
     source = sources.open_folder(tmp_path)
     assert source.videos == (("a.mp4", "one line"), ("a.mp4", ""))
     assert source.images == (("cat.png", "a cat ?"),)
+
+
+OPEN = """
+import resource, sys, time
+from snapvideo_jax.data import sources
+start = time.process_time()
+source = sources.open_folder(sys.argv[1])
+seconds = time.process_time() - start
+print(len(source.videos), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_rows_open_in_20_seconds_and_a_gigabyte(tmp_path):
+    names = [f"{k % 100:06d}/{k:06d}.mp4" for k in range(1000)]
+    for name in names:
+        add(tmp_path, name, None)
+    with (tmp_path / "manifest.jsonl").open("w") as lines:
+        for k in range(1_000_000):
+            caption = f"shot {k} of a winter forest in snow, with birds that fly over tall trees"
+            lines.write(json.dumps({"video": names[k % 1000], "caption": caption}) + "\n")
+    command = [sys.executable, "-c", OPEN, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows, seconds, size = map(float, done.stdout.split())
+    assert rows == 1e6 and seconds < 20 and size < 1e9
+
+
+def test_a_table_lists_files_as_a_manifest_does(tmp_path):
+    add(tmp_path, "a/1.mp4", None)
+    add(tmp_path, "cat.png", None, CHELSEA)
+    rows = ["\ufeffpath,other,caption", 'a/1.mp4,3,"a man, ""old"",\ntalks"', "cat.png,,", ""]
+    (tmp_path / "manifest.csv").write_text("\r\n".join(rows), encoding="utf-8", newline="")
+    source = sources.open_folder(tmp_path)
+    assert source.videos == (("a/1.mp4", 'a man, "old", talks'),)
+    assert source.images == (("cat.png", ""),)
+    (tmp_path / "manifest.csv").unlink()
+    manifest(tmp_path, {"video": "a/1.mp4", "caption": 'a man, "old", talks'},
+             {"image": "cat.png", "caption": ""})  # fmt: skip
+    assert sources.open_folder(tmp_path).fingerprint == source.fingerprint
+
+
+def test_a_table_of_webvid_is_read_as_it_is(tmp_path):
+    add(tmp_path, "000001_000050/21179416.mp4", None)
+    (tmp_path / "manifest.csv").write_text(
+        "videoid,contentUrl,duration,page_dir,name\n"
+        "21179416,https://host/21179416.mp4,PT00H00M11S,000001_000050,Aerial shot winter forest\n"
+    )
+    videos = sources.open_folder(tmp_path).videos
+    assert videos == (("000001_000050/21179416.mp4", "Aerial shot winter forest"),)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("path,text\na.mp4,x\n", "line 1: expected the columns path and caption, or WebVid's"),
+        ("", "line 1: expected the columns"),
+        ("path,caption\na.mp4\n", "line 2: has more or fewer fields"),
+        ("path,caption\na.mp4,x,y\n", "line 2: has more or fewer fields"),
+        ("path,caption\na.mp4,x\n../b.mp4,y\n", "line 3: is not a path inside"),
+        ("path,caption\nb.mp4,x\n", "line 2: does not exist"),
+        ("path,caption\na.txt,x\n", "line 2: 'a.txt' ends like none of .mp4"),
+        ('path,caption\na.mp4,"x\n', "line 1: unexpected end of data"),
+        ("path,caption\na.mp4," + "x" * 200_000, "line 1: field larger than field limit"),
+    ],
+)
+def test_malformed_tables_are_refused_by_line(tmp_path, text, reason):
+    add(tmp_path, "a.mp4")
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        sources.open_folder(tmp_path)
+
+
+def test_a_table_that_is_not_utf_8_and_two_lists_are_refused(tmp_path):
+    add(tmp_path, "a.mp4")
+    (tmp_path / "manifest.csv").write_bytes(b"path,caption\na.mp4,\xff\n")
+    with pytest.raises(DataError, match=r"manifest\.csv: is not UTF-8"):
+        sources.open_folder(tmp_path)
+    manifest(tmp_path, {"video": "a.mp4", "caption": ""})
+    with pytest.raises(DataError, match=r"holds manifest\.jsonl and manifest\.csv; leave the one"):
+        sources.open_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +318,29 @@ def test_a_still_without_pictures_is_one_drawn_frame_of_a_video(folder):
     assert (frames == frames[0]).all() and frames.std() > 10
     stills = [example(folder, 0, g, image=True)[0][0] for g in range(6)]
     assert len({still.tobytes() for still in stills}) == 6
+
+
+def test_cuts_and_flips_are_drawn_by_seed_and_sample_and_change_nothing_else(folder):
+    clip = lambda spec, g, seed=0: (
+        folder.draw(g, image=False, seed=seed, spec=spec, report_bad=complain).clip
+    )
+    spec = dataclasses.replace(SPEC, width=18, random_crop=True, random_flip=True)
+    plain = dataclasses.replace(spec, random_crop=False, random_flip=False)
+    drawn = [clip(spec, g) for g in range(8)]
+    assert [c.framing for c in drawn] == [clip(spec, g).framing for g in range(8)]
+    assert drawn[0].framing != clip(spec, 0, seed=1).framing
+    assert len({c.framing.crop for c in drawn}) == 8 and {c.framing.flip for c in drawn} == {0, 1}
+    for g, there in enumerate(drawn):
+        middle = clip(plain, g)
+        assert middle.framing == choice.MIDDLE
+        assert there[1:4] == middle[1:4]  # the same seconds of the same file at the same rate
+        path, at = there.source.path, {"start": there.start, "frame_rate": 1 / there.interval}
+        frames = clips.decode_clip(
+            path, **at, num_frames=4, height=18, width=18, framing=there.framing
+        )
+        np.testing.assert_array_equal(
+            there.frames, frames[:, :, :: -1 if there.framing.flip else 1]
+        )
 
 
 def test_a_still_is_a_picture_where_there_are_some(tmp_path):

@@ -46,15 +46,13 @@ def write(folder, features, rows):
     return folder
 
 
-def open_build(path, video="clip", caption="text", rate="fps", split="train"):
+def open_build(path, video="clip", caption="text", rate="fps", split="train", spec=SPEC):
     fields = Fields(video, caption, rate)
-    return tfds_source.open_build(
-        str(path), split=split, images="images", fields=fields, height=24, width=32
-    )
+    return tfds_source.open_build(str(path), split=split, images="images", fields=fields, spec=spec)
 
 
-def draw(build, g, image=False, report_bad=complain):
-    return build.draw(g, image=image, seed=0, spec=SPEC, report_bad=report_bad).example()
+def draw(build, g, image=False, report_bad=complain, spec=SPEC):
+    return build.draw(g, image=image, seed=0, spec=spec, report_bad=report_bad).example()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -241,6 +242,24 @@ def test_text_states_can_lie_in_the_folder_of_a_build(prepared, packed):
     assert Embeddings(states).missing(["a man talks", "nothing"]) == []
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("index", "--shards=gs://bucket/x"),
+        ("convert", "--build=gs://bucket/x", "--out=OUT"),
+        ("convert", "--build=x", "--out=gs://bucket/x"),
+        ("pack", "--out=gs://bucket/x", "--config.data.source=folder", "--config.data.path=x"),
+        ("embed", "--t5=gs://bucket/x", "--out=OUT"),
+        ("embed", "--t5=x", "--tokenizer=gs://bucket/x", "--out=OUT"),
+    ],
+    ids=" ".join,
+)
+def test_buckets_are_refused_by_every_command_that_reads_or_writes(commands, tmp_path, flags):
+    done = commands.launch("prepare", *(flag.replace("OUT", str(tmp_path)) for flag in flags))
+    assert done.returncode == 5 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: gs://bucket/x is no folder of this machine, ")
+
+
 PACK_REFUSALS = {
     ("--config.data.source=shapes",): (2, "data.source=shapes: only source folder can be packed"),
     ("--config.data.path=tests/none",): (3, "tests/none: no such data folder"),
@@ -276,6 +295,26 @@ def show(commands, tmp_path, config, *flags):
     done = commands.launch("prepare", "show", *config, *places, *flags)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads((tmp_path / "rows.json").read_bytes()), done.stdout
+
+
+def test_index_makes_a_folder_of_shards_one_to_train_from(commands, packed, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as shard:
+        for name in ("a.mp4", "a.txt"):
+            shard.add(packed[0] / name, name)
+    config = "--config=tests/tiny.py", "--config.training.batch_size=4", "--step=2"
+    config += "--config.data.source=folder", f"--config.data.path={tmp_path}"
+    done = commands.launch("prepare", "show", *config)
+    assert done.returncode == 3 and "python -m launch.prepare index --shards=" in done.stderr
+    done = commands.launch("prepare", "index", f"--shards={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "done: 1 videos and 0 pictures in 1 shards of " in done.stdout
+    rows, _ = show(commands, tmp_path, config)
+    assert {row["example"] for row in rows["hosts"][0]["rows"]} == {"a.tar/a.mp4"}
+    with (tmp_path / "a.tar").open("r+b") as shard:
+        shard.seek(1000)
+        shard.write(b"x")
+    done = commands.launch("prepare", "index", f"--shards={tmp_path}")
+    assert done.returncode == 3 and "a.tar is not what it was" in done.stderr
 
 
 SHAPES = ("--config=tests/tiny.py", "--config.training.batch_size=8", "--step=123456")
@@ -315,6 +354,26 @@ def test_show_draws_what_training_is_fed(commands, tmp_path):
     digests = [hashlib.sha256(video.tobytes()).hexdigest()[:16] for video in batch["video"]]
     assert [row["sha256"] for row in host["rows"]] == digests
     assert [row["frame_interval"] for row in host["rows"]] == pytest.approx(batch["frame_interval"])
+
+
+def test_show_says_which_text_is_dropped_and_where_frames_were_cut(commands, packed, tmp_path):
+    config = ("--config=tests/tiny.py", "--config.training.batch_size=8", "--step=2")
+    place = "--config.data.source=folder", f"--config.data.path={packed[0]}"
+    options = (
+        "--config.data.random_crop=True", "--config.data.random_flip=True",
+        "--config.diffusion.label_dropout=0.5",
+    )  # fmt: skip
+    shown, output = show(commands, tmp_path, (*config, *place), *options)
+    rows = shown["hosts"][0]["rows"]
+    dropped = [row["text_dropped"] for row in rows]
+    assert [True, False] in dropped or [False, True] in dropped
+    assert {row["flipped"] for row in rows} == {True, False}
+    assert len({tuple(row["crop"]) for row in rows}) == 8
+    assert output.count(", no text in the ") == sum(any(row) for row in dropped)
+    assert output.count(", flipped") == sum(row["flipped"] for row in rows)
+    shown, _ = show(commands, tmp_path, (*config, *place))
+    framings = {(row["crop"], row["flipped"]) for row in shown["hosts"][0]["rows"]}
+    assert framings == {(None, False)}
 
 
 def test_show_names_the_file_of_each_row(commands, packed, tmp_path):
