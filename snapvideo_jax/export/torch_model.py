@@ -40,6 +40,10 @@ SCALE = {
     "augmentation": 1000.0,
 }
 END = 1  # the id at the end of a text
+SETTINGS = (
+    "steps", "heun", "guidance", "oscillate", "guidance_low", "threshold", "sigma_min", "sigma_max",
+    "rho",
+)  # fmt: skip
 
 
 def load(
@@ -590,7 +594,12 @@ class SnapVideo(nn.Module):
         return next(self.parameters()).device
 
     def request(self, prompts: Sequence[str], frame_rate: float | None = None) -> dict[str, Tensor]:
-        """Returns the batch of prompts; an upsampler's needs its low resolution beside it."""
+        """Returns the batch of prompts; an upsampler's needs its low resolution beside it.
+
+        Raises ValueError for a model that reads stored states, which need their own encoder.
+        """
+        if self.config["model"]["text_encoder"]["source"] != "trained":
+            raise ValueError("this model reads stored states: put text and text_mask in the batch")
         import sentencepiece
 
         rate = self.config["sampling"]["frame_rate"] if frame_rate is None else frame_rate
@@ -654,9 +663,11 @@ class SnapVideo(nn.Module):
     def sample(self, batch: dict[str, Tensor], noise: Tensor, **changes: Any) -> Tensor:
         """Runs the deterministic sampler from unit noise [B, T, rows, W, 3]; returns pixels.
 
-        changes: of the config's `sampling`: steps, heun, guidance, oscillate, guidance_low,
-            threshold, sigma_min, sigma_max, rho. S_churn is not read: nothing is drawn on the way.
+        changes: those of SETTINGS that differ from the config's `sampling`. Its S_churn is not
+            read: nothing is drawn on the way.
         """
+        if unknown := set(changes) - set(SETTINGS):
+            raise ValueError(f"{unknown} are no settings of the sampler; those are {SETTINGS}")
         settings = self.config["sampling"] | changes
         sigma_in = self.config["diffusion"]["sigma_in"]
         levels, weights = noise_levels(settings), guidance_weights(settings)

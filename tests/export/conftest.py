@@ -29,11 +29,14 @@ def make_config(kind):
     """A run's config, with all that the sampler can do."""
     makers = {
         "fit": tiny.get_config,
+        "stored": tiny.get_config,  # reads states of a published encoder
         "upsampler": tiny.get_upsampler_config,
         "unet": tiny_unet.get_config,
     }
     config = copy.deepcopy(makers[kind]())
     config.sampling.update(steps=4, guidance=2.0, guidance_low=0.5, threshold=0.9, sigma_max=20.0)
+    if kind == "stored":
+        config.model.text_encoder.update(source="stored", channels=24)
     if kind == "fit":  # two blocks tell a wrong order; rows below the picture are cropped
         config.model.fit.blocks = 2
         config.data.update(height=12, pad_rows=4)
@@ -101,7 +104,7 @@ def model_of(tmp_path_factory):
     return functools.cache(make)
 
 
-@pytest.fixture(scope="session", params=["fit", "upsampler", "unet"])
+@pytest.fixture(scope="session", params=["fit", "stored", "upsampler", "unet"])
 def exported(request, model_of):
     """Each kind in turn."""
     return model_of(request.param, False)
@@ -110,7 +113,7 @@ def exported(request, model_of):
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
-@pytest.fixture(scope="session", params=["fit", slow("upsampler"), slow("unet")])
+@pytest.fixture(scope="session", params=["fit", slow("stored"), slow("upsampler"), slow("unet")])
 def programs(request, model_of):
     """Each kind in turn, with StableHLO."""
     return model_of(request.param, True)
@@ -122,13 +125,23 @@ def fit_programs(model_of):
     return model_of("fit", True)
 
 
+def make_text(config, folder):
+    """How captions enter a model, and the file of its vocabulary; stored states have none."""
+    channels, length = config.model.text_encoder.channels, config.data.text_length
+    if config.model.text_encoder.source == "stored":
+        states = np.random.default_rng(2).standard_normal((len(PROMPTS), length, channels))
+        mask = np.arange(length) < np.array([[3], [length]])
+        entries = {"text": states.astype(jnp.bfloat16), "text_mask": mask}
+        return build.Text(lambda captions: dict(entries), 0, ""), None
+    vocabulary = folder / "vocabulary.model"
+    train_vocabulary(build.source(config, lambda path, why: None).captions(), vocabulary)
+    return build.text(config, vocabulary), vocabulary
+
+
 def make_model(kind, folder, programs):
     """Writes a model of random parameters as launch.export does."""
     config = make_config(kind)
-    vocabulary = folder / "vocabulary.model"
-    captions = build.source(config, lambda path, why: None).captions()
-    train_vocabulary(captions, vocabulary)
-    text = build.text(config, vocabulary)
+    text, vocabulary = make_text(config, folder)
     denoiser = build.denoiser(config, text.vocabulary_size, build.counting_mesh())
     params, settings = random_params(denoiser, config), build.sampler_settings(config)
     files = export_folder.torch_model()

@@ -35,6 +35,8 @@ import jax, numpy as np
 from safetensors.numpy import load_file
 folder, inputs = sys.argv[1], dict(np.load(sys.argv[2]))
 denoiser = export.deserialize(bytearray(open(f"{folder}/denoiser.stablehlo", "rb").read()))
+if "text" in inputs:
+    inputs["text"] = inputs["text"].view("bfloat16")  # npz files know the bits alone
 x, latents = inputs.pop("x_sigma"), inputs.pop("latents", ())
 arguments = load_file(f"{folder}/model.safetensors"), x, np.float32(0.7), inputs, latents
 D, latents = jax.jit(denoiser.call)(*arguments)
@@ -74,6 +76,7 @@ def test_the_examples_video_is_that_of_the_same_seed(fit_programs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("programs", ["fit", "upsampler", "unet"], indirect=True)
 def test_the_sampler_makes_the_video_of_the_same_seed(programs):
     sampler = read(programs, stablehlo.SAMPLER)
     params = {name: jnp.asarray(leaf) for name, leaf in stored(programs.folder).items()}

@@ -29,7 +29,13 @@ def model(exported):
 
 
 def tensors(batch):
-    return {name: torch.tensor(np.asarray(leaf)) for name, leaf in batch.items()}
+    return {name: tensor(leaf) for name, leaf in batch.items()}
+
+
+def tensor(leaf):
+    if leaf.dtype == jnp.bfloat16:
+        return torch.tensor(leaf.astype(np.float32)).to(torch.bfloat16)
+    return torch.tensor(np.asarray(leaf))
 
 
 def as_torch(latents):
@@ -109,6 +115,24 @@ def test_half_precision_takes_half_the_bytes_and_is_near(exported, model, dtype)
     assert 0 < error < (0.03 if dtype == torch.bfloat16 else 0.005)
 
 
+@pytest.mark.parametrize("exported", ["fit"], indirect=True)
+def test_autocast_is_near_too(exported, model):
+    D, _ = denoise(model, exported.inputs, exported.latents())
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _ = denoise(model, exported.inputs, exported.latents())
+    assert half.dtype == torch.float32 and 0 < float((half - D).std() / D.std()) < 0.03
+
+
+@pytest.mark.parametrize("exported", ["fit"], indirect=True)
+def test_what_the_sampler_and_the_encoder_lack_is_refused(exported, model, monkeypatch):
+    with pytest.raises(ValueError, match="{'step'} are no settings of the sampler; those are"):
+        model.sample(tensors(exported.request), torch.ones(2, *exported.denoiser.x_shape), step=1)
+    monkeypatch.setitem(model.config["model"]["text_encoder"], "source", "stored")
+    with pytest.raises(ValueError, match="reads stored states"):
+        model.request(PROMPTS)
+
+
+@pytest.mark.parametrize("exported", ["fit", "upsampler"], indirect=True)
 def test_requests_are_the_tokens_of_ours(exported, model):
     ours = tensors(exported.request)
     for name, tensor in model.request(PROMPTS).items():
