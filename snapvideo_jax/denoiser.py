@@ -130,8 +130,11 @@ class Denoiser:
         assert self.low_res_size is not None, "a first stage has no low resolution"
         return resize(self.crop(x), self.low_res_size)
 
-    def no_latents(self, batch_size: int) -> Latents:
-        """Returns the latents before the first call: zeros, or () for a network without."""
+    def no_latents(self, batch_size: Any) -> Latents:
+        """Returns the latents before the first call: zeros, or () for a network without.
+
+        batch_size: a number, or a symbol where a program is exported for any.
+        """
         if self.network.latent_shape is None:
             return ()
         return jnp.zeros((batch_size,) + self.network.latent_shape, jnp.float32)

@@ -113,7 +113,7 @@ def start(
     if "known" in request:
         known = _known(denoiser, request, streams)
         x = known.insert(x, jnp.float32(settings.sigma_max), denoiser.sigma_in)
-    latents = denoiser.no_latents(len(seeds))
+    latents = denoiser.no_latents(seeds.shape[0])
     return sampler.start(x, carry=latents)
 
 
@@ -184,7 +184,7 @@ def _conditions(
     conditions = denoiser.conditions(params, request)
     if denoiser.low_res_size is not None:
         low_res = edm.from_pixels(request["low_res"])
-        augmentation = jnp.full(len(low_res), settings.augmentation)
+        augmentation = jnp.full(low_res.shape[0], settings.augmentation)
         eps = streams.normal("low_res", low_res.shape[1:])
         conditions = denoiser.with_low_res(conditions, low_res, augmentation, eps)
     uncond = None

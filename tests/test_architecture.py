@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "evaluation": {"data", "denoiser", "diffusion", "files", "parallel", "sampling", "training"},
     "sampling": {"build", "data", "denoiser", "diffusion", "export", "files", "generator",
                  "models", "parallel", "training"},
-    "export": {"files", "training"},
+    "export": {"build", "denoiser", "diffusion", "files", "generator", "models", "training"},
     "build": {"data", "denoiser", "diffusion", "generator", "models", "parallel", "training"},
     "training": {"denoiser", "diffusion", "models", "parallel"},
     "generator": {"denoiser", "diffusion", "models"},
@@ -62,6 +62,7 @@ ONLY_IN = {
     "flax": {
         "models",
         "denoiser",
+        "export/stablehlo.py",
         "training/state.py",
         "parallel/rules.py",
         "files/t5_weights.py",
@@ -81,7 +82,9 @@ ONLY_IN = {
         "parallel/hosts.py",
         "parallel/job_end.py",
     },
-    "sentencepiece": {"data/text.py"},
+    "sentencepiece": {"data/text.py", "export/torch_model.py"},
+    "torch": {"export/torch_model.py"},
+    "safetensors": {"export/torch_model.py"},
     "av": {"data/timeline.py", "files/containers.py", "files/frames.py", "files/video.py"},
 }
 NO_JAX = (

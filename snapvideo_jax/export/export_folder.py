@@ -6,8 +6,11 @@ What is in the folder:
     config.json         format, step, the run's config, fingerprint of what encodes text, dtype of
                         the parameters, the digest of each, and that of all these
     vocabulary.model    text -> tokens, where the run trained its text encoder
+    torch_model.py      the model in PyTorch (export/torch_model.py)
+    denoiser.stablehlo, sampler.stablehlo   programs that take the parameters (export/stablehlo.py)
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -36,6 +39,7 @@ ENTRIES = {
 }
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_BYTES = 5_000_000_000
+TORCH_MODEL = Path(__file__).with_name("torch_model.py")  # imports torch, and nothing of ours
 _digest = jax.jit(checkpoint.digest)  # leaf by leaf: that of a whole tree needs nearly its memory
 
 
@@ -43,7 +47,7 @@ class Exported(NamedTuple):
     """What config.json says: the run's config, the step, and each parameter's digest.
 
     text: fingerprint of the text encoder, or of the vocabulary; "" takes any. dtype: in which
-    float32 parameters are stored.
+    float32 parameters are stored. files: name -> SHA-256 of each file that `write` was handed.
     """
 
     config: dict
@@ -51,6 +55,7 @@ class Exported(NamedTuple):
     digests: dict[str, int]
     text: str = ""
     dtype: str = "float32"
+    files: Mapping[str, str] = {}
 
 
 def check_free(out: str | Path) -> None:
@@ -72,6 +77,7 @@ def write(
     shard_bytes: int = SHARD_BYTES,
     text: str = "",
     dtype: str = "float32",
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes the folder beside its place and renames it: there is all of it or nothing.
 
@@ -86,6 +92,7 @@ def write(
         shard_bytes: of parameters in a file at most; a larger one has a file of its own.
         text: fingerprint of the text encoder, or of the vocabulary; "" takes any.
         dtype: one of DTYPES, to which float32 parameters are rounded; others stay.
+        files: name -> content of what else the folder holds.
 
     Raises:
         StorageError: `out` is not empty, or cannot be written.
@@ -105,7 +112,11 @@ def write(
         rounded = lambda name: _rounded(name, leaves[name], dtype)
         digests = {name: int(_digest(rounded(name))) for name in leaves}
         _write_params(unfinished, leaves, dtype, shard_bytes)
-        about = {"format": FORMAT, **Exported(config, step, digests, text, dtype)._asdict()}
+        sums = {}
+        for name, content in (files or {}).items():
+            (unfinished / name).write_bytes(content)
+            sums[name] = hashlib.sha256(content).hexdigest()
+        about = {"format": FORMAT, **Exported(config, step, digests, text, dtype, sums)._asdict()}
         content = json.dumps(storage.sealed(about), indent=2) + "\n"
         (unfinished / "config.json").write_text(content)
         os.rename(unfinished, out)  # which replaces an empty folder and never a full one
@@ -129,7 +140,9 @@ def read(folder: str | Path) -> Exported:
             storage.check_seal(entries)
         entries.setdefault("text", "")
         entries.setdefault("dtype", "float32")
-        storage.check_kinds(entries, {"text": Text(), "dtype": OneOf(DTYPES)})
+        entries.setdefault("files", {})
+        others = {"text": Text(), "dtype": OneOf(DTYPES), "files": Table(Text(64))}
+        storage.check_kinds(entries, others)
     except storage.Damaged as damage:
         raise DataError(f"{path} {damage}; export the run again") from damage
     return Exported(*(entries[field] for field in Exported._fields))
@@ -161,6 +174,19 @@ def load_params(folder: str | Path, abstract: Any) -> Any:
         return array.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def torch_model() -> dict[str, bytes]:
+    """Returns the model in PyTorch as a file of the folder: name -> content."""
+    return {TORCH_MODEL.name: TORCH_MODEL.read_bytes()}
+
+
+def stored(params: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns name -> shape and dtype of parameters as `write` stores them."""
+    return {
+        name: jax.ShapeDtypeStruct(leaf.shape, _stored_dtype(leaf, dtype))
+        for name, leaf in leaves_by_name(params).items()
+    }
 
 
 def _content(path: Path) -> bytes:

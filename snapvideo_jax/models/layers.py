@@ -56,8 +56,11 @@ def row_major(x: Array, axes: tuple[Any, ...]) -> Array:
     """Constrains x as `constrain` does, with the last axis closest in memory on each device.
 
     Left alone, the compiler lays a loop's tokens out for the narrow head at its end, and all blocks
-    work on tokens in the wrong layout.
+    work on tokens in the wrong layout. A program of a symbolic batch size, which any compiler must
+    be able to read, has no layouts.
     """
+    if not all(isinstance(size, int) for size in x.shape):
+        return x
     lay_out = lambda part: with_layout_constraint(part, Layout(tuple(range(x.ndim))))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -100,7 +103,8 @@ def product(name: str, multiply: Callable[..., Array]) -> Callable[..., Array]:
     def constrained(inputs: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
         anywhere = (PartitionSpec.UNCONSTRAINED,) * (inputs.ndim - 2)
         inputs = constrain(inputs, ("batch", *anywhere, input_axis))
-        sum_whole = inputs.size > SUM_WHOLE_ABOVE * kernel.size * num_devices()
+        devices = num_devices()  # one sums nothing; there sizes may be symbols (export/)
+        sum_whole = devices > 1 and inputs.size > SUM_WHOLE_ABOVE * kernel.size * devices
         kernel_axes = (None,) * (kernel.ndim - 2) + (input_axis, output_axis)
         kernel = gather_kernel(kernel, kernel_axes, sum_whole)
         return save_bits(multiply(inputs, kernel, *args, **kwargs), "product")

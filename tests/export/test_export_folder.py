@@ -313,7 +313,9 @@ def test_the_command_exports_the_ema_of_a_run_once(run, tmp_path):
     done = launch(f"--checkpoint={workdir}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert "parameters (EMA, float32) of step 3 in" in done.stdout
-    assert names(out) == {"model.safetensors", "config.json", "vocabulary.model"}
+    programs = {"torch_model.py", "denoiser.stablehlo", "sampler.stablehlo"}
+    assert names(out) == {"model.safetensors", "config.json", "vocabulary.model"} | programs
+    assert set(export_folder.read(out).files) == programs
     assert same(export_folder.load_params(out, abstract(ema)), ema)
     again = launch(f"--checkpoint={workdir}", f"--out={out}")
     assert again.returncode == 5 and len(again.stderr.splitlines()) == 1
