@@ -49,11 +49,15 @@ from snapvideo_jax.training import (
     fed_rows,
     goodput,
     graft,
+    leaf_digests,
     optim,
+    parameter_report,
     profiler,
+    restore,
     resume,
     telemetry,
 )
+from snapvideo_jax.training.progress import Speed
 from snapvideo_jax.training.state import TrainState
 from snapvideo_jax.units import size_text
 
@@ -118,7 +122,7 @@ def train(
         hosts.check_same(resume.job_facts(fields), ConfigError)
         hosts.check_same({"the data": source.fingerprint}, DataError)
     with hosts.claim_folder(workdir):
-        saved = checkpoint.newest_meta(workdir / "checkpoints")
+        saved = restore.newest_meta(workdir / "checkpoints")
         text = _text(config, workdir, source, saved)
         program = build.train_program(config, text.vocabulary_size)
         hosts.raise_on_all(lambda: _check_memory(program))
@@ -140,7 +144,7 @@ def train(
         if hosts.is_first():
             content = json.dumps(fields, indent=2) + "\n"
             storage.write(workdir / "config.json", content.encode())
-            table = telemetry.parameter_table(program.abstract_state.params) + "\n"
+            table = parameter_report.table(program.abstract_state.params) + "\n"
             storage.write(workdir / "parameters.txt", table.encode())
         trace = profiler.Trace(workdir / "profile", profile if hosts.is_first() else range(0), log)
         return _loop(run, state, trace, goodput.Ledger(workdir / "goodput.json", start, began))
@@ -170,11 +174,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Le
         stack.enter_context(_closing(checkpoints, ledger))
         if start:
             checkpoints.set_aside(start)
-        part = batches.part(program.abstract_batch["video"])
-        frames, height, width, _ = part.box
-        box = frames, height, width
-        spec = build.feed_spec(config, run.source, run.text, rows=part.rows, box=box)
-        feed = stack.enter_context(contextlib.closing(pipeline.Feed(spec, start, steps)))
+        feed = stack.enter_context(contextlib.closing(_feed(run, start)))
         stack.enter_context(trace)
         log("compiling the training step")
         with ledger.time("compile"):
@@ -210,7 +210,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Le
                 # kill then loses is its last batch, not training.
                 if ending or not report.skips:
                     with ledger.time("checkpoint"):
-                        if broken := checkpoint.not_finite(state):
+                        if broken := leaf_digests.not_finite(state):
                             raise report.diverged(broken)
                         checkpoints.save(step, state, run.meta, before=report.flush)
             if ending:
@@ -233,6 +233,15 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Le
     return state
 
 
+def _feed(run: Run, start: int) -> pipeline.Feed:
+    """Returns the batches of this process from step `start` on, as far as its devices hold them."""
+    part = batches.part(run.program.abstract_batch["video"])
+    frames, height, width, _ = part.box
+    box = frames, height, width
+    spec = build.feed_spec(run.config, run.source, run.text, rows=part.rows, box=box)
+    return pipeline.Feed(spec, start, run.config.training.steps)
+
+
 @contextlib.contextmanager
 def _closing(checkpoints: checkpoint.Checkpoints, ledger: goodput.Ledger) -> Iterator[None]:
     """Closes the checkpoints after the block, and counts the wait for the last one as saving."""
@@ -243,7 +252,7 @@ def _closing(checkpoints: checkpoint.Checkpoints, ledger: goodput.Ledger) -> Ite
             checkpoints.close()
 
 
-def _speed(run: Run) -> telemetry.Speed | None:
+def _speed(run: Run) -> Speed | None:
     """Returns the work of a step and what the devices could do; None where no chip is known.
 
     The work is that of the model: what a rematerialized block computes again does not count.
@@ -254,7 +263,7 @@ def _speed(run: Run) -> telemetry.Speed | None:
         return None
     flops = programs.planned(run.config, "train", devices).model_flops
     peak = chip.peak if run.config.model.dtype == "bfloat16" else 0.0  # that of the sheets
-    return telemetry.Speed(flops / len(devices), peak)
+    return Speed(flops / len(devices), peak)
 
 
 def _open(config: Config, workdir: Path, profile: range) -> build.Source:
@@ -303,8 +312,8 @@ def _check_memory(program: build.TrainProgram) -> None:
 def _first_state(run: Run) -> TrainState:
     """Restores the newest verified checkpoint, or makes a fresh state where there is none."""
     program, log, folder = run.program, run.log, run.workdir / "checkpoints"
-    restored = checkpoint.restore_newest(folder, program.abstract_state, log)
-    log(telemetry.parameter_summary(program.abstract_state.params))
+    restored = restore.newest(folder, program.abstract_state, log)
+    log(parameter_report.summary(program.abstract_state.params))
     axes = " ".join(f"{axis}={size}" for axis, size in program.mesh.shape.items() if size > 1)
     devices = f"{program.mesh.size} {jax.devices()[0].platform} device(s) {axes}".rstrip()
     if restored is not None:

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import orbax.checkpoint
 
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import checkpoint, restore
 from snapvideo_jax.trees import path_name
 
 
 def flip_bit(run, step, leaf, element=0, bit=0):
     """Saves the checkpoint of `step` anew, with one bit of a float32 leaf flipped."""
     folder = run / "checkpoints"
-    meta = checkpoint.step_meta(folder, step)
-    leaves = dict(checkpoint.host_leaves(folder, step))
+    meta = restore.step_meta(folder, step)
+    leaves = dict(restore.host_leaves(folder, step))
     leaves[leaf] = leaves[leaf].copy()
     leaves[leaf].reshape(-1).view(np.uint32)[element] ^= 1 << bit
     stored = orbax.checkpoint.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree

@@ -78,6 +78,7 @@ ONLY_IN = {
     },
     "orbax": {
         "training/checkpoint.py",
+        "training/restore.py",
         "files/t5_weights.py",
         "parallel/hosts.py",
         "parallel/job_end.py",

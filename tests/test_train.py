@@ -32,7 +32,7 @@ from snapvideo_jax.parallel import chips, hosts
 from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.train import train
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import checkpoint, restore
 from tests import tiny
 from tests.test_storage import fill
 
@@ -213,7 +213,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_what_is_there_stays(unbroken, d
     with pytest.raises(StorageError, match="3 saves in a row failed: .* the disk is full"):
         train(short, folder / "run", log)
     saved = checkpoint.step_folders(folder / "run" / "checkpoints")
-    assert saved and checkpoint.newest_meta(folder / "run" / "checkpoints")["step"] == saved[0]
+    assert saved and restore.newest_meta(folder / "run" / "checkpoints")["step"] == saved[0]
     assert all(path.name.isdigit() for path in (folder / "run" / "checkpoints").iterdir())
     (folder / "ballast").unlink()
     train(short, folder / "run", quiet)

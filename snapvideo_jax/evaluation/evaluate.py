@@ -35,7 +35,7 @@ from snapvideo_jax.sampling import output_folder
 from snapvideo_jax.sampling.generate import Progress, global_batch, local_rows
 from snapvideo_jax.sampling.output_folder import WorkShare
 from snapvideo_jax.sampling.stage import Stage, work_share
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import leaf_digests
 
 LOSS_VIDEOS = 128  # real ones, on which the loss by noise level is measured
 MOTION_VIDEOS = 256  # sampled ones, whose motion is: matching blocks takes seconds a large video
@@ -158,7 +158,7 @@ def _record(stage: Stage) -> dict[str, Any]:
     return {
         "checkpoint": str(Path(stage.folder).absolute()),
         "step": stage.trained.step,
-        "parameters": digest(checkpoint.digests(stage.trained.params)),
+        "parameters": digest(leaf_digests.of(stage.trained.params)),
         "text_encoder": stage.trained.text.encoder,
     }
 

@@ -27,7 +27,7 @@ from snapvideo_jax.errors import DataError, StorageError
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.files import safetensors
 from snapvideo_jax.kinds import OneOf, Table, Text, Whole
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import leaf_digests
 from snapvideo_jax.trees import leaves_by_name, path_name
 
 FORMAT = 2  # 1 had no seal, and no fingerprint of a vocabulary
@@ -40,7 +40,7 @@ ENTRIES = {
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_BYTES = 5_000_000_000
 TORCH_MODEL = Path(__file__).with_name("torch_model.py")  # imports torch, and nothing of ours
-_digest = jax.jit(checkpoint.digest)  # leaf by leaf: that of a whole tree needs nearly its memory
+_digest = jax.jit(leaf_digests.digest)  # leaf by leaf: that of a whole tree needs nearly its memory
 
 
 class Exported(NamedTuple):

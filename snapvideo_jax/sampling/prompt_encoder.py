@@ -23,7 +23,7 @@ from snapvideo_jax.errors import DataError
 from snapvideo_jax.files import t5_weights
 from snapvideo_jax.models import t5
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import leaf_digests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def load(folder: str | Path, vocabulary: str | Path | None, length: int, dtype: 
         )
     params = weights.load(abstract_params(weights.abstract(), mesh, DTYPES[dtype]))
     return Encoder(
-        fingerprint=fingerprint(checkpoint.digests(params), vocabulary.read_bytes(), dtype),
+        fingerprint=fingerprint(leaf_digests.of(params), vocabulary.read_bytes(), dtype),
         channels=weights.config.channels,
         length=length,
         mesh=mesh,

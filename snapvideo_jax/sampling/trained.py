@@ -16,7 +16,7 @@ from snapvideo_jax.errors import ConfigError, DataError, StorageError, reason
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.models.layers import dot_product_attention
 from snapvideo_jax.sampling import prompt_encoder
-from snapvideo_jax.training import checkpoint, resume
+from snapvideo_jax.training import restore, resume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +63,9 @@ def load(
         if step not in (None, meta["step"]):
             raise StorageError(f"{workdir} is an export of step {meta['step']}, not of {step}")
     elif step is not None:
-        meta = checkpoint.step_meta(workdir / "checkpoints", step)
+        meta = restore.step_meta(workdir / "checkpoints", step)
     else:
-        meta = checkpoint.newest_meta(workdir / "checkpoints")
+        meta = restore.newest_meta(workdir / "checkpoints")
     if meta is None:
         raise StorageError(f"{workdir} holds no checkpoint; train one with launch.train first")
 
@@ -98,9 +98,9 @@ def _restore(
     """Returns the step and the EMA of the checkpoint of `step`, or of the newest one."""
     abstract = {"ema": abstract_params}
     if step is not None:
-        restored = checkpoint.restore_step(folder, step, abstract)
+        restored = restore.at_step(folder, step, abstract)
     else:
-        restored = checkpoint.restore_newest(folder, abstract, log)
+        restored = restore.newest(folder, abstract, log)
     assert restored is not None, "there are checkpoints, since their meta data were read"
     return restored.step, restored.state["ema"]
 

@@ -1,108 +1,38 @@
-"""Checkpoints: Orbax, with a digest of every leaf, restored onto any mesh.
+"""Writes checkpoints: Orbax, with a digest of every leaf beside it. restore.py reads them.
 
-Orbax commits a step atomically but does not notice a flipped bit in a committed one, nor an
-empty folder that looks like a step. So each checkpoint carries a digest per leaf; restoring walks
-back from the newest step to the newest that proves whole, and never silently starts anew.
-
-In a job of many processes all of them call what is here, each writes and reads its own part of the
-arrays, and the first alone looks at the folder, so that all see the same one.
+In a job of many processes all of them call what is here, each writes its own part of the arrays,
+and the first alone looks at the folder, so that all see the same one.
 """
 
 import contextlib
 import errno
 import json
-import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import StorageError, reason
 from snapvideo_jax.fields import STEP
-from snapvideo_jax.kinds import Table, Text, Whole
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.storage import Damaged, check_kinds, check_seal, parse_object, read, sealed
-from snapvideo_jax.trees import leaves_by_name, path_name
+from snapvideo_jax.storage import Damaged, parse_object, read, sealed
+from snapvideo_jax.training import leaf_digests
 from snapvideo_jax.units import size_text
 
 FORMAT = 2  # 1 had no seal
-# What lies beside every state, and what a run adds.
-META = {"format": Whole(1, FORMAT), "step": STEP, "digests": Table(Whole(0, 2**32 - 1))}
-RUNS = {"config": Table(), "data": Text(1_000_000), "text": Text(), "numerics": Table()}
-NOTHING = {"config": {}, "data": "", "text": "", "numerics": {}}
 NEVER = 30 * 86_400  # seconds; Orbax waits by the clock on the wall, which may jump by a day
-READ_BYTES = 2**30  # of a checkpoint that is compared
 FAILURES = OSError, ValueError, StorageError  # of a save
 MOST_FAILURES = 3  # in a row
 PATIENCE = 10  # seconds for the threads of a failed save to end
 DISK_FULL = re.compile("RESOURCE_EXHAUSTED|No space left|ENOSPC|quota exceeded", re.IGNORECASE)
 STEP_NAME = re.compile(r"0|[1-9][0-9]{0,9}")
-
-
-class Restored(NamedTuple):
-    """A verified checkpoint: its step, and its state or part of one."""
-
-    step: int
-    state: Any
-
-
-def digest(leaf: jax.Array) -> jax.Array:
-    """Computes a uint32 that any single flipped bit changes and that is the same on every mesh.
-
-    It is the sum, modulo 2^32, of the bits of each element times an odd number of its position:
-    integer arithmetic, so the order of summation does not matter.
-    """
-    if jnp.issubdtype(leaf.dtype, jnp.bool_):
-        leaf = leaf.astype(jnp.uint8)
-    unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-    position = jnp.zeros(leaf.shape, jnp.uint32)
-    for axis, size in enumerate(leaf.shape):
-        position = position * np.uint32(size) + jax.lax.broadcasted_iota(
-            jnp.uint32, leaf.shape, axis
-        )
-    return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
-
-
-@jax.jit
-def _digest_tree(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([digest(leaf) for leaf in leaves])
-
-
-def digests(tree: Any) -> dict[str, int]:
-    """Returns leaf name -> digest."""
-    leaves = leaves_by_name(tree)
-    values = _on_host(_digest_tree(list(leaves.values())))
-    return {name: int(value) for name, value in zip(leaves, values, strict=True)}
-
-
-@jax.jit
-def _finite_leaves(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
-
-
-def not_finite(tree: Any) -> list[str]:
-    """Returns the names of the leaves that hold not-a-number or an infinity."""
-    leaves = leaves_by_name(tree)
-    finite = _on_host(_finite_leaves(list(leaves.values())))
-    return [name for name, whole in zip(leaves, finite, strict=True) if not whole]
-
-
-def _on_host(values: jax.Array) -> np.ndarray:
-    """Fetches all of an array that may be spread over the devices of many processes."""
-    if values.is_fully_addressable:
-        return np.asarray(values)
-    return multihost_utils.process_allgather(values, tiled=True)
 
 
 def step_folders(folder: Path) -> list[int]:
@@ -205,7 +135,7 @@ class Checkpoints:
         StorageError. Raises StorageError where this or an earlier save is one failure too many.
         """
         self._settle()
-        meta = sealed(meta | {"format": FORMAT, "step": step, "digests": digests(state)})
+        meta = sealed(meta | {"format": FORMAT, "step": step, "digests": leaf_digests.of(state)})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._saving, self._size = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         try:
@@ -299,166 +229,3 @@ class Checkpoints:
 
     def _bad(self, step: int, n: int) -> Path:
         return self._folder / f"bad-{step}-{n}"
-
-
-def newest_meta(folder: Path) -> dict | None:
-    """Reads what the newest checkpoint was saved with, or returns None if `folder` holds no step.
-
-    Its arrays are not looked at. Raises StorageError if steps exist and none can be read.
-    """
-    reasons = []
-    for step in hosts.broadcast(lambda: step_folders(folder)):
-        try:
-            return hosts.broadcast(lambda step=step: _read_meta(folder, step), _Broken)
-        except _Broken as reason:
-            reasons.append(f"checkpoint {step} {reason}")
-    if reasons:
-        raise _no_usable(folder, reasons)
-    return None
-
-
-def step_meta(folder: Path, step: int) -> dict:
-    """Reads what the checkpoint of `step` was saved with.
-
-    Raises StorageError if it is not there or cannot be read.
-    """
-    _check_there(folder, step)
-    try:
-        return hosts.broadcast(lambda: _read_meta(folder, step), _Broken)
-    except _Broken as reason:
-        raise StorageError(f"{folder}: checkpoint {step} {reason}") from reason
-
-
-def _check_there(folder: Path, step: int) -> None:
-    steps = hosts.broadcast(lambda: step_folders(folder))
-    if step not in steps:
-        there = ", ".join(map(str, reversed(steps))) or "none"
-        raise StorageError(f"{folder} holds no checkpoint {step}; there are: {there}")
-
-
-def host_leaves(folder: Path, step: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Reads a checkpoint leaf by leaf into this process's own memory, about READ_BYTES at a time.
-
-    Yields (name, whole array) in the order of names. Digests are not looked at. Raises StorageError
-    if the checkpoint cannot be read.
-    """
-    path: Any = (folder / str(step) / "state").absolute()
-    handler = ocp.PyTreeCheckpointHandler()
-    try:
-        stored: Any = handler.metadata(path)
-        leaves = leaves_by_name(stored.tree)
-        for names in _parts(leaves):
-            tree = jax.tree_util.tree_map_with_path(
-                lambda at, leaf, names=names: leaf if path_name(at) in names else ocp.PLACEHOLDER,
-                stored.tree,
-            )
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            args = ocp.args.PyTreeRestore(item=tree, restore_args=as_numpy)
-            part = leaves_by_name(handler.restore(path, args=args))
-            yield from ((name, part[name]) for name in names)
-    except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
-        raise StorageError(f"{folder}: checkpoint {step}: {reason(error)[:200]}") from error
-
-
-def _parts(leaves: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yields the sorted names of leaves in parts of about READ_BYTES."""
-    part, size = [], 0
-    for name in sorted(leaves):
-        part.append(name)
-        size += math.prod(leaves[name].shape) * np.dtype(leaves[name].dtype).itemsize
-        if size >= READ_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
-
-
-def restore_step(folder: Path, step: int, abstract: Any) -> Restored:
-    """Restores the tree `abstract` from the checkpoint of `step` (see `restore_newest`).
-
-    Raises StorageError if it is not there or not whole.
-    """
-    _check_there(folder, step)
-    try:
-        return _restore(folder, step, abstract)
-    except _Broken as reason:
-        raise StorageError(f"{folder}: checkpoint {step} {reason}") from reason
-
-
-def restore_newest(folder: Path, abstract: Any, log: Callable[[str], None]) -> Restored | None:
-    """Restores the newest checkpoint that verifies; returns None if `folder` holds no step at all.
-
-    Args:
-        folder: the checkpoints' folder.
-        abstract: the tree to restore, with shapes, dtypes and shardings; a part of the saved tree
-            restores that part alone.
-        log: called with a line for each step that is passed over, and why.
-
-    Raises:
-        StorageError: steps exist and none of them is whole.
-    """
-    reasons = []
-    for step in hosts.broadcast(lambda: step_folders(folder)):
-        try:
-            return _restore(folder, step, abstract)
-        except _Broken as reason:
-            reasons.append(f"checkpoint {step} {reason}")
-            log(f"ignoring {reasons[-1]}")
-    if reasons:
-        raise _no_usable(folder, reasons)
-    return None
-
-
-def _no_usable(folder: Path, reasons: list[str]) -> StorageError:
-    return StorageError(f"no usable checkpoint in {folder}: {'; '.join(reasons)}")
-
-
-class _Broken(Exception):
-    """Why a step's folder cannot be used."""
-
-
-def _restore(folder: Path, step: int, abstract: Any) -> Restored:
-    meta = hosts.broadcast(lambda: _read_meta(folder, step), _Broken)
-    missing = [name for name in leaves_by_name(abstract) if name not in meta["digests"]]
-    if missing:
-        raise _Broken(f"holds no {missing[0]}")
-    path = folder / str(step) / "state"
-    state = hosts.raise_on_all(lambda: _read(path, abstract), _Broken)
-    for name, value in digests(state).items():
-        if value != meta["digests"][name]:
-            raise _Broken(f"failed its checksum in {name}")
-    return Restored(step, state)
-
-
-def _read(folder: Path, tree: Any) -> Any:
-    """Reads this process's part of `tree`.
-
-    By the handler: a checkpointer would wait for processes that failed.
-    """
-    path: Any = folder.absolute()
-    try:
-        return ocp.PyTreeCheckpointHandler().restore(
-            path,
-            args=ocp.args.PyTreeRestore(
-                item=tree,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-                partial_restore=True,
-            ),
-        )
-    except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
-        raise _Broken(f"is incomplete: {str(error).splitlines()[0][:200]}") from error
-
-
-def _read_meta(folder: Path, step: int) -> dict:
-    """Reads what lies beside a state: format, step, config, fingerprint of the data, digests."""
-    try:
-        meta = parse_object(read(folder / str(step) / "meta" / "metadata"), META)
-        if meta["format"] > 1:
-            check_seal(meta)
-        meta = NOTHING | meta
-        check_kinds(meta, RUNS)
-    except Damaged as damage:
-        raise _Broken(f"is incomplete: its meta data {damage}") from damage
-    if meta["step"] != step:
-        raise _Broken(f"says that it is of step {meta['step']}")
-    return meta

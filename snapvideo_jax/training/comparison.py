@@ -18,7 +18,7 @@ from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError, StorageError, UserError, reason
 from snapvideo_jax.fields import flatten
 from snapvideo_jax.kinds import shown
-from snapvideo_jax.training import checkpoint, fed_rows, telemetry
+from snapvideo_jax.training import checkpoint, fed_rows, restore, telemetry
 
 # Fields that decide in which order numbers are added, or how fast parameters move; a run may
 # change them (resume.MAY_CHANGE), and then goes on with other bits.
@@ -55,10 +55,10 @@ def states(expected: Path, actual: Path, step: int) -> list[Difference]:
     A part of each is in memory at a time. Raises StorageError if one cannot be read.
     """
     before, after = expected / "checkpoints", actual / "checkpoints"
-    stored = [checkpoint.step_meta(folder, step)["digests"] for folder in (before, after)]
+    stored = [restore.step_meta(folder, step)["digests"] for folder in (before, after)]
     if differences := _other_leaves(step, *stored):
         return differences
-    leaves = (checkpoint.host_leaves(folder, step) for folder in (before, after))
+    leaves = (restore.host_leaves(folder, step) for folder in (before, after))
     for (name, leaf), (_, other) in zip(*leaves, strict=True):
         if words := _difference(leaf, other):
             if stored[0][name] == stored[1][name]:
@@ -73,8 +73,7 @@ def digests(expected: Path, actual: Path, step: int) -> list[Difference]:
     Raises StorageError if one cannot be read.
     """
     before, after = (
-        checkpoint.step_meta(folder / "checkpoints", step)["digests"]
-        for folder in (expected, actual)
+        restore.step_meta(folder / "checkpoints", step)["digests"] for folder in (expected, actual)
     )
     return _other_leaves(step, before, after) + [
         Difference(step, f"{name} differs: its digest is {after[name]:08x}, not {before[name]:08x}")
@@ -146,7 +145,7 @@ def next_step(workdir: Path, step: int) -> int:
 
 def check_same_arithmetic(workdir: Path, step: int, config: Mapping[str, Any]) -> None:
     """Raises ConfigError where `config` would not compute the very bits of checkpoint `step`."""
-    stored = flatten(checkpoint.step_meta(workdir / "checkpoints", step)["config"])
+    stored = flatten(restore.step_meta(workdir / "checkpoints", step)["config"])
     here = flatten(config)
     for name in (name for name in here if name.startswith(ARITHMETIC)):
         if stored.get(name) != here[name]:

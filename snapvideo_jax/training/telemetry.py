@@ -6,22 +6,19 @@ run writes the very bytes that the unbroken one would have; times go to screen a
 
 import contextlib
 import json
-import re
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from snapvideo_jax import storage, trees
+from snapvideo_jax import storage
 from snapvideo_jax.errors import DivergedError, StorageError, reason
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.units import duration_text, number_text, size_text
+from snapvideo_jax.training.progress import Progress, Speed
 
 ROW = {"step": STEP}
 
@@ -70,129 +67,6 @@ def rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
             if place > last and line.endswith(b"\n"):
                 last = place
                 yield place, line
-
-
-SUMMARY_LINES = 8  # beside the total
-
-
-def parameter_summary(params: Any) -> str:
-    """Returns how many parameters there are in all, and in each of the largest parts.
-
-    A part is a path of at most three names; parts that differ in a number alone are one
-    ("network/blocks/global*"). What holds more than a third of the parameters is shown as its
-    parts. `params` may be abstract.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    sizes: Counter[tuple[str, ...]] = Counter()
-    for path, leaf in leaves:
-        sizes[tuple(re.sub(r"\d.*", "*", name) for name in trees.names(path))] += leaf.size
-    total, size = sizes.total(), sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
-    parts = _children(sizes, ())
-    while parts[largest := max(parts, key=parts.__getitem__)] > total / 3:
-        if len(largest) == 3 or largest in sizes:
-            break
-        del parts[largest]
-        parts.update(_children(sizes, largest))
-    rows = [("/".join(path), count) for path, count in parts.most_common()]
-    if len(rows) > SUMMARY_LINES:
-        rest = rows[SUMMARY_LINES - 1 :]
-        rows[SUMMARY_LINES - 1 :] = [(f"{len(rest)} smaller parts", sum(n for _, n in rest))]
-    name_width, width = max(len(name) for name, _ in rows), len(f"{total:,}")
-    return "\n".join(
-        [f"{total:,} parameters, {size_text(size)}"]
-        + [f"  {name:{name_width}}  {n:{width},}  {100 * n / total:3.0f} %" for name, n in rows]
-    )
-
-
-def _children(sizes: Counter[tuple[str, ...]], parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-    """Returns the sizes of the parts one name below `parent`."""
-    depth = len(parent)
-    children: Counter[tuple[str, ...]] = Counter()
-    for path, size in sizes.items():
-        if path[:depth] == parent:
-            children[path[: depth + 1]] += size
-    return children
-
-
-class Speed(NamedTuple):
-    """flops: that one device has to do in a step. peak: FLOP/s that it can do; 0 if not known."""
-
-    flops: float
-    peak: float
-
-
-class Progress:
-    """One line every few seconds: step, loss, videos/s, time left, share of time without batch."""
-
-    def __init__(
-        self,
-        start: int,
-        steps: int,
-        batch_size: int,
-        every_seconds: float,
-        log: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-        speed: Speed | None = None,
-    ):
-        self._speed = speed
-        self._steps, self._batch_size, self._every, self._log = (
-            steps,
-            batch_size,
-            every_seconds,
-            log,
-        )
-        self._clock, self._width = clock, len(str(steps))
-        self._compiled = False
-        self._restart(start)
-
-    def waited(self, seconds: float) -> None:
-        """Adds time that the loop waited for the next batch."""
-        self._waited += seconds
-
-    def step(self, step: int, loss: float) -> dict[str, float]:
-        """Counts a finished step; speaks when it is time, and then returns the rates, else {}.
-
-        The first step compiles, so it is reported by itself and left out of the rates.
-        """
-        self._losses.append(loss)
-        if not self._compiled:
-            self._compiled = True
-            self._log(
-                f"first step after {duration_text(self._clock() - self._then)}: loss {loss:.4f}"
-            )
-            self._restart(step)
-            return {}
-        elapsed = self._clock() - self._then
-        if elapsed < self._every and step < self._steps:
-            return {}
-        seconds_a_step = elapsed / max(step - self._step, 1)
-        rates = {
-            "videos_per_second": self._batch_size / max(seconds_a_step, 1e-9),
-            "data_wait": self._waited / max(elapsed, 1e-9),
-        }
-        if self._speed:
-            rates["tflops_per_device"] = self._speed.flops / max(seconds_a_step, 1e-9) / 1e12
-            if self._speed.peak:
-                rates["mfu"] = rates["tflops_per_device"] * 1e12 / self._speed.peak
-        self._log(
-            f"step {step:{self._width}d}/{self._steps}  loss {np.mean(self._losses):.4f}  "
-            f"{rates['videos_per_second']:.1f} videos/s  "
-            f"ETA {duration_text((self._steps - step) * seconds_a_step)}  "
-            f"waiting for data {100 * rates['data_wait']:.0f} %{_speed_text(rates)}"
-        )
-        self._restart(step)
-        return rates
-
-    def _restart(self, step: int) -> None:
-        self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
-
-
-def _speed_text(rates: dict[str, float]) -> str:
-    """Writes what is known of the devices' speed, with a space before it, or nothing."""
-    text = ""
-    if "tflops_per_device" in rates:
-        text = f"  {number_text(rates['tflops_per_device'])} TFLOP/s a device"
-    return f"{text}, MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else text
 
 
 class Nowhere:
@@ -392,10 +266,3 @@ class Report:
     def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
         """Shows a sample grid in TensorBoard."""
         self._board.image(step, "samples", sheet)
-
-
-def parameter_table(params: Any) -> str:
-    """Returns names, shapes, sizes and the total, as clu prints them."""
-    from clu import parameter_overview
-
-    return parameter_overview.get_parameter_overview(params, include_stats=False)

@@ -18,7 +18,7 @@ from snapvideo_jax.errors import DataError, StorageError
 from snapvideo_jax.export import export_folder
 from snapvideo_jax.files import safetensors
 from snapvideo_jax.parallel.mesh import make_mesh
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import checkpoint, leaf_digests
 from tests import tiny
 from tests.conftest import CACHE
 from tests.mutations import mutations
@@ -99,7 +99,7 @@ def test_parameters_have_their_paths_as_names(folder):
 def test_config_step_and_digests_are_beside_them(folder, params):
     assert names(folder) == {"model.safetensors", "config.json", "vocabulary.model"}
     found = export_folder.read(folder)
-    assert found.step == 7 and found.digests == checkpoint.digests(params)
+    assert found.step == 7 and found.digests == leaf_digests.of(params)
     assert found.config == CONFIG | {"data": {"vocabulary": "", "num_frames": 2}}
     assert (folder / "vocabulary.model").read_bytes() == b"pieces"
     assert CONFIG["data"]["vocabulary"], "the caller's config was changed"

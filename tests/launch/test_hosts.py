@@ -19,7 +19,7 @@ from snapvideo_jax import build, train
 from snapvideo_jax.data import pipeline
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import restore
 from tests import hosts_worker, tiny
 from tests.conftest import CACHE
 
@@ -146,7 +146,7 @@ def test_the_losses_are_those_of_one_process(pair, alone):
 
 def test_one_process_restores_what_two_saved_and_finds_the_parameters_of_its_own_run(pair, alone):
     _, program, state, _ = alone
-    restored = checkpoint.restore_newest(pair[0] / "checkpoints", program.abstract_state, print)
+    restored = restore.newest(pair[0] / "checkpoints", program.abstract_state, print)
     assert restored is not None and restored.step == 8
     for name in ("params", "ema"):
         pairs = zip(

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.parallel.mesh import make_mesh
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import checkpoint, leaf_digests, restore
 from tests.mutations import mutations
 from tests.test_storage import fill
 
@@ -63,9 +63,9 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "checkpoints")
 
 
-def restore(folder, log=lambda line: None, shape=(2, 4)):
+def newest(folder, log=lambda line: None, shape=(2, 4)):
     target = abstract(tree(mesh(*shape)))
-    return checkpoint.restore_newest(folder, target, log)
+    return restore.newest(folder, target, log)
 
 
 def flip_bit(folder, rng):
@@ -83,20 +83,20 @@ def assert_same(a, b):
 
 
 def test_the_newest_step_comes_back_bit_for_bit_with_its_shardings(folder):
-    restored = restore(folder)
-    assert restored.step == 3 and checkpoint.newest_meta(folder)["config"] == {"a": 1}
+    restored = newest(folder)
+    assert restored.step == 3 and restore.newest_meta(folder)["config"] == {"a": 1}
     assert_same(restored.state, tree(mesh(2, 4), 3))
     assert restored.state["params"]["kernel"].sharding.spec == PartitionSpec(None, "fsdp")
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (1, 8)])
 def test_another_mesh_reads_the_same_bits(folder, shape):
-    assert_same(restore(folder, shape=shape).state, tree(mesh(2, 4), 3))
+    assert_same(newest(folder, shape=shape).state, tree(mesh(2, 4), 3))
 
 
 def test_a_part_is_restored_alone(folder):
     target = {"ema": abstract(tree(mesh(2, 4)))["ema"]}
-    restored = checkpoint.restore_newest(folder, target, print)
+    restored = restore.newest(folder, target, print)
     assert list(restored.state) == ["ema"]
     assert_same(restored.state["ema"], tree(mesh(2, 4), 3)["ema"])
 
@@ -105,7 +105,7 @@ def test_a_part_is_restored_alone(folder):
 def test_a_flipped_bit_is_noticed_and_the_step_before_is_used(folder, seed):
     said = []
     flip_bit(folder / "3", np.random.default_rng(seed))
-    restored = restore(folder, said.append)
+    restored = newest(folder, said.append)
     assert restored.step == 2 and len(said) == 1 and "ignoring checkpoint 3" in said[0]
     assert_same(restored.state, tree(mesh(2, 4), 2))
 
@@ -115,7 +115,7 @@ def test_an_empty_or_foreign_folder_is_passed_over(folder):
     (folder / "notes").mkdir()
     (folder / "3" / "meta" / "metadata").write_text("{}")
     said = []
-    assert restore(folder, said.append).step == 2
+    assert newest(folder, said.append).step == 2
     assert [line.split()[2] for line in said] == ["9", "3"]
 
 
@@ -123,41 +123,39 @@ def test_a_run_whose_checkpoints_are_all_bad_never_starts_anew(folder):
     for step in (1, 2, 3):
         flip_bit(folder / str(step), np.random.default_rng(step))
     with pytest.raises(StorageError, match="no usable checkpoint .* checkpoint 3 .* checkpoint 1"):
-        restore(folder)
+        newest(folder)
     assert checkpoint.step_folders(folder) == [3, 2, 1]
 
 
 def test_no_checkpoint_is_none(tmp_path):
-    assert restore(tmp_path / "nothing") is None
-    assert checkpoint.newest_meta(tmp_path / "nothing") is None
+    assert newest(tmp_path / "nothing") is None
+    assert restore.newest_meta(tmp_path / "nothing") is None
 
 
 def test_a_folder_that_says_it_is_of_another_step_is_passed_over(folder):
     (folder / "3").rename(folder / "7")
     said = []
-    assert restore(folder, said.append).step == 2
+    assert newest(folder, said.append).step == 2
     assert said == ["ignoring checkpoint 7 says that it is of step 3"]
-    assert checkpoint.newest_meta(folder)["step"] == 2
+    assert restore.newest_meta(folder)["step"] == 2
 
 
 def test_meta_data_that_cannot_be_read_are_passed_over_and_never_none(folder):
     (folder / "3" / "meta" / "metadata").write_text("[]")
     (folder / "2" / "meta" / "metadata").unlink()
-    assert checkpoint.newest_meta(folder)["step"] == 1
+    assert restore.newest_meta(folder)["step"] == 1
     with pytest.raises(StorageError, match="checkpoint 2 is incomplete"):
-        checkpoint.step_meta(folder, 2)
+        restore.step_meta(folder, 2)
     (folder / "1" / "meta" / "metadata").write_text("{")
     with pytest.raises(StorageError, match="no usable checkpoint .* checkpoint 3 .* checkpoint 1"):
-        checkpoint.newest_meta(folder)
+        restore.newest_meta(folder)
 
 
 def test_two_hundred_mutations_of_the_meta_data_are_noticed_or_change_nothing(folder):
-    path, before = folder / "3" / "meta" / "metadata", checkpoint.newest_meta(folder)
+    path, before = folder / "3" / "meta" / "metadata", restore.newest_meta(folder)
     for damaged in mutations(path.read_bytes(), 200):
         path.write_bytes(damaged)
-        assert (
-            checkpoint.newest_meta(folder)["step"] == 2 or checkpoint.newest_meta(folder) == before
-        )
+        assert restore.newest_meta(folder)["step"] == 2 or restore.newest_meta(folder) == before
 
 
 def test_meta_data_of_the_first_format_are_read(folder):
@@ -165,9 +163,9 @@ def test_meta_data_of_the_first_format_are_read(folder):
     meta = json.loads(path.read_text())
     del meta["seal"]
     path.write_text(json.dumps(meta | {"format": 1}))
-    assert restore(folder).step == 3 and checkpoint.newest_meta(folder)["text"] == ""
+    assert newest(folder).step == 3 and restore.newest_meta(folder)["text"] == ""
     path.write_text(json.dumps(meta))  # of this format, and not sealed
-    assert restore(folder).step == 2
+    assert newest(folder).step == 2
 
 
 @pytest.mark.parametrize("name", ["07", "+7", "7.0", "²", "٣", "-7", "1_0", " 7", "7e3", "9" * 30])
@@ -207,16 +205,16 @@ def test_a_clock_that_jumps_at_each_look_while_a_step_is_saved_changes_nothing(
     checkpoints.close()
     assert next(calls) > 3
     monkeypatch.undo()
-    assert restore(tmp_path / "c").step == 1
+    assert newest(tmp_path / "c").step == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_leaves_that_are_not_finite_are_named(value):
     state = tree(mesh(2, 4))
-    assert checkpoint.not_finite(state) == []
+    assert leaf_digests.not_finite(state) == []
     kernel = state["params"]["kernel"]
     state["params"]["kernel"] = kernel.at[63, 63].set(value)
-    assert checkpoint.not_finite(state) == ["params/kernel"]
+    assert leaf_digests.not_finite(state) == ["params/kernel"]
 
 
 def test_steps_that_failed_are_set_aside_not_deleted(folder):
@@ -226,7 +224,7 @@ def test_steps_that_failed_are_set_aside_not_deleted(folder):
     checkpoints.save(9, tree(mesh(2, 4), 9), {})
     checkpoints.close()
     assert (folder / "bad-9-0").is_dir()
-    assert restore(folder).step == 9
+    assert newest(folder).step == 9
 
 
 def test_retention_keeps_the_last_and_the_milestones(tmp_path):
@@ -240,17 +238,17 @@ def test_retention_keeps_the_last_and_the_milestones(tmp_path):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
 def test_the_digest_sees_every_flipped_bit(dtype):
     x = np.asarray(jnp.arange(24, dtype=dtype).reshape(4, 6))
-    whole = int(checkpoint.digest(jnp.asarray(x)))
+    whole = int(leaf_digests.digest(jnp.asarray(x)))
     for bit in range(8 * x.nbytes):
         content = bytearray(x.tobytes())
         content[bit // 8] ^= 1 << bit % 8
         changed = np.frombuffer(bytes(content), x.dtype).reshape(x.shape)
-        assert int(checkpoint.digest(jnp.asarray(changed))) != whole
+        assert int(leaf_digests.digest(jnp.asarray(changed))) != whole
 
 
 def test_the_digest_sees_swapped_elements():
     x = jnp.arange(6.0).reshape(2, 3)
-    assert int(checkpoint.digest(x)) != int(checkpoint.digest(x[::-1]))
+    assert int(leaf_digests.digest(x)) != int(leaf_digests.digest(x[::-1]))
 
 
 def saving(folder):
@@ -293,7 +291,7 @@ def test_a_save_on_a_full_disk_is_noticed_and_leaves_nothing_and_the_next_one_wo
     checkpoints.save(3, big(3), {})
     checkpoints.close()
     assert len(lines) == 1 and checkpoint.step_folders(folder / "checkpoints") == [3, 1]
-    restored = checkpoint.restore_newest(folder / "checkpoints", big(3), print)
+    restored = restore.newest(folder / "checkpoints", big(3), print)
     assert_same(restored.state, big(3))
 
 
@@ -348,7 +346,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import jax.numpy as jnp
-from snapvideo_jax.training import checkpoint
+from snapvideo_jax.training import checkpoint, leaf_digests, restore
 
 class Killed:
     def __getattr__(self, name):
@@ -376,7 +374,7 @@ def test_a_kill_between_a_commit_and_the_deletion_that_follows_loses_nothing(tmp
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert checkpoint.step_folders(folder) == [3, 2, 1]  # the new one is whole, the old one there
     target = abstract({"x": jax.device_put(jnp.float32(0), jax.devices()[0])})
-    assert checkpoint.restore_newest(folder, target, print).state["x"] == 3
+    assert restore.newest(folder, target, print).state["x"] == 3
     checkpoints = checkpoint.Checkpoints(folder, keep_last=2, keep_every=0)
     checkpoints.save(4, {"x": jnp.float32(4)}, {})
     checkpoints.close()

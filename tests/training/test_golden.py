@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snapvideo_jax.export import export_folder
-from snapvideo_jax.training import checkpoint, resume
+from snapvideo_jax.training import checkpoint, restore, resume
 from tests import tiny
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -56,14 +56,14 @@ def write(folder):
 
 def test_the_golden_checkpoint_is_restored_bit_for_bit():
     folder = GOLDEN / "checkpoint"
-    restored = checkpoint.restore_step(folder, STEP, abstract(state()))
+    restored = restore.at_step(folder, STEP, abstract(state()))
     assert bits(restored.state) == bits(state())
-    assert bits(dict(checkpoint.host_leaves(folder, STEP))["step"]) == bits(jnp.int32(STEP))
+    assert bits(dict(restore.host_leaves(folder, STEP))["step"]) == bits(jnp.int32(STEP))
 
 
 def test_the_config_of_the_golden_checkpoint_is_still_the_same_experiment():
     """Fields that came after it are in resume.LATER_FIELDS, with the value that was theirs."""
-    saved = checkpoint.step_meta(GOLDEN / "checkpoint", STEP)
+    saved = restore.step_meta(GOLDEN / "checkpoint", STEP)
     meta = META | {"config": json.loads(tiny.get_config().to_json())}
     resume.check_same_experiment(GOLDEN, saved, meta)
 

@@ -1,0 +1,58 @@
+"""The lines that a run shows."""
+
+import pytest
+
+from snapvideo_jax.training.progress import ADVICE, Progress, Speed
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_line_says_step_loss_rate_time_left_and_waiting():
+    clock, lines = Clock(), []
+    shown = Progress(0, 100, 32, 5.0, lines.append, clock)
+    clock.now = 60.0
+    assert shown.step(1, 2.0) == {}
+    clock.now += 4.0
+    shown.waited(1.0)
+    assert shown.step(5, 1.5) == {}
+    clock.now += 4.0
+    rates = shown.step(9, 0.5)
+    assert rates == {"videos_per_second": 32.0, "data_wait": 1 / 8}
+    assert lines == [
+        "first step after 1m00s: loss 2.0000",
+        "step   9/100  loss 1.0000  32.0 videos/s  ETA 1m31s  waiting for data 12 %",
+        ADVICE,
+    ]
+    clock.now += 5.0
+    shown.waited(5.0)
+    shown.step(10, 0.5)
+    assert len(lines) == 4 and ADVICE not in lines[3]  # it is said only the first time
+
+
+@pytest.mark.parametrize(
+    ("peak", "says"),
+    [(100e12, "  25.0 TFLOP/s a device, MFU 25.0 %"), (0, "  25.0 TFLOP/s a device")],
+)
+def test_the_speed_of_known_devices_is_in_the_line_and_the_rates(peak, says):
+    clock, lines = Clock(), []
+    speed = Speed(flops=50e12, peak=peak)
+    shown = Progress(0, 100, 32, 5.0, lines.append, clock, speed)
+    shown.step(1, 2.0)
+    clock.now = 8.0
+    rates = shown.step(5, 1.5)
+    assert lines[-1].endswith(f"waiting for data 0 %{says}")
+    assert rates["tflops_per_device"] == 25 and rates.get("mfu") == (0.25 if peak else None)
+
+
+def test_the_last_step_is_always_reported():
+    lines = []
+    shown = Progress(7, 9, 4, 1e9, lines.append, Clock())
+    shown.step(8, 1.0)
+    shown.step(9, 1.0)
+    assert lines[-1].startswith("step 9/9")
