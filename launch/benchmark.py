@@ -136,11 +136,8 @@ def name(path: str) -> str:
 def load(path: str) -> Config:
     """Loads a config with --dtype; raises ConfigError if it cannot be built."""
     config = entry.load_config(path)
-    for field in ("path", "text_states"):  # no data is read
-        config.data[field] = config.data[field] or "unnamed"
     config.model.dtype = DTYPE.value or config.model.dtype
-    build.check(config)
-    return config
+    return build.check_without_data(config)
 
 
 def batch_sizes() -> list[int]:

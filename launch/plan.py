@@ -97,7 +97,7 @@ def run() -> None:
         entry.refuse_unread("--search", CANDIDATES)
     if not TOPOLOGY.value or SEARCH.value:
         entry.refuse_unread("--topology=SLICE without --search", PROGRAM)
-    config = plannable(flags.FLAGS.config)
+    config = build.check_without_data(flags.FLAGS.config)
     if COUNT.value:
         count = estimate.count(config)._asdict()
         screen.say(json.dumps(count, indent=2))
@@ -181,15 +181,6 @@ def measure(config: Config) -> None:
 def describe(chips: Sequence[jax.Device]) -> str:
     """Returns the number and kind of chips: "16 x TPU v5 lite"."""
     return f"{len(chips)} x {chips[0].device_kind}"
-
-
-def plannable(config: Config) -> Config:
-    """Checks the config, whose data need not be there yet, and returns it."""
-    config.data.text_states = config.data.text_states or "unnamed"
-    if config.data.source != "shapes":
-        config.data.path = config.data.path or "unnamed"
-    build.check(config)
-    return config
 
 
 def num_devices() -> int:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 import snapvideo_jax
 from snapvideo_jax import build
 from snapvideo_jax.evaluation import oracle

@@ -5,6 +5,7 @@ Use it as `build.train_program(config, ...)`; which file makes what is said here
 
 from snapvideo_jax.build.checks import (
     check,
+    check_without_data,
 )
 from snapvideo_jax.build.config import (
     Config,
@@ -56,6 +57,7 @@ from snapvideo_jax.build.recipe import (
 
 __all__ = [
     "check",
+    "check_without_data",
     "Config",
     "Source",
     "Text",
