@@ -261,7 +261,10 @@ def test_buckets_are_refused_by_every_command_that_reads_or_writes(commands, tmp
 
 
 PACK_REFUSALS = {
-    ("--config.data.source=shapes",): (2, "data.source=shapes: only source folder can be packed"),
+    ("--config.data.source=shapes", "--config.data.path="): (
+        2,
+        "data.source=shapes: only source folder can be packed",
+    ),
     ("--config.data.path=tests/none",): (3, "tests/none: no such data folder"),
     ("--encoding=png", "--quality=90"): (
         2,

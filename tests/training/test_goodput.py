@@ -4,7 +4,7 @@ import json
 
 from snapvideo_jax.training import goodput
 from tests.mutations import mutations
-from tests.training.test_telemetry import Clock
+from tests.training.test_progress import Clock
 
 
 def start(path, clock, first, last, seconds):
