@@ -25,7 +25,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     # What and where is in the low resolution; the noise that hides edges is smaller.
     config.diffusion.update(sigma_in=64 / 64 * math.sqrt(8), P_mean=-0.5)
     config.optimizer.learning_rate = 2.5e-3  # 5e-3 by the square root of the batch
-    config.training.update(steps=800, batch_size=8)
+    config.training.update(steps=2600, batch_size=8)
     config.sampling.update(steps=16, sigma_min=0.005, sigma_max=40.0, guidance=0.0)
     config.checkpoint.update(every_steps=200, keep_every=0)
     return config

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Text to video on this machine, from nothing: sets up .venv, shows videos of the model in models/,
+# Text to video on this machine, from nothing: sets up .venv, shows videos of the models in models/,
 # then trains a smaller one of its own, samples it and scores it. About ten minutes on two cores.
 #   bash launch/demo.sh           everything goes to demo/; run again, it goes on where it stopped
 #   bash launch/demo.sh FOLDER    another folder
@@ -13,9 +13,10 @@ out=$(realpath -m "${1:-demo}")
 source "$(dirname "$0")/environment.sh" requirements.txt
 
 echo
-echo "1. Videos of 8 x 32 x 32 pixels by the paper's recipe in small: FIT with patches and groups, and"
-echo "   LAMB, trained for two hours on two cores beforehand (docs/shapes_fit.md)"
-"$python" -m launch.sample --checkpoint=models/shapes --out="$out/shipped" --seed=0 \
+echo "1. Videos of 8 x 64 x 64 pixels by the paper's recipe in small: FIT with patches and groups, LAMB,"
+echo "   and an upsampler, trained for three hours on two cores beforehand (docs/shapes_fit.md)"
+"$python" -m launch.sample --checkpoint=models/shapes --upsampler=models/shapes_upsampler \
+  --out="$out/shipped" --seed=0 \
   --prompt="a red cross moves up slowly" \
   --prompt="a blue circle moves right quickly"
 echo

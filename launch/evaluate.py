@@ -117,7 +117,7 @@ def run() -> None:
         return
     check_flags()
     stages = load()
-    shown = world(stages[0])
+    shown = world(stages[-1])
     chosen = protocol(stages, shown)
     settings = sweep(stages[0], shown)
     networks = extractors.without_weights(shown, settings[0].frame_interval) | with_weights()
@@ -175,13 +175,13 @@ def load() -> list[Stage]:
     return stages
 
 
-def world(first: Stage) -> World | None:
-    """Returns what the model of the protocol "shapes" was trained on; None for the others."""
+def world(last: Stage) -> World | None:
+    """Returns what the last stage of the protocol "shapes" was trained on; None for the others."""
     if PROTOCOL.value != "shapes":
         return None
-    if first.trained.config.data.source != "shapes":
+    if last.trained.config.data.source != "shapes":
         raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
-    return build.world(first.trained.config)
+    return build.world(last.trained.config)
 
 
 def protocol(stages: Sequence[Stage], shown: World | None) -> Sets:
