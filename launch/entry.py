@@ -44,9 +44,9 @@ def define_config() -> None:
     _show_in_help("config")
 
 
-def define_folder(name: str, text: str) -> flags.FlagHolder[str]:
-    """Defines a required flag that names a folder; `text` is its help."""
-    flag = flags.DEFINE_string(name, None, text, required=True)
+def define_folder(name: str, text: str, required: bool = True) -> flags.FlagHolder:
+    """Defines a flag that names a folder to write; `text` is its help."""
+    flag = flags.DEFINE_string(name, None, text, required=required)
     flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
     _show_in_help(name)
     OUTPUTS[name] = Path
@@ -103,10 +103,11 @@ def load_config(path: str) -> Any:
     return values.config
 
 
-def run(main: Callable[[], None], joins: bool = True) -> None:
+def run(main: Callable[[], None], joins: Callable[[], bool] = lambda: True) -> None:
     """Parses the flags, calls `main` and exits: 0, or the code of the UserError it raised.
 
-    joins: whether this process is one of the job that its flags or its cluster speak of.
+    joins: whether, as its flags stand, this process is one of the job that they or its cluster
+    speak of.
 
     Compiled programs stay in ~/.cache (or $JAX_COMPILATION_CACHE_DIR) for the next start.
     """
@@ -192,12 +193,12 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _guarded(main: Callable[[], None], joins: bool) -> None:
+def _guarded(main: Callable[[], None], joins: Callable[[], bool]) -> None:
     """Joins the job and calls `main`; a UserError or a signal is one line and an exit code."""
     try:
         numerics.pin()
         probe_outputs()
-        if joins:
+        if joins():
             cluster.join()
         main()
     except UserError as error:

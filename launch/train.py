@@ -14,6 +14,8 @@ Any field of the config is a flag; configs/base.py explains them all:
 The run shows a line every few seconds and writes metrics.jsonl, TensorBoard curves and checkpoints
 into --workdir. Ctrl-C or SIGTERM saves and ends it (a second one ends it at once); the same command
 goes on where it stopped.
+  python -m launch.train --status=runs/shapes     what a run has come to, alive or dead
+
 --profile=10:13 writes an xprof trace of steps 10 to 13 into --workdir/profile
 (docs/train.md).
 On many hosts, one process on each: docs/pods.md.
@@ -26,12 +28,17 @@ from pathlib import Path
 from absl import flags
 
 from launch import entry, screen
+from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.train import train
-from snapvideo_jax.training import profiler
+from snapvideo_jax.training import boards, profiler, status
 
 entry.define_config()
-WORKDIR = entry.define_folder("workdir", "Folder of the run; created if absent.")
+WORKDIR = entry.define_folder("workdir", "Folder of the run; created if absent.", required=False)
+STATUS = flags.DEFINE_string("status", None, "Folder of a run, whose state is shown; trains none.")
 PROFILE = flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace for xprof.")
+TRACKER = flags.DEFINE_enum(
+    "tracker", None, boards.TRACKERS, "Also shows curves and samples there; TensorBoard always."
+)
 RECORD_ROWS = flags.DEFINE_bool(
     "record_rows",
     False,
@@ -40,10 +47,26 @@ RECORD_ROWS = flags.DEFINE_bool(
 
 
 def run() -> None:
-    """Trains the config in --workdir."""
+    """Trains the config in --workdir, or shows what the run in --status has come to."""
+    if STATUS.value is not None:
+        entry.refuse_unread(
+            "training, and --status trains none", WORKDIR, PROFILE, TRACKER, RECORD_ROWS
+        )
+        screen.say(status.screen(status.read(Path(STATUS.value))))
+        return
+    if WORKDIR.value is None:
+        raise ConfigError("flags: --workdir is required")
     profile = profiler.parse(PROFILE.value) if PROFILE.value is not None else range(0)
-    train(flags.FLAGS.config, Path(WORKDIR.value), screen.say, profile, RECORD_ROWS.value)
+    boards.check_tracker(TRACKER.value)
+    train(
+        flags.FLAGS.config,
+        Path(WORKDIR.value),
+        screen.say,
+        profile=profile,
+        record_rows=RECORD_ROWS.value,
+        tracker=TRACKER.value,
+    )
 
 
 if __name__ == "__main__":
-    entry.run(run)
+    entry.run(run, joins=lambda: STATUS.value is None)

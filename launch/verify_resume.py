@@ -136,4 +136,4 @@ def train_flags(every: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(run, joins=False)
+    entry.run(run, joins=lambda: False)

@@ -4,7 +4,7 @@ A run is resumed by starting it again: state and position in the data come from 
 checkpoint that verifies. What is in the folder of a run:
     checkpoints/STEP   state, config, digests     metrics.jsonl       loss and norms by step
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
-    config.json        the config of the last run samples/STEP.png    the sample grids
+    config.json        the config of the last run samples/STEP.png    samples; STEP.gif: moving
     evaluations/       STEP.json: what was measured of the EMA (log.evaluate_every)
     goodput.json       where the time went        saved.json          the newest step
     parameters.txt     every parameter            bad_records.jsonl   files that cannot be used
@@ -41,10 +41,11 @@ from snapvideo_jax.parallel import batches, chips, hosts
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.planner import compiler, programs, residuals
 from snapvideo_jax.sampling import trained
-from snapvideo_jax.sampling.generate import sample_sheet, silent
+from snapvideo_jax.sampling.generate import generate, silent
 from snapvideo_jax.sampling.stage import Stage
 from snapvideo_jax.sampling.trained import Trained
 from snapvideo_jax.training import (
+    boards,
     checkpoint,
     fed_rows,
     goodput,
@@ -83,7 +84,7 @@ Log = Callable[[str], None]
 class Run(NamedTuple):
     """What a run is made of. meta: what its checkpoints are saved with.
 
-    record_rows: whether digests of the rows of data are written down.
+    record_rows: whether digests of the rows of data are written down. tracker: of boards.TRACKERS.
     """
 
     config: Config
@@ -94,6 +95,7 @@ class Run(NamedTuple):
     meta: dict
     log: Log
     record_rows: bool
+    tracker: str | None
 
 
 def train(
@@ -102,6 +104,7 @@ def train(
     log: Log = print,
     profile: range = range(0),
     record_rows: bool = False,
+    tracker: str | None = None,
 ) -> TrainState:
     """Runs `config` in `workdir` to its last step, from the newest checkpoint that is there.
 
@@ -111,6 +114,7 @@ def train(
         log: called with each line for the screen.
         profile: steps that the first process traces.
         record_rows: writes a digest of every row of data, to compare two runs.
+        tracker: one of boards.TRACKERS, which shows the run beside TensorBoard.
 
     Raises:
         UserError: one line that says what is wrong, where, and what to do.
@@ -132,7 +136,7 @@ def train(
             "text": text.encoder,
             "numerics": numerics.check(),
         }
-        run = Run(config, workdir, source, text, program, meta, log, record_rows)
+        run = Run(config, workdir, source, text, program, meta, log, record_rows, tracker)
         if saved:  # all checkpoints of a folder are of one experiment
             resume.check_same_experiment(workdir, saved, meta)
         state = _first_state(run)
@@ -217,7 +221,8 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Le
                 break
             if samples_every and step % samples_every == 0:
                 with ledger.time("pictures"), _explaining_memory(lambda: SHEET_OUT_OF_MEMORY):
-                    report.samples(step, _write_sheet(run, state))
+                    if moving := _write_samples(run, state):
+                        report.samples(step, moving)
             if is_evaluated(step):
                 with ledger.time("pictures"):
                     report.evaluation(step, _evaluate(run, state))
@@ -343,6 +348,9 @@ def _graft(run: Run, state: TrainState) -> TrainState:
 def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -> telemetry.Report:
     """Opens what tells people about the run."""
     config, start = run.config, int(state.step)
+    fields, shown = run.meta["config"], []
+    if hosts.is_first():
+        shown = boards.open_all(run.workdir, fields, run.tracker, run.log)
     return telemetry.Report(
         workdir=run.workdir,
         start=start,
@@ -356,26 +364,34 @@ def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -
         every_seconds=config.log.every_seconds,
         saved_steps=saved_steps,
         log=run.log,
+        boards=shown,
         speed=_speed(run),
     )
 
 
-def _write_sheet(run: Run, state: TrainState) -> np.ndarray:
-    """Draws the config's `log.sample_prompts` with the EMA, and writes samples/STEP.png."""
+def _write_samples(run: Run, state: TrainState) -> Path | None:
+    """Draws the config's `log.sample_prompts` with the EMA: samples/STEP.png, and STEP.gif.
+
+    Returns the second, on the first process, unless it could not be written.
+    """
     program, step = run.program, int(state.step)
     model = Trained(run.config, step, program.denoiser, program.mesh, run.text, state.ema)
-    prompts = list(run.config.log.sample_prompts)
-    sheet = sample_sheet(model, build.sampler_settings(run.config), prompts)
-    if hosts.is_first():
-        path = run.workdir / "samples" / f"{step:06d}.png"
-        try:
-            storage.make_folder(path.parent)
-            video.write_png(path, sheet)
-        except StorageError as error:
-            run.log(f"{error}; training goes on")
-        else:
-            run.log(f"samples of step {step}: {path}")
-    return np.asarray(sheet)
+    prompts, settings = list(run.config.log.sample_prompts), build.sampler_settings(run.config)
+    videos = generate(model, settings, prompts, range(len(prompts)), len(prompts))
+    if not hosts.is_first():
+        return None
+    path = run.workdir / "samples" / f"{step:06d}.png"
+    moving = path.with_suffix(".gif")
+    try:
+        storage.make_folder(path.parent)
+        video.write_png(path, video.contact_sheet(list(videos), prompts))
+        sheet = video.moving_sheet(videos, prompts)
+        video.write_gif(moving, sheet, settings.frame_rate, scale=1)
+    except StorageError as error:
+        run.log(f"{error}; training goes on")
+        return None
+    run.log(f"samples of step {step}: {path}")
+    return moving
 
 
 def _evaluate(run: Run, state: TrainState) -> dict[str, float]:

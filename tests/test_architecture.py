@@ -58,7 +58,7 @@ ONLY_IN = {
         "data/tfds_source.py",
     },
     "array_record": {"data/convert.py", "data/pack_shard.py"},
-    "clu": {"training/telemetry.py", "training/parameter_report.py"},
+    "clu": {"training/boards.py", "training/parameter_report.py"},
     "flax": {
         "models",
         "denoiser",

@@ -28,6 +28,7 @@ from snapvideo_jax.errors import (
     StorageError,
 )
 from snapvideo_jax.evaluation import job, noise_levels, result
+from snapvideo_jax.files import video
 from snapvideo_jax.parallel import chips, hosts
 from snapvideo_jax.planner import cost
 from snapvideo_jax.sampling import trained
@@ -53,10 +54,12 @@ PROGRAMS = {}
 
 
 def remembered(config, vocabulary_size, devices=None):
-    """build.train_program, made once for each config."""
+    """build.train_program, made once for each config but for what no program depends on."""
     if devices is not None:
         return PROGRAM(config, vocabulary_size, devices)
-    key = config.to_json(), vocabulary_size
+    fields = json.loads(config.to_json())
+    decides = {name: fields[name] for name in fields if name not in ("log", "checkpoint")}
+    key = json.dumps(decides), vocabulary_size
     if key not in PROGRAMS:
         PROGRAMS[key] = PROGRAM(config, vocabulary_size)
     return PROGRAMS[key]
@@ -142,7 +145,7 @@ def test_a_known_chip_has_the_work_of_a_step_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(chips, "of", lambda kind: chips.CHIPS[0][1])
     small = config(model__dtype="bfloat16", model__remat="block")
     program = build.train_program(small, 64)
-    run = train_module.Run(small, tmp_path, None, None, program, {}, quiet, False)
+    run = train_module.Run(small, tmp_path, None, None, program, {}, quiet, False, None)
     speed = train_module._speed(run)
     assert speed.peak == 918e12
     plain = build.train_program(config(model__dtype="bfloat16"), 64)
@@ -152,6 +155,20 @@ def test_a_known_chip_has_the_work_of_a_step_counted(tmp_path, monkeypatch):
 
 def test_tensorboard_events_are_written(unbroken):
     assert list((unbroken[0] / "tensorboard").glob("events.*"))
+
+
+BOX = 2, 16, 16
+
+
+def test_samples_are_shown_as_the_model_learns(tmp_path, monkeypatch):
+    faked(monkeypatch)
+    noise = np.random.default_rng(0).integers(0, 255, (2, *BOX, 3), np.uint8)
+    drawing = lambda *_: noise
+    monkeypatch.setattr(train_module, "generate", drawing)
+    drawn = config(log__samples_every=8, log__sample_prompts=("a", "b"))
+    train(drawn, tmp_path, quiet)
+    assert len(video.read_video(tmp_path / "samples" / "000008.gif")) == BOX[0]
+    assert (tmp_path / "samples" / "000008.png").stat().st_size > 100
 
 
 def test_a_finished_run_started_again_changes_nothing(unbroken):
@@ -465,7 +482,7 @@ def exhausted(*_):
 
 def test_where_memory_runs_out_is_said(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(train_module, "sample_sheet", exhausted)
+        patched.setattr(train_module, "generate", exhausted)
         with pytest.raises(ConfigError, match="does not hold the sample grid"):
             drawn = config(log__samples_every=2, log__sample_prompts=("a circle",))
             train(drawn, tmp_path / "grid", quiet)

@@ -1,6 +1,7 @@
 """Video files: uint8 [T, H, W, 3] <-> mp4, GIF, PNG frames and npz; and contact sheets."""
 
 import io
+import tempfile
 import textwrap
 import zipfile
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, StorageError, reason
 
 Video = UInt8[np.ndarray, "T H W 3"]
 
@@ -20,6 +21,7 @@ MIN_SIDE = 128  # pixels; players show smaller videos too small to see, or not a
 MAX_BYTES = 4 * 2**30  # of a whole video that is read
 
 _MARGIN, _GAP, _FONT_SIZE = 12, 2, 15  # pixels of a contact sheet
+_BT709, _LIMITED_RANGE = 1, 1  # as ITU-T H.273 numbers them
 _BLACK, _GREEN, _RED, _GRAY = (20, 20, 20), (0, 150, 60), (210, 30, 40), 170
 
 
@@ -35,7 +37,9 @@ def _enlarge(video: Video, scale: int | None) -> UInt8[np.ndarray, "T _ _ 3"]:
 
 
 def write_mp4(path: str | Path, video: Video, frame_rate: float, scale: int | None = None) -> None:
-    """Writes H.264 that plays everywhere (yuv420p, crf 18).
+    """Writes H.264 that plays everywhere (yuv420p, crf 18), and while it is still being loaded.
+
+    Its tags name the colors as those of BT.709.
 
     An odd height or width, which yuv420p cannot hold, grows by one repeated row or column.
 
@@ -48,21 +52,37 @@ def write_mp4(path: str | Path, video: Video, frame_rate: float, scale: int | No
     Raises:
       StorageError: the file cannot be written.
     """
-    import av
-
     video = _enlarge(video, scale)
     height, width = video.shape[1:3]
     video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    content = io.BytesIO()
-    with av.open(content, "w", format="mp4") as container:
-        rate = Fraction(frame_rate).limit_denominator(1001)  # 30000 / 1001 stays exact
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+    rate = Fraction(frame_rate).limit_denominator(1001)  # 30000 / 1001 stays exact
+    try:  # the index can only be put first in a file that has a name
+        with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+            _encode(file.name, video, rate)
+            content = file.read()
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {reason(error)}") from error
+    storage.write(path, content)
+
+
+def _encode(path: str, video: Video, frame_rate: Fraction) -> None:
+    """Writes frames of even size as H.264 in mp4, its index first, its colors tagged."""
+    import av
+
+    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=frame_rate, options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *video.shape[1:3], "yuv420p"
-        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        codec = stream.codec_context
+        codec.thread_count = 1  # the same bytes on every machine
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+        codec.color_range = _LIMITED_RANGE
         for pixels in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = frame.reformat(
+                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+            )
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    storage.write(path, content.getvalue())
 
 
 def write_gif(path: str | Path, video: Video, frame_rate: float, scale: int | None = None) -> None:
@@ -72,7 +92,7 @@ def write_gif(path: str | Path, video: Video, frame_rate: float, scale: int | No
       path: the file, replaced in one step.
       video: frames to write.
       frame_rate: frames per second; GIF counts hundredths of a second, and viewers slow down
-        anything faster than 50.
+        anything faster than 50. 0, of a still, is one.
       scale: as for `write_mp4`.
 
     Raises:
@@ -89,7 +109,7 @@ def write_gif(path: str | Path, video: Video, frame_rate: float, scale: int | No
         format="gif",
         save_all=True,
         append_images=frames[1:],
-        duration=max(20, round(1000 / frame_rate)),
+        duration=max(20, round(1000 / (frame_rate or 1))),
         loop=0,
     )
     storage.write(path, content.getvalue())
@@ -216,6 +236,15 @@ def contact_sheet(
         for number, words in enumerate(lines):
             draw.text((left + indent, below + number * line), words, fill=_BLACK, font=font)
     return sheet
+
+
+def moving_sheet(
+    videos: UInt8[np.ndarray, "N T H W 3"], titles: Sequence[str], columns: int = 4, scale: int = 4
+) -> UInt8[np.ndarray, "T _ _ 3"]:
+    """Draws a `contact_sheet` in which all videos move."""
+    moments = np.swapaxes(videos[:, :, None], 0, 1)  # [T, N, 1, H, W, 3]
+    sheets = [contact_sheet(list(now), titles, columns, scale, frames=1) for now in moments]
+    return np.stack([np.asarray(sheet) for sheet in sheets])
 
 
 def write_png(path: str | Path, picture: Image.Image) -> None:

@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from snapvideo_jax import errors
 from snapvideo_jax.errors import ConfigError, StorageError, UserError, reason
 
 WAIT = 1800  # seconds; scanning a data folder or making a vocabulary may take long
+LOOKS = 3  # at a lock that is held, before it is another run's
 STORAGE_WAIT = 60  # seconds until the other hosts see what one host wrote
 T = TypeVar("T")
 _exchanges = itertools.count()  # every barrier needs a name of its own
@@ -133,6 +134,16 @@ def process_name(pid: int) -> str:
     return f"process {pid} on {socket.gethostname()}"
 
 
+def _lock(file: IO[str]) -> bool:
+    """Locks a file if no other process does; waits for one that only looks at it (`holder`)."""
+    for _ in range(LOOKS):
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @contextlib.contextmanager
 def _lock_folder(folder: Path) -> Iterator[str]:
     """Holds the folder's lock; yields the text in it, which names this process."""
@@ -143,12 +154,10 @@ def _lock_folder(folder: Path) -> Iterator[str]:
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {reason(error)}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(lock):
             lock.seek(0)
             user = " ".join(lock.read(200).split()) or "another process"
-            raise ConfigError(f"{folder} is in use by {user}") from None
+            raise ConfigError(f"{folder} is in use by {user}")
         try:
             lock.truncate(0)
             lock.write(f"{owner}\n")
@@ -157,6 +166,35 @@ def _lock_folder(folder: Path) -> Iterator[str]:
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {reason(error)}") from error
         yield owner
+
+
+class Holder(NamedTuple):
+    """Who last held the lock of a run's folder, in words, and whether it holds it still.
+
+    here: whether it is, or was, a process of this host.
+    """
+
+    owner: str
+    holds: bool
+    here: bool
+
+
+def holder(folder: Path) -> Holder | None:
+    """Looks at the lock of a run's folder, which it does not change; None where there is none.
+
+    What a host sees of the locks of another depends on the storage: `holds` is sure `here` alone.
+    """
+    try:
+        with (folder / "lock").open(errors="replace") as lock:
+            owner = " ".join(lock.read(200).split())
+            here = owner.endswith(f" on {socket.gethostname()}")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return Holder(owner, holds=True, here=here)
+            return Holder(owner, holds=False, here=here)
+    except OSError:
+        return None
 
 
 def _check_seen(folder: Path, owner: str) -> None:

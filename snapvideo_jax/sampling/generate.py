@@ -7,12 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Int32, Shaped, UInt8
-from PIL import Image
 
 from snapvideo_jax import build
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.files import video
 from snapvideo_jax.generator import KnownFrames, Request, SamplerSettings
 from snapvideo_jax.parallel import batches
 from snapvideo_jax.parallel import mesh as meshes
@@ -145,15 +143,6 @@ def _sample_batch(
             progress(int(finished), N)
         finished = reached
     return program.finish(state)
-
-
-def sample_sheet(
-    trained: Trained, settings: SamplerSettings, prompts: Sequence[str]
-) -> Image.Image:
-    """Draws a contact sheet of `prompts`, for a run to show as it learns."""
-    seeds, batch_size = range(len(prompts)), len(prompts)
-    videos = generate(trained, settings, prompts, seeds, batch_size)
-    return video.contact_sheet(list(videos), prompts)
 
 
 def global_batch(local: Any, total: int, sharding: jax.sharding.NamedSharding) -> Any:

@@ -61,9 +61,14 @@ def _steps_gone(folder: Path) -> str:
     if not _marker(folder).exists():
         return ""
     try:
-        return f" up to step {parse_object(read(_marker(folder)), {'step': STEP})['step']}"
+        return f" up to step {last_saved(folder)}"
     except Damaged:
         return " of some step"
+
+
+def last_saved(folder: Path) -> int:
+    """Reads the newest step that was ever committed in `folder`, or raises storage.Damaged."""
+    return parse_object(read(_marker(folder)), {"step": STEP})["step"]
 
 
 def _marker(folder: Path) -> Path:

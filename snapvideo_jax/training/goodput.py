@@ -8,7 +8,7 @@ start runs again, because they came after the checkpoint that it resumes from, a
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ PARTS = {
     "pictures": "samples and evaluations",
 }
 COUNT = Whole(0, 10**12)
+SECONDS = Real(0.0, 1e12)
 ENTRIES = {
     "starts": COUNT,
     "step": STEP,  # the last one that was begun
     "steps": COUNT,  # of all starts
     "lost_steps": COUNT,
-    "seconds": Table(Real(0.0, 1e12)),
+    "seconds": Table(SECONDS),
 }
 WRITE_EVERY = 10  # seconds
 
@@ -62,7 +63,7 @@ class Ledger:
             "starts": 0, "step": start, "steps": 0, "lost_steps": 0, "seconds": {},
         }  # fmt: skip
         with contextlib.suppress(storage.Damaged):
-            self._before = storage.parse_object(storage.read(path), ENTRIES)
+            self._before = read(path)
 
     @contextlib.contextmanager
     def time(self, part: str) -> Iterator[None]:
@@ -106,14 +107,31 @@ class Ledger:
 
     def summary(self) -> str:
         """Says in one line how much of all time trained the model, and where the rest went."""
-        entries = self.entries()
-        seconds, steps, lost = entries["seconds"], entries["steps"], entries["lost_steps"]
-        total = max(sum(seconds.values()), 1e-9)
-        lost_seconds = seconds["training"] * min(1.0, lost / max(steps, 1))
-        share = lambda value: f"{100 * value / total:.0f} %"
-        parts = [f"{words} {share(seconds[name])}" for name, words in PARTS.items()]
-        return (
-            f"goodput {share(seconds['training'] - lost_seconds)} of {duration_text(total)}: "
-            f"{', '.join(parts)}, {lost:,} steps trained again {share(lost_seconds)}; "
-            f"{entries['starts'] - 1} restarts"
-        )
+        return summary(self.entries())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads the entries of a ledger; raises storage.Damaged if it has others, or none."""
+    entries = storage.parse_object(storage.read(path), ENTRIES)
+    storage.check_kinds(entries["seconds"], dict.fromkeys(PARTS | {"training": ""}, SECONDS))
+    return entries
+
+
+def summary(entries: Mapping[str, Any]) -> str:
+    """Says in one line how much of a ledger's time trained the model, and where the rest went."""
+    seconds, steps, lost = entries["seconds"], entries["steps"], entries["lost_steps"]
+    total = max(sum(seconds.values()), 1e-9)
+    lost_seconds = seconds["training"] * min(1.0, lost / max(steps, 1))
+    share = lambda value: f"{100 * value / total:.0f} %"
+    parts = [f"{words} {share(seconds[name])}" for name, words in PARTS.items()]
+    return (
+        f"goodput {share(seconds['training'] - lost_seconds)} of {duration_text(total)}: "
+        f"{', '.join(parts)}, {lost:,} steps trained again {share(lost_seconds)}; "
+        f"{entries['starts'] - 1} restarts"
+    )
+
+
+def seconds_a_step(entries: Mapping[str, Any]) -> float | None:
+    """Returns what a step has taken, with all but starts and compiling; None before the first."""
+    seconds = {**entries["seconds"], "start": 0.0, "compile": 0.0}
+    return sum(seconds.values()) / entries["steps"] if entries["steps"] else None

@@ -1,26 +1,27 @@
-"""What a run tells people: metrics.jsonl, lines on the screen, TensorBoard.
+"""What a run tells people: metrics.jsonl, lines on the screen, and boards.
 
 metrics.jsonl holds only what is a function of the config (loss, norms, rate), so that a resumed
-run writes the very bytes that the unbroken one would have; times go to screen and TensorBoard.
+run writes the very bytes that the unbroken one would have; times go to screen and boards.
 """
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import DivergedError, StorageError, reason
+from snapvideo_jax.errors import DivergedError, StorageError
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.parallel import hosts
+from snapvideo_jax.training.boards import Board
 from snapvideo_jax.training.progress import Progress, Speed
 
 ROW = {"step": STEP}
+MEASURED = "evaluation/"  # before the names of what an evaluation measured
 
 
 class MetricsFile:
@@ -70,7 +71,7 @@ def rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
 
 
 class Nowhere:
-    """What the other processes of a job have instead of the first one's MetricsFile and Board."""
+    """What the other processes of a job have instead of the first one's MetricsFile."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Does nothing."""
@@ -78,63 +79,9 @@ class Nowhere:
     def flush(self) -> None:
         """Does nothing."""
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Does nothing."""
-
-    def image(self, step: int, name: str, image: Any) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-class Board:
-    """TensorBoard through clu; created on the first process only, which alone writes.
-
-    What cannot be written is said a single time, and nothing is written after it: a run can do
-    without its curves.
-    """
-
-    def __init__(self, folder: Path, log: Callable[[str], None]):
-        storage.make_folder(folder)
-        from clu import metric_writers  # imports tensorflow: only when a run really starts
-
-        self._folder, self._log = folder, log
-        self._writer: Any = None
-        with self._giving_up():
-            self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Adds one point to the curve of each name."""
-        with self._giving_up():
-            if self._writer is not None:
-                self._writer.write_scalars(step, values)
-
-    def image(self, step: int, name: str, image: Any) -> None:
-        """Adds one picture, uint8 [H, W, 3]: a contact sheet, since clu cannot write videos."""
-        with self._giving_up():
-            if self._writer is not None:
-                self._writer.write_images(step, {name: np.asarray(image)[None]})
-
-    def close(self) -> None:
-        """Writes what is pending."""
-        with self._giving_up():
-            if self._writer is not None:
-                self._writer.close()
-
-    @contextlib.contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # tensorflow's and clu's own kinds, from a thread
-            self._writer = None
-            self._log(
-                f"TensorBoard's curves end here: cannot write {self._folder}: {reason(error)[:200]}"
-            )
-
 
 class Report:
-    """Metrics file, screen and TensorBoard of one run; a context to be closed."""
+    """Metrics file, screen and boards of one run; a context to be closed."""
 
     def __init__(
         self,
@@ -150,9 +97,10 @@ class Report:
         every_seconds: float,
         saved_steps: Callable[[], list[int]],
         log: Callable[[str], None],
+        boards: Sequence[Board] = (),
         speed: Speed | None = None,
     ):
-        """Opens the files.
+        """Opens the metrics file.
 
         Args:
             workdir: folder of the run.
@@ -166,6 +114,7 @@ class Report:
             every_seconds: between lines on the screen.
             saved_steps: returns the steps of the checkpoints that there are.
             log: called with each line for the screen.
+            boards: open ones, which are closed with the report.
             speed: for TFLOP/s and MFU, where the devices are known.
         """
         self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
@@ -173,10 +122,10 @@ class Report:
         self._learning_rates, self._max_skipped = learning_rates, max_skipped
         self._skipped, self._skipped_in_a_row = skipped, 0
         self._log, self._holds_back = log, False  # lines of metrics.jsonl
-        self._file = self._board = Nowhere()
+        self._file = Nowhere()
         if hosts.is_first():
             self._file = MetricsFile(workdir / "metrics.jsonl", start)
-            self._board = Board(workdir / "tensorboard", log)
+        self._boards = boards
         self._progress = Progress(
             start=start,
             steps=steps,
@@ -190,7 +139,8 @@ class Report:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._board.close()
+        for board in self._boards:
+            board.close()
 
     def waited(self, seconds: float) -> None:
         """Adds time that the loop waited for the next batch."""
@@ -204,7 +154,7 @@ class Report:
         if step % self._metrics_every == 0 or step == self._steps:
             self._write(step, values)
         if rates:
-            self._board.scalars(step, rates)
+            self._show(step, rates)
         self._skipped += int(values["skipped"])
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
         self._step = step
@@ -213,7 +163,7 @@ class Report:
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         """Writes a line of metrics, or holds it back until there is room: no save comes before."""
-        self._board.scalars(step, values)
+        self._show(step, values)
         try:
             self._file.write(step, values)
         except StorageError as error:
@@ -222,6 +172,10 @@ class Report:
             self._holds_back = True
         else:
             self._holds_back = False
+
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        for board in self._boards:
+            board.scalars(step, values)
 
     def flush(self) -> None:
         """Writes the metrics that wait; raises StorageError where that fails."""
@@ -260,9 +214,10 @@ class Report:
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Writes what was measured of the model after `step`."""
-        values = {f"evaluation/{name}": value for name, value in values.items()}
+        values = {f"{MEASURED}{name}": value for name, value in values.items()}
         self._write(step, values)
 
-    def samples(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Shows a sample grid in TensorBoard."""
-        self._board.image(step, "samples", sheet)
+    def samples(self, step: int, moving: Path) -> None:
+        """Shows a GIF file of samples on the boards."""
+        for board in self._boards:
+            board.samples(step, moving)

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +34,17 @@ def test_a_tiny_mp4_reads_back_pixel_for_pixel(tmp_path, size):
     assert read.shape[1] - size[0] * scale in (0, 1)
     centres = read[:, scale // 2 :: scale, scale // 2 :: scale][:, : size[0], : size[1]]
     assert np.abs(centres.astype(int) - frames).mean() < 3
+
+
+def test_an_mp4_starts_fast_and_names_its_colors(tmp_path):
+    video.write_mp4(tmp_path / "a.mp4", blobs(8, 16, 16), 8.0)
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    with av.open(tmp_path / "a.mp4") as container:
+        frame = next(container.decode(video=0))
+    bt709 = 1  # of ITU-T H.273, as is the limited range
+    assert [int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)] == 3 * [bt709]
+    assert int(frame.color_range) == 1
 
 
 def test_an_odd_size_grows_by_a_repeated_row_and_column(tmp_path):

@@ -58,31 +58,13 @@ def test_lines_of_metrics_wait_while_the_disk_is_full(disk):
     assert [json.loads(line)["step"] for line in file._path.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_a_board_that_cannot_be_written_is_said_a_single_time(tmp_path):
-    lines = []
-    board = telemetry.Board(tmp_path / "board", lines.append)
-
-    class Broken:
-        def write_scalars(self, step, values):
-            raise OSError(28, "No space left on device")
-
-    board._writer = Broken()
-    for step in (1, 2):
-        board.scalars(step, {"loss": 1.0})
-    board.close()
-    assert len(lines) == 1
-    assert lines[0].startswith("TensorBoard's curves end here: cannot write ")
-
-
 def test_a_metrics_file_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(StorageError, match=r"metrics.jsonl cannot be read: Is a directory"):
         telemetry.MetricsFile(tmp_path / "metrics.jsonl", 0)
-    (tmp_path / "board").write_text("")
-    with pytest.raises(StorageError, match="cannot make the folder .*board"):
-        telemetry.Board(tmp_path / "board", print)
 
 
-def test_nowhere_takes_all_that_the_file_and_the_board_take():
-    written = {name for kind in (telemetry.MetricsFile, telemetry.Board) for name in vars(kind)}
-    assert {n for n in written if n[0] != "_"} <= set(vars(telemetry.Nowhere))
+def test_nowhere_takes_all_that_the_file_takes():
+    assert {name for name in vars(telemetry.MetricsFile) if name[0] != "_"} <= set(
+        vars(telemetry.Nowhere)
+    )
