@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -206,6 +207,41 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, params, monkeypatch):
     with pytest.raises(StorageError, match="cannot write .*out: No space left on device"):
         export_folder.write(tmp_path / "out", CONFIG, 7, params, None)
     assert names(tmp_path) == set()
+
+
+EXPORTING = """
+import sys
+import jax.numpy as jnp
+from snapvideo_jax.export import export_folder
+
+params = {str(k): jnp.full((1024, 1024), k) for k in range(40)}
+config = {"seed": 3, "data": {"vocabulary": "", "num_frames": 2}}
+print("ready", flush=True)
+export_folder.write(sys.argv[1], config, 7, params, None, shard_bytes=1 << 23)
+"""
+
+
+@pytest.mark.faults
+def test_a_kill_while_it_is_written_leaves_all_or_nothing(tmp_path):
+    draw, cut = np.random.default_rng(0), 0
+    for k in range(12):
+        out = tmp_path / str(k) / "out"
+        command = [sys.executable, "-c", EXPORTING, str(out)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            while not list(out.parent.glob(".out.*.tmp")) and not out.exists():
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0.0, 1.5))
+            process.kill()
+        cut += not out.exists()
+        if out.exists():
+            assert export_folder.read(out).step == 7
+            params = {str(k): jax.ShapeDtypeStruct((1024, 1024), jnp.int32) for k in range(40)}
+            loaded = export_folder.load_params(out, params)
+            assert all(np.all(np.asarray(loaded[name]) == int(name)) for name in params)
+        else:
+            assert all(path.name.startswith(".") for path in out.parent.iterdir())
+    assert 1 <= cut
 
 
 @pytest.mark.parametrize("size", [8 << 10, 20 << 10])

@@ -48,6 +48,23 @@ def main():
 entry.run(main)
 """
 
+PATIENT = """
+import time
+from launch import entry
+from snapvideo_jax.parallel import hosts
+
+def main():
+    with hosts.Signals() as signals:
+        signals.stop()
+        print("ready", flush=True)
+        while not signals.stop():
+            time.sleep(0.01)
+        print("saving", flush=True)
+        time.sleep(100)
+
+entry.run(main)
+"""
+
 TALKING = """
 from launch import entry, screen
 
@@ -113,6 +130,17 @@ def test_a_run_whose_steps_are_under_way_says_at_once_that_it_will_stop():
     code, stderr, heard, _ = send(signal.SIGINT, ["-c", RUNNING], "ready")
     assert heard < SOON
     assert (code, stderr) == (130, f"{signals.SAVING[signal.SIGINT]}\nstopped: saved step 3\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_command_at_once(number):
+    pipe = subprocess.PIPE
+    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe)
+    with subprocess.Popen([sys.executable, "-c", PATIENT], **options) as process:
+        for line in ("ready\n", "saving\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(number)
+        assert process.wait(SLOW) == 128 + number
 
 
 def test_a_command_whose_reader_leaves_ends_as_by_sigterm():
