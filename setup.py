@@ -25,7 +25,7 @@ setup(
     install_requires=requirements("requirements.txt"),
     extras_require={
         "tpu": ["jax[tpu]"],
-        "gpu": ["jax[cuda13]"],
+        "cuda": ["jax[cuda13]"],
         "test": requirements("requirements-test.txt"),
     },
 )

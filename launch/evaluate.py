@@ -193,8 +193,9 @@ def protocol(stages: Sequence[Stage], shown: World | None) -> Sets:
         return sets.of_ucf101(REAL.value, SPLIT.value, CLASS_PROMPTS.value, num, seed)
     if name == "msrvtt":
         return sets.of_msrvtt(REAL.value, CAPTIONS.value, num, seed)
-    shape, rate = stages[-1].trained.denoiser.video_shape, stages[0].settings.frame_rate
-    return sets.of_reference(REAL.value, shape, rate, num, seed)
+    last, rate = stages[-1].trained, stages[0].settings.frame_rate
+    aspect = last.config.data.aspect
+    return sets.of_reference(REAL.value, last.denoiser.video_shape, rate, num, seed, aspect)
 
 
 def sweep(first: Stage, shown: World | None) -> list[SamplerSettings]:

@@ -51,6 +51,7 @@ from jax.experimental import multihost_utils
 
 from launch import entry, number_flags, screen
 from snapvideo_jax import build, fields, storage
+from snapvideo_jax.data.choice import Framing
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
 from snapvideo_jax.kinds import Real, Several, Whole
@@ -275,11 +276,12 @@ def known(first: Stage, span: Span | None) -> KnownFrames | None:
     image, clip = INIT_IMAGE.value, INIT_VIDEO.value
     num_frames, height, width = first.trained.denoiser.video_shape
     size = {"frames": span.frames if span else num_frames, "height": height, "width": width}
+    framing = Framing(first.trained.config.data.aspect)
     if image:
-        return known_frames.from_image(image, **size)
+        return known_frames.from_image(image, **size, framing=framing)
     if clip:
         rate = first.settings.frame_rate
-        return known_frames.from_video(clip, KNOWN.value, **size, frame_rate=rate)
+        return known_frames.from_video(clip, KNOWN.value, **size, frame_rate=rate, framing=framing)
     return None
 
 

@@ -413,8 +413,10 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, float]:
             settings = dataclasses.replace(settings, frame_rate=world.frame_rates[0])
             chosen = sets.of_shapes(world, settings.frame_rate, num, seed=0)
         else:
-            reference = config.log.evaluate_path
-            chosen = sets.of_reference(reference, shape, settings.frame_rate, num, seed=0)
+            folder_of_real, aspect = config.log.evaluate_path, config.data.aspect
+            chosen = sets.of_reference(
+                folder_of_real, shape, settings.frame_rate, num, seed=0, aspect=aspect
+            )
         networks = extractors.without_weights(world, settings.frame_interval)
         rows = config.training.batch_size // batches.shard(program.mesh).count
         setting = Setting(parts, folder / "real", min(rows, EVALUATION_BATCH), lambda _: silent)

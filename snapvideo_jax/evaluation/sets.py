@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from snapvideo_jax.data import order, shapes, sources
+from snapvideo_jax.data.choice import Aspect
 from snapvideo_jax.data.sources import ClipSpec, Example
 from snapvideo_jax.data.world import World, compositions
 from snapvideo_jax.errors import ConfigError, DataError, reason
@@ -104,6 +105,7 @@ def of_reference(
     frame_rate: float,
     num: int | None,
     seed: int,
+    aspect: Aspect = "crop",
 ) -> Sets:
     """Returns captions of a folder of captioned videos, and the videos as training would cut them.
 
@@ -113,9 +115,10 @@ def of_reference(
         frame_rate: of both.
         num: how many of the videos, in a random order that SEED decides; None: all.
         seed: of the noise of video 0.
+        aspect: how training fits videos of another shape: data.aspect.
     """
     T, H, W = video_shape
-    spec = ClipSpec(num_frames=T, height=H, width=W, frame_rates=(frame_rate,))
+    spec = ClipSpec(num_frames=T, height=H, width=W, frame_rates=(frame_rate,), aspect=aspect)
     source = sources.open_folder(folder)
     num = _check_count(num, len(source.videos), f"videos in {folder}")
     rows = order.index(np.arange(num), len(source.videos), SEED)

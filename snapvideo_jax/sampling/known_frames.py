@@ -6,13 +6,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from snapvideo_jax.data import clips
+from snapvideo_jax.data.choice import MIDDLE, Framing
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
 
 
-def from_image(path: str, frames: int, height: int, width: int) -> KnownFrames:
+def from_image(
+    path: str, frames: int, height: int, width: int, framing: Framing = MIDDLE
+) -> KnownFrames:
     """Reads a picture as frame 0 of one video of `frames`; DataError if it cannot be read."""
-    return _known(clips.load_image(path, height, width)[None], [0], frames)
+    return _known(clips.load_image(path, height, width, framing)[None], [0], frames)
 
 
 def from_video(
@@ -22,8 +25,11 @@ def from_video(
     height: int,
     width: int,
     frame_rate: float,
+    framing: Framing = MIDDLE,
 ) -> KnownFrames:
     """Reads frames `indices` of a file's first `frames` at `frame_rate`; None: the first half.
+
+    framing: how the file's shape becomes that of the samples; training's.
 
     Raises:
         ConfigError: frames or a rate that no sample has.
@@ -41,6 +47,7 @@ def from_video(
         num_frames=max(indices) + 1,
         height=height,
         width=width,
+        framing=framing,
     )
     return _known(clip, indices, frames)
 

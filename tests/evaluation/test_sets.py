@@ -152,6 +152,11 @@ def test_a_folder_gives_each_of_its_videos_one_time_with_its_caption(tmp_path):
     part = sets.of_reference(str(tmp_path), (4, 8, 12), 4.0, 5, 0)
     assert part.samples.prompts == captions[:5]
     assert part.real.fingerprint != chosen.real.fingerprint
+    padded = sets.of_reference(str(tmp_path), (4, 12, 12), 4.0, None, 0, aspect="pad").real
+    cut = sets.of_reference(str(tmp_path), (4, 12, 12), 4.0, None, 0).real
+    assert padded.fingerprint != cut.fingerprint
+    bars = [real.example(captions.index("caption 5"))[0][:, :2].mean() for real in (padded, cut)]
+    assert bars[0] == 0 and bars[1] > 190
     (tmp_path / "3.mp4").write_bytes(b"")
     damaged = sets.of_reference(str(tmp_path), (4, 8, 12), 4.0, None, 0).real
     with pytest.raises(DataError, match=r"3\.mp4: .*a distance needs every one"):

@@ -15,9 +15,11 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
 from launch import screen
 from snapvideo_jax import build, storage
+from snapvideo_jax.data.choice import Framing
 from snapvideo_jax.errors import ConfigError, DataError, StorageError
 from snapvideo_jax.files import video
 from snapvideo_jax.sampling import generate as generate_module
@@ -409,6 +411,13 @@ def test_the_first_half_of_a_video_is_known_where_no_frames_are_named(clip):
     given = known_frames.from_video(str(clip[0]), None, 4, 16, 16, 4.0)
     assert given.mask.tolist() == [True, True, False, False]
     assert given.video[0, 1].std() > 10 and (given.video[0, 2:] == 0).all()
+
+
+def test_what_training_padded_is_padded_here_too(tmp_path):
+    wide = np.full((8, 16, 3), 200, np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    given = known_frames.from_image(str(tmp_path / "wide.png"), 2, 16, 16, Framing("pad"))
+    assert (given.video[0, 0, 4:12] == 200).all() and (given.video[0, 0, :4] == 0).all()
 
 
 @pytest.mark.parametrize(
