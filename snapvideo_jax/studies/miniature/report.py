@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from snapvideo_jax.benchmark.report import Report, Table, load_line, markdown_section, source_line
+from snapvideo_jax.benchmark.report import Report, Table, markdown_table, source_line
 from snapvideo_jax.evaluation import noise_levels
 from snapvideo_jax.studies.miniature import scoring
 from snapvideo_jax.studies.miniature.units import FIT, FIT_EQUAL_VIDEOS, UNET
@@ -76,7 +76,7 @@ def _table(study: Report, title: str, header: Sequence[str], lines: Sequence[Seq
     return Table(
         title=title,
         source=source_line(study, "measured"),
-        load=load_line(study, "measured"),
+        load="",
         header=tuple(header),
         lines=[tuple(line) for line in lines],
     )
@@ -200,8 +200,9 @@ def markdown(study: Report, pictures: Mapping[str, bytes]) -> str:
         f"the caption from the sample; {scoring.PROMPTS} prompts of each kind. The U-Net takes as "
         "many steps as fit into the seconds of FIT's."
     )
-    parts = [f"# {TITLE}", summary]
+    source = source_line(study, "measured").replace(study["command"], f"`{study['command']}`")
+    parts = [f"# {TITLE}", summary, f"{source}."]
     for table in tables(study):
-        parts += markdown_section(table, study["command"])
+        parts += [f"## {table.title}", markdown_table(table)]
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
