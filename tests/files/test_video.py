@@ -54,6 +54,20 @@ def test_an_mp4_is_playable_everywhere_at_its_rate(tmp_path):
         assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
 
 
+@pytest.mark.parametrize("length", [1, 8, 300])
+def test_an_mp4_starts_before_it_is_read_whole_and_says_what_its_colors_are(tmp_path, length):
+    import av
+
+    noise = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    video.write_mp4(tmp_path / "a.mp4", noise[np.arange(length) % 8], 24.0, scale=1)
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = list(container.decode(video=0))
+    tags = {(f.colorspace, f.color_primaries, f.color_trc, f.color_range) for f in frames}
+    assert len(frames) == length and tags == {(1, 1, 1, 1)}  # BT.709, limited range
+
+
 def test_frames_of_real_video_survive_writing(tmp_path):
     frames = video.read_video(CLIPS / "carphone_pristine.mp4")[:12]
     assert frames.shape == (12, 144, 176, 3)
