@@ -44,9 +44,9 @@ def define_config() -> None:
     _show_in_help("config")
 
 
-def define_folder(name: str, text: str) -> flags.FlagHolder[str]:
-    """Defines a required flag that names a folder; `text` is its help."""
-    flag = flags.DEFINE_string(name, None, text, required=True)
+def define_folder(name: str, text: str, default: str | None = None) -> flags.FlagHolder[Any]:
+    """Defines a flag that names a folder, required without a default; `text` is its help."""
+    flag = flags.DEFINE_string(name, default, text, required=default is None)
     flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
     _show_in_help(name)
     OUTPUTS[name] = Path
