@@ -57,10 +57,16 @@ PORT = number_flags.define("port", 8000, Whole(0, 65_535), "Of this machine; 0: 
 
 def run() -> None:
     """Serves the page until a signal ends it."""
-    folder = storage.make_folder(OUT.value)
-    with Server(PORT.value) as server, storage.lock(folder):
+    with Server(PORT.value) as server:
         screen.say("loading the model")
         stages = load()
+        serve(server, stages)
+
+
+def serve(server: Server, stages: list[Stage]) -> None:
+    """Makes the videos that the page is asked for, into the folder of --out."""
+    folder = storage.make_folder(OUT.value)
+    with storage.lock(folder):
         encoders = {each.trained.text.encoder: T5.value for each in stages if T5.value}
         gallery = Gallery(folder, encoders)
         jobs = Jobs(VideoMaker(stages, gallery))
