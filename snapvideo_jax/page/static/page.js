@@ -164,10 +164,10 @@ function show(entry) {
 const address = (entry) => `/videos/${entry.name}.mp4`;
 
 function summary(values) {
-  const parts = [`seed ${values.seed}`, `${values.steps} steps`, `guidance ${values.guidance}`];
+  const parts = [`seed ${values.seed}`, `steps ${values.steps}`, `guidance ${values.guidance}`];
   parts.push(values.frame_rate ? `${values.frame_rate} frames a second` : "a still");
   if ("upsampler_steps" in values) {
-    parts.push(`upsampler: ${values.upsampler_steps} steps, guidance ${values.upsampler_guidance}`);
+    parts.push(`upsampler: steps ${values.upsampler_steps}, guidance ${values.upsampler_guidance}`);
   }
   return parts.join(" · ");
 }
