@@ -120,7 +120,9 @@ def generate(
             entries["known_mask"] = np.tile(known.mask, (batch_size, 1))
         seed_rows = np.array([seeds[row] for row in rows], np.int32)
         inputs = global_batch((entries, seed_rows), global_batch_size, meshes.batch_sharding(mesh))
-        batch = _sample_batch(program, trained.params, *inputs, call_progress, reports)
+        batch = _sample_batch(
+            program, trained.params, *inputs, progress=call_progress, reports=reports
+        )
         videos.append(local_rows(batch)[: len(prompts) - done])
         progress(min(done + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)

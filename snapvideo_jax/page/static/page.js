@@ -174,6 +174,7 @@ function summary(values) {
 
 async function copy(button) {
   const source = $(button.dataset.from);
+  const label = (button.dataset.label ??= button.textContent);
   try {
     await navigator.clipboard.writeText(source.textContent);
     say("Copied.");
@@ -183,6 +184,7 @@ async function copy(button) {
     say("Selected; copy it with the keyboard.");
     button.textContent = "Selected: press Ctrl+C";
   }
+  setTimeout(() => (button.textContent = label), 3000);
 }
 
 // ---- the gallery
