@@ -41,7 +41,10 @@ async function reporting(work) {
 
 // ---- the form
 
-const inputs = () => [...$("form").querySelectorAll("input")].filter((input) => !input.closest("[hidden]"));
+function inputs() {
+  const all = [...$("form").querySelectorAll("input")];
+  return all.filter((input) => !input.closest("[hidden]"));
+}
 
 function fill(values) {
   for (const input of inputs()) if (input.name in values) input.value = values[input.name];
@@ -117,7 +120,8 @@ function showJob(next) {
   const bar = $("progress");
   if (next.of) [bar.max, bar.value] = [next.of, next.done];
   else bar.removeAttribute("value");
-  $("notes").replaceChildren(...next.notes.map((note) => element("li", { textContent: sentence(note) })));
+  const line = (note) => element("li", { textContent: sentence(note) });
+  $("notes").replaceChildren(...next.notes.map(line));
   setRunning(isRunning(next));
 }
 
@@ -133,7 +137,7 @@ function statusText({ state, of, done, stage, seconds, seconds_left: left, value
   if (state === "done") return `Ready after ${took}.`;
   if (state === "cancelled") return `Cancelled after ${took}.`;
   if (state === "failed") return `No video after ${took}.`;
-  if (state === "cancelling") return of ? "Cancelling ..." : "Cancelling, as soon as it is compiled ...";
+  if (state === "cancelling") return of ? "Cancelling ..." : "Cancelling, once it is compiled ...";
   if (!of) return `Getting ready: with new settings the model is compiled first. ${took}`;
   const name = "upsampler_steps" in values ? `, stage ${stage} of 2` : "";
   const rest = left === null ? "" : `, about ${duration(Math.ceil(left))} left`;
@@ -253,7 +257,9 @@ $("form").addEventListener("submit", (event) => {
   reporting(submit);
 });
 $("cancel").addEventListener("click", () => reporting(cancel));
-$("random").addEventListener("click", () => ($("seed").value = Math.floor(Math.random() * 2 ** 31)));
+$("random").addEventListener("click", () => {
+  $("seed").value = Math.floor(Math.random() * 2 ** 31);
+});
 $("reuse").addEventListener("click", () => {
   fill(shown.values);
   showProblems({});
@@ -261,9 +267,12 @@ $("reuse").addEventListener("click", () => {
 });
 $("older").addEventListener("click", () => reporting(() => loadGallery(older)));
 $("video").addEventListener("error", () => {
-  $("unplayable").textContent = "This browser cannot play H.264 video. Download it, or open this page in another browser.";
+  $("unplayable").textContent =
+    "This browser cannot play H.264 video. Download it, or open this page in another browser.";
 });
-for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", () => copy(button));
+}
 
 reporting(async () => {
   await loadForm();
