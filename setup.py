@@ -22,6 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
+    package_data={"snapvideo_jax.page": ["static/*"]},
     install_requires=requirements("requirements.txt"),
     extras_require={
         "tpu": ["jax[tpu]"],

@@ -44,9 +44,14 @@ def define_config() -> None:
     _show_in_help("config")
 
 
-def define_folder(name: str, text: str, required: bool = True) -> flags.FlagHolder:
-    """Defines a flag that names a folder to write; `text` is its help."""
-    flag = flags.DEFINE_string(name, None, text, required=required)
+def define_folder(
+    name: str, text: str, default: str | None = None, required: bool = True
+) -> flags.FlagHolder[Any]:
+    """Defines a flag that names a folder to write, with a default or required; `text` is its help.
+
+    required: False where a command may do without.
+    """
+    flag = flags.DEFINE_string(name, default, text, required=required and default is None)
     flags.register_validator(name, lambda path: path != "", "must name a folder; this one is '.'")
     _show_in_help(name)
     OUTPUTS[name] = Path

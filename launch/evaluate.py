@@ -55,7 +55,7 @@ from snapvideo_jax.evaluation.sets import UCF101_SIZE, Sets
 from snapvideo_jax.files import video
 from snapvideo_jax.generator import SamplerSettings
 from snapvideo_jax.kinds import Several, Whole
-from snapvideo_jax.sampling import trained
+from snapvideo_jax.sampling import stage
 from snapvideo_jax.sampling.stage import Stage
 
 CHECKPOINT = flags.DEFINE_string(
@@ -168,10 +168,10 @@ def load() -> list[Stage]:
     folders = [(CHECKPOINT.value, STEP.value)] + [(UPSAMPLER.value, None)] * bool(UPSAMPLER.value)
     stages = []
     for folder, step in folders:
-        t5 = Path(T5.value) if T5.value else None
-        model = trained.load(Path(folder), step, t5, log=screen.say).cast_kernels()
-        size = UCF101_SIZE if PROTOCOL.value == "ucf101" else model.denoiser.video_shape[1:]
-        stages.append(Stage(folder, model, build.sampler_settings(model.config), size))
+        loaded = stage.load(folder, step, T5.value, screen.say)
+        if PROTOCOL.value == "ucf101":
+            loaded = dataclasses.replace(loaded, source_size=UCF101_SIZE)
+        stages.append(loaded)
     return stages
 
 

@@ -41,8 +41,6 @@ Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out can
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,7 +54,7 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
 from snapvideo_jax.kinds import Real, Several, Whole
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.sampling import known_frames, output_folder, trained
+from snapvideo_jax.sampling import known_frames, output_folder, stage
 from snapvideo_jax.sampling.long_video import Span
 from snapvideo_jax.sampling.stage import Stage, work_share
 
@@ -123,13 +121,14 @@ WIDTH = number_flags.define("source_width", None, SIDE, "As --source_height.")
 def run() -> None:
     """Makes the videos that the flags ask for."""
     check_flags()
-    work = output_folder.work_list(prompts(), SEED.value, NUM.value)
+    shown = prompts()
+    work = output_folder.work_list(shown, SEED.value, NUM.value)
     stages = load()
-    for line in unseen(stages[0], {sample.prompt: None for sample in work}):
+    for line in stage.unseen(stages[0], shown):
         screen.say(f"note: {line}")
     share = work_share(stages)
     out = storage.make_folder(OUT.value)
-    folder = output_folder.OutputFolder(out, record(stages), work, share)
+    folder = output_folder.OutputFolder(out, stage.record(stages, FORMAT.value), work, share)
     if folder.done:
         screen.say(f"{len(folder.done)} of {len(work)} videos are in {out} already")
     batch_size = min(BATCH.value, -(-len(work) // share.count))
@@ -139,12 +138,10 @@ def run() -> None:
     progress, done = screen.progress("videos"), 0
     for batch in folder.batches(batch_size, rounds):
         # A process that lacks nothing any more computes along with those that do.
-        samples, videos = batch or work[:1], None
-        for stage in stages:
-            generate = stage.generator(len(samples), screen.progress)
-            texts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
-            videos = generate(texts, seeds, batch_size, low_res=videos)
-        for sample, frames in zip(batch, videos if videos is not None else (), strict=False):
+        samples = batch or work[:1]
+        texts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
+        videos = stage.cascade(stages, texts, seeds, batch_size, screen.progress)
+        for sample, frames in zip(batch, videos, strict=False):
             if share.writes:
                 folder.add(sample, frames)
         if batch:
@@ -193,7 +190,7 @@ def prompts() -> list[str]:
 def load() -> list[Stage]:
     """Loads the first stage, and the upsampler if the flags name one."""
     span = long_span()
-    first = stage(
+    first = load_stage(
         CHECKPOINT.value,
         STEP.value,
         steps=STEPS.value,
@@ -215,23 +212,9 @@ def load() -> list[Stage]:
     return stages
 
 
-def unseen(first: Stage, texts: Iterable[str]) -> Iterator[str]:
-    """Yields a line for each thing that a model is asked for and was never shown."""
-    words = dict.fromkeys(word for text in texts for word in first.trained.text.unknown_words(text))
-    if words:
-        yield f"no caption of training has the words {', '.join(words)}"
-    shown = first.trained.config.data.frame_rates
-    rates = first.span.frame_rates if first.span else (first.settings.frame_rate,)
-    if others := [f"{rate:g}" for rate in rates if rate and rate not in shown]:
-        yield (
-            f"training shows {', '.join(f'{rate:g}' for rate in shown)} frames per second, and "
-            f"not {', '.join(others)}"
-        )
-
-
 def upsampler_stage(first: Stage) -> Stage:
     """Loads the upsampler, which makes videos as long and as fast as the first stage's."""
-    second = stage(
+    second = load_stage(
         str(UPSAMPLER.value),
         UPSAMPLER_STEP.value,
         steps=UPSAMPLER_STEPS.value,
@@ -242,15 +225,13 @@ def upsampler_stage(first: Stage) -> Stage:
     return dataclasses.replace(second, span=first.span)
 
 
-def stage(folder: str, step: int | None, **changes: Any) -> Stage:
+def load_stage(folder: str, step: int | None, **changes: Any) -> Stage:
     """Loads the checkpoint of `folder`; its config's sampler settings take those `changes`."""
-    t5 = Path(T5.value) if T5.value else None
-    model = trained.load(Path(folder), step, t5, screen.say).cast_kernels()
-    _, height, width = model.denoiser.video_shape
-    return Stage(
-        folder=folder,
-        trained=model,
-        settings=build.sampler_settings(model.config, **changes),
+    loaded = stage.load(folder, step, T5.value, screen.say)
+    height, width = loaded.source_size
+    return dataclasses.replace(
+        loaded,
+        settings=build.sampler_settings(loaded.trained.config, **changes),
         source_size=(
             height if HEIGHT.value is None else HEIGHT.value,
             width if WIDTH.value is None else WIDTH.value,
@@ -283,18 +264,6 @@ def known(first: Stage, span: Span | None) -> KnownFrames | None:
         rate = first.settings.frame_rate
         return known_frames.from_video(clip, KNOWN.value, **size, frame_rate=rate, framing=framing)
     return None
-
-
-def record(stages: Sequence[Stage]) -> dict[str, Any]:
-    """Returns what samples.json says beside prompts and seeds."""
-    first, *more = stages
-    return {
-        **first.record(),
-        "negative_prompt": NEGATIVE.value,
-        "format": FORMAT.value,
-        "upsampler": more[0].record() if more else None,
-        "versions": output_folder.versions(),
-    }
 
 
 if __name__ == "__main__":

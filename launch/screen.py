@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from snapvideo_jax.errors import Preempted, Stopped, UserError
+from snapvideo_jax.pace import Pace
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.units import duration_text
 
@@ -35,25 +36,19 @@ def say(text: str) -> None:
 
 
 def progress(things: str) -> Callable[[int, int], None]:
-    """Returns report(done, total), which prints the time left every few seconds and at the end.
-
-    The first report's time holds what is done once, as compiling, and is no measure of the rest.
-    """
+    """Returns report(done, total), which prints the time left every few seconds and at the end."""
     start = last = time.monotonic()
-    first: tuple[int, float] | None = None  # what was done at the first report, and when
+    pace = Pace()
 
     def report(done: int, total: int) -> None:
-        nonlocal last, first
+        nonlocal last
         now = time.monotonic()
-        first = first or (done, now)
+        left = pace.seconds_left(done, total, now)
         if done < total and now - last < 3:
             return
         last = now
         line = f"{done}/{total} {things} in {duration_text(now - start)}"
-        if done == total or done > first[0]:
-            left = (now - first[1]) * (total - done) / max(1, done - first[0])
-            line += f", {duration_text(left)} left"
-        say(line)
+        say(line if left is None else f"{line}, {duration_text(left)} left")
 
     return report
 

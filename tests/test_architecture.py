@@ -13,15 +13,16 @@ PACKAGE = ROOT / "snapvideo_jax"
 
 # Every room (a folder or a file of the package), from the top down; imports point down this list.
 ROOMS = (
-    "train", "studies", "benchmark", "planner", "evaluation", "sampling", "export", "build",
+    "train", "page", "studies", "benchmark", "planner", "evaluation", "sampling", "export", "build",
     "training", "generator", "denoiser", "parallel", "data", "models", "diffusion", "files",
-    "storage", "fields", "numerics", "trees", "keys", "units", "kinds", "errors",
+    "storage", "fields", "numerics", "trees", "keys", "pace", "units", "kinds", "errors",
 )  # fmt: skip
-GROUND = {"errors", "fields", "keys", "kinds", "numerics", "storage", "trees", "units"}
+GROUND = {"errors", "fields", "keys", "kinds", "numerics", "pace", "storage", "trees", "units"}
 # room -> the rooms below it that it may use, beside the ground.
 MAY_IMPORT = {
     "train": {"build", "data", "evaluation", "files", "parallel", "planner", "sampling",
               "training"},
+    "page": {"data", "files", "sampling"},
     "studies": {"benchmark", "build", "data", "denoiser", "diffusion", "evaluation", "planner",
                 "sampling"},
     "benchmark": {"build", "data", "denoiser", "diffusion", "parallel", "planner"},
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "numerics": set(),
     "trees": set(),
     "keys": set(),
+    "pace": set(),
     "units": set(),
     "kinds": set(),
     "errors": set(),
@@ -93,7 +95,8 @@ NO_JAX = (
     "files/safetensors", "evaluation/oracle", "evaluation/sets", "evaluation/result",
     "evaluation/choices", "evaluation/plots", "evaluation/moments", "evaluation/distances",
     "evaluation/scores", "evaluation/motion", "evaluation/factors", "evaluation/measurement",
-    "evaluation/video_set", "files/torch_archive",
+    "evaluation/video_set", "files/torch_archive", "pace", "page/form", "page/gallery", "page/jobs",
+    "page/routes", "page/server",
 )  # fmt: skip
 
 # Who may read or change the fields of a config; all others get named values.

@@ -28,10 +28,15 @@ def world(config: Config) -> shapes.World:
         colors=tuple(fields.colors),
         directions=tuple(fields.directions),
         speeds=tuple((word, speed) for word, speed in fields.speeds),
-        frame_rates=tuple(config.data.frame_rates),
+        frame_rates=frame_rates(config),
         background=fields.background,
         spread=fields.spread,
     )
+
+
+def frame_rates(config: Config) -> tuple[float, ...]:
+    """Returns how many frames per second the videos of training have."""
+    return tuple(config.data.frame_rates)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.sampling import output_folder
 from snapvideo_jax.sampling.generate import Progress, global_batch, local_rows
 from snapvideo_jax.sampling.output_folder import WorkShare
-from snapvideo_jax.sampling.stage import Stage, work_share
+from snapvideo_jax.sampling.stage import Stage, cascade, work_share
 from snapvideo_jax.training import leaf_digests
 
 LOSS_VIDEOS = 128  # real ones, on which the loss by noise level is measured
@@ -180,13 +180,8 @@ def _measure_samples(
     prompts, seed, frames = sets.samples.prompts, sets.samples.seed, sets.real.video_shape[0]
 
     def measure(rows: Sequence[int]) -> Measured:
-        texts, videos = [prompts[row] for row in rows], None
-        for stage in stages:
-            generate = stage.generator(len(rows), setting.progress)
-            seeds = [seed + row for row in rows]
-            videos = generate(texts, seeds, setting.batch_size, low_res=videos)
-        assert videos is not None
-        videos = videos[:, :frames]
+        texts, seeds = [prompts[row] for row in rows], [seed + row for row in rows]
+        videos = cascade(stages, texts, seeds, setting.batch_size, setting.progress)[:, :frames]
         measured = _features(networks, videos, setting.batch_size)
         if "clip" in networks and networks["clip"].texts is not None:
             measured["clip_text"] = networks["clip"].texts(texts)

@@ -1,7 +1,6 @@
 """Video files: uint8 [T, H, W, 3] <-> mp4, GIF, PNG frames and npz; and contact sheets."""
 
 import io
-import tempfile
 import textwrap
 import zipfile
 from collections.abc import Sequence
@@ -13,15 +12,16 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from snapvideo_jax import storage
-from snapvideo_jax.errors import DataError, StorageError, reason
+from snapvideo_jax.errors import DataError
 
 Video = UInt8[np.ndarray, "T H W 3"]
 
 MIN_SIDE = 128  # pixels; players show smaller videos too small to see, or not at all
 MAX_BYTES = 4 * 2**30  # of a whole video that is read
 
+_INDEX, _INDEX_OF_FRAME = 2048, 32  # bytes of an mp4's index, at most
+_BT709, _LIMITED_RANGE = 1, 1  # in an mp4's tags of color (ITU-T H.273)
 _MARGIN, _GAP, _FONT_SIZE = 12, 2, 15  # pixels of a contact sheet
-_BT709, _LIMITED_RANGE = 1, 1  # as ITU-T H.273 numbers them
 _BLACK, _GREEN, _RED, _GRAY = (20, 20, 20), (0, 150, 60), (210, 30, 40), 170
 
 
@@ -37,10 +37,9 @@ def _enlarge(video: Video, scale: int | None) -> UInt8[np.ndarray, "T _ _ 3"]:
 
 
 def write_mp4(path: str | Path, video: Video, frame_rate: float, scale: int | None = None) -> None:
-    """Writes H.264 that plays everywhere (yuv420p, crf 18), and while it is still being loaded.
+    """Writes H.264 that plays everywhere (yuv420p, crf 18), its colors tagged as BT.709.
 
-    Its tags name the colors as those of BT.709.
-
+    The index stands before the frames, so that a player starts before it has read the whole file.
     An odd height or width, which yuv420p cannot hold, grows by one repeated row or column.
 
     Args:
@@ -52,25 +51,16 @@ def write_mp4(path: str | Path, video: Video, frame_rate: float, scale: int | No
     Raises:
       StorageError: the file cannot be written.
     """
+    import av
+
     video = _enlarge(video, scale)
     height, width = video.shape[1:3]
     video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    rate = Fraction(frame_rate).limit_denominator(1001)  # 30000 / 1001 stays exact
-    try:  # the index can only be put first in a file that has a name
-        with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-            _encode(file.name, video, rate)
-            content = file.read()
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {reason(error)}") from error
-    storage.write(path, content)
-
-
-def _encode(path: str, video: Video, frame_rate: Fraction) -> None:
-    """Writes frames of even size as H.264 in mp4, its index first, its colors tagged."""
-    import av
-
-    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=frame_rate, options={"crf": "18"})
+    content = io.BytesIO()
+    index = str(_INDEX + _INDEX_OF_FRAME * len(video))
+    with av.open(content, "w", format="mp4", options={"moov_size": index}) as container:
+        rate = Fraction(frame_rate).limit_denominator(1001)  # 30000 / 1001 stays exact
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *video.shape[1:3], "yuv420p"
         codec = stream.codec_context
         codec.thread_count = 1  # the same bytes on every machine
@@ -78,11 +68,9 @@ def _encode(path: str, video: Video, frame_rate: Fraction) -> None:
         codec.color_range = _LIMITED_RANGE
         for pixels in video:
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame = frame.reformat(
-                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
-            )
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
         container.mux(stream.encode())
+    storage.write(path, content.getvalue())
 
 
 def write_gif(path: str | Path, video: Video, frame_rate: float, scale: int | None = None) -> None:

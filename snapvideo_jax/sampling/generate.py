@@ -16,7 +16,7 @@ from snapvideo_jax.parallel import batches
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.sampling.trained import Trained
 
-REPORTS = 16  # parts of a sampler's calls; after each, progress is reported
+REPORTS = 16  # parts of a sampler's calls, about; after each, progress is reported
 
 Progress = Callable[[int, int], None]  # (how many are done, of how many)
 
@@ -59,6 +59,7 @@ def generate(
     window: int = 0,
     progress: Progress = silent,
     call_progress: Progress = silent,
+    reports: int = REPORTS,
 ) -> UInt8[np.ndarray, "N T H W 3"]:
     """Makes one video a prompt, `batch_size` at a time.
 
@@ -79,7 +80,9 @@ def generate(
         known: frames that come out as they went in.
         window: of a long video; each draws other noise from the same seeds.
         progress: called with the videos done, of all.
-        call_progress: called on the way through each batch, not at its end.
+        call_progress: called on the way through each batch, not at its end. What it raises ends
+            the sampling, while the devices still do the part that comes next.
+        reports: into how many parts, about, each batch's calls of the denoiser are cut.
 
     Raises:
         ConfigError: the low resolution is missing, superfluous, or not of the size that the model
@@ -115,7 +118,9 @@ def generate(
             entries["known_mask"] = np.tile(known.mask, (batch_size, 1))
         seed_rows = np.array([seeds[row] for row in rows], np.int32)
         inputs = global_batch((entries, seed_rows), global_batch_size, meshes.batch_sharding(mesh))
-        batch = _sample_batch(program, trained.params, *inputs, progress=call_progress)
+        batch = _sample_batch(
+            program, trained.params, *inputs, progress=call_progress, reports=reports
+        )
         videos.append(local_rows(batch)[: len(prompts) - done])
         progress(min(done + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)
@@ -127,13 +132,14 @@ def _sample_batch(
     batch: Request,
     seeds: Int32[Array, " B"],
     progress: Progress,
+    reports: int,
 ) -> UInt8[Array, "B T H W 3"]:
-    """Runs the sampler in `REPORTS` parts, so that it can say how far it is.
+    """Runs the sampler in about `reports` parts, so that it can say how far it is.
 
     The devices go on with a part while the host waits for the one before.
     """
     N = program.num_calls
-    length, state, finished = -(-N // REPORTS), program.start(batch, seeds), None
+    length, state, finished = -(-N // reports), program.start(batch, seeds), None
     for first in range(0, N, length):
         last = min(first + length, N)
         state, reached = program.advance(

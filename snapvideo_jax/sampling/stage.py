@@ -1,21 +1,23 @@
-"""One stage of a cascade: a trained model, and how it is sampled."""
+"""The stages of a cascade: each is a trained model, and how it is sampled."""
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames, SamplerSettings
 from snapvideo_jax.parallel import batches
-from snapvideo_jax.sampling.generate import Progress, generate
+from snapvideo_jax.sampling import trained
+from snapvideo_jax.sampling.generate import REPORTS, Progress, generate
 from snapvideo_jax.sampling.long_video import Span, generate_long
-from snapvideo_jax.sampling.output_folder import WorkShare
+from snapvideo_jax.sampling.output_folder import WorkShare, versions
 from snapvideo_jax.sampling.trained import Trained
 
 Videos = UInt8[np.ndarray, "N T H W 3"]
@@ -38,15 +40,16 @@ class Stage:
     known: KnownFrames | None = None
 
     def generator(
-        self, num_videos: int, progress: Callable[[str], Progress]
+        self, num_videos: int, progress: Callable[[str], Progress], reports: int = REPORTS
     ) -> Callable[..., Videos]:
         """Returns (prompts, seeds, batch_size, low_res=...) -> videos, one for each prompt.
 
         progress: what is counted -> the function that reports how much of it is done. Within a
-            batch it is not called at the end.
+            batch it is not called at the end. reports: of each batch, about.
         """
         within = lambda things: _until_end(progress(things))
         options: dict[str, Any] = {
+            "reports": reports,
             "negative": self.negative,
             "source_size": self.source_size,
             "known": self.known,
@@ -72,6 +75,66 @@ class Stage:
             "known": known and hashlib.sha256(known.video.tobytes()).hexdigest(),
             "video": self.trained.denoiser.video_shape,
         }
+
+
+def load(
+    folder: str,
+    step: int | None = None,
+    t5: str | None = None,
+    log: Callable[[str], None] = print,
+) -> Stage:
+    """Loads a stage that is sampled as its config says. Args and errors: those of `trained.load`.
+
+    The network reads the size of its own videos as that of their source.
+    """
+    model = trained.load(Path(folder), step, Path(t5) if t5 else None, log).cast_kernels()
+    settings = build.sampler_settings(model.config)
+    return Stage(folder, model, settings, source_size=model.denoiser.video_shape[1:])
+
+
+def cascade(
+    stages: Sequence[Stage],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    batch_size: int,
+    progress: Callable[[str], Progress],
+    reports: int = REPORTS,
+) -> Videos:
+    """Makes a video of each prompt: the first stage draws it, each later one enlarges it.
+
+    progress, reports: as for `Stage.generator`, which is called for one stage after the other.
+    """
+    videos = None
+    for stage in stages:
+        generator = stage.generator(len(prompts), progress, reports)
+        videos = generator(prompts, seeds, batch_size, low_res=videos)
+    assert videos is not None, "there is a first stage"
+    return videos
+
+
+def record(stages: Sequence[Stage], file_format: str) -> dict[str, Any]:
+    """Returns what samples.json says beside prompts and seeds."""
+    first, *more = stages
+    return {
+        **first.record(),
+        "negative_prompt": first.negative,
+        "format": file_format,
+        "upsampler": more[0].record() if more else None,
+        "versions": versions(),
+    }
+
+
+def unseen(first: Stage, prompts: Sequence[str]) -> Iterator[str]:
+    """Yields a line for each thing that a model is asked for and was never shown."""
+    text, shown = first.trained.text, build.frame_rates(first.trained.config)
+    if words := dict.fromkeys(word for prompt in prompts for word in text.unknown_words(prompt)):
+        yield f"no caption of training has the words {', '.join(words)}"
+    rates = first.span.frame_rates if first.span else (first.settings.frame_rate,)
+    if others := [f"{rate:g}" for rate in rates if rate and rate not in shown]:
+        yield (
+            f"training shows {', '.join(f'{rate:g}' for rate in shown)} frames per second, and "
+            f"not {', '.join(others)}"
+        )
 
 
 def _until_end(report: Progress) -> Progress:

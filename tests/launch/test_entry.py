@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,6 +193,7 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
         "scaling",
         "reproduce",
         "metrics",
+        "page",
         "prepare embed",
     ],
 )
@@ -261,6 +263,9 @@ FOLDER = ("--config.data.source=folder", "--config.data.path=no/such/folder")
         (2, "there is no slice v5e-5; there are v5e-1, v5e-4", ("plan", "--topology=v5e-5")),
         (2, "no mesh 'pod'", ("plan", "--config=configs/shapes.py:pod", "--count")),
         (2, "no row 'best'", ("plan", "--config=configs/ablation.py:best", "--count")),
+        (2, "--port=65536 must be a whole number from 0 to 65,535", ("page", "--port=65536")),
+        (2, "--out=: must name a folder", ("page", "--out=")),
+        (5, "no/such holds no checkpoint", ("page", "--checkpoint=no/such", "--port=0")),
         (2, "--steps", ("sample", "--checkpoint=c", "--prompt=a", "--out=o", "--steps=0")),
     ],
 )  # fmt: skip
@@ -272,6 +277,14 @@ def test_a_mistake_is_one_line_with_its_exit_code(commands, tmp_path, code, says
     assert says in done.stderr and done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not workdir.exists()
+
+
+def test_a_port_in_use_is_one_line(commands):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = commands.launch("page", f"--port={port}")
+    line = f"--port={port} of 127.0.0.1 is in use; give another, or 0 for any that is free"
+    assert (done.returncode, done.stderr) == (2, f"error: {line}\n")
 
 
 def test_a_missing_required_flag_is_one_line():

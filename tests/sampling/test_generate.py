@@ -11,7 +11,6 @@ import pytest
 from snapvideo_jax import build, generator
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.generator import KnownFrames
-from snapvideo_jax.sampling import generate as generate_module
 from snapvideo_jax.sampling import long_video
 from snapvideo_jax.sampling.generate import generate
 from snapvideo_jax.sampling.generate import request as request_of
@@ -164,17 +163,15 @@ def test_frame_rates_share_one_program(trained):
     assert build.sampler_program.cache_info().misses <= before + 1
 
 
-def test_progress_is_reported_on_the_way_without_other_pixels_or_another_program(
-    trained, videos, monkeypatch
-):
+def test_progress_is_reported_on_the_way_without_other_pixels_or_another_program(trained, videos):
     settings, reports = build.sampler_settings(trained.config), []
     still = dataclasses.replace(settings, frame_rate=0.0)
     program = build.sampler_program(trained.denoiser, trained.mesh, still)
     before = program.advance._cache_size()
     for parts in (16, 2, 1):
-        monkeypatch.setattr(generate_module, "REPORTS", parts)
         note = lambda done, of: reports.append((done, of))
-        again = generate(trained, settings, PROMPTS, [5, 6, 7, 8], 4, call_progress=note)
+        how = {"call_progress": note, "reports": parts}
+        again = generate(trained, settings, PROMPTS, [5, 6, 7, 8], 4, **how)
         assert np.array_equal(again, videos)
     assert reports == [(1, 5), (2, 5), (3, 5), (4, 5), (3, 5)]
     assert program.advance._cache_size() == before
