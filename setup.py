@@ -27,5 +27,6 @@ setup(
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
         "test": requirements("requirements-test.txt"),
+        "docs": requirements("requirements-docs.txt"),
     },
 )

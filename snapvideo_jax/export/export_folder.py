@@ -1,6 +1,7 @@
 """EMA parameters of a run <-> a folder that needs neither the run nor this package to be read.
 
 What is in the folder:
+
     model.safetensors   parameters by path, as "network/blocks/read/attention/q/kernel"; large
                         models in shards model-00001-of-00004.safetensors beside an index
     config.json         format, step, the run's config, fingerprint of what encodes text, dtype of
