@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from PIL import Image
 
 from tests.test_architecture import GROUND, ROOMS
 
@@ -110,3 +112,24 @@ def test_the_reference_has_every_public_function_and_class(pages, site):
         if not module.startswith("snapvideo_jax.build."):  # whose room is a single namespace
             for name in public(path):
                 assert f"{module}.{name}" in ids, f"{module}.{name}"
+
+
+def test_fields_of_modules_and_shapes_of_arrays_can_be_read_in_signatures(site):
+    text = re.sub(r"<[^>]*>", "", (site / "api" / "models.html").read_text())
+    signature = re.search(r"FITBlock\(.*?\)\n", unescape(text), re.S)[0]
+    assert "    head_channels: tuple[int, int],\n" in signature
+    assert 'tuple[Float[Array, "B N C"], Float[Array, "B M D"]]' in unescape(text)
+
+
+def test_the_gallery_shows_every_prompt_in_motion():
+    page, folder = (DOCS / "gallery.md").read_text(), DOCS / "gallery"
+    prompts = (folder / "prompts.txt").read_text().splitlines()
+    for place, prompt in enumerate(prompts):
+        name = f"{place:05}.gif"
+        assert f"| {prompt} | ![](gallery/first/{name}) | ![](gallery/both/{name}) |" in page
+    pictures = sorted(folder.rglob("*.gif"))
+    assert len(pictures) == 2 * len(prompts) + 4 * 3
+    for path in pictures:
+        assert f"](gallery/{path.relative_to(folder).as_posix()})" in page
+        assert Image.open(path).n_frames == 8
+    assert sum(path.stat().st_size for path in pictures) < 1_500_000
