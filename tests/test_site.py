@@ -72,7 +72,7 @@ def test_every_page_of_docs_is_in_the_site(pages, site):
 
 def test_every_page_of_docs_has_its_place_in_the_navigation():
     places = re.findall(
-        r"^ +- (?:\w[\w ]*: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M
+        r"^ +- (?:\w[\w' ]*: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M
     )
     assert len(places) == len(set(places))
     assert set(places) == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
