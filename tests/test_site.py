@@ -131,5 +131,6 @@ def test_the_gallery_shows_every_prompt_in_motion():
     assert len(pictures) == 2 * len(prompts) + 4 * 3
     for path in pictures:
         assert f"](gallery/{path.relative_to(folder).as_posix()})" in page
-        assert Image.open(path).n_frames == 8
+        with Image.open(path) as picture:
+            assert picture.n_frames == 8
     assert sum(path.stat().st_size for path in pictures) < 1_500_000
