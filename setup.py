@@ -28,5 +28,6 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "test": requirements("requirements-test.txt"),
+        "docs": requirements("requirements-docs.txt"),
     },
 )

@@ -2,11 +2,13 @@
 
   python -m launch.export --checkpoint=runs/shapes --out=exported
   python -m launch.export --checkpoint=runs/shapes --dtype=bfloat16 --out=half_as_large
+  python -m launch.export --checkpoint=runs/shapes --orbax --out=for_jax
 
 Writes model.safetensors (above 5 GB: shards and their index), config.json, where the run trained
 its text encoder vocabulary.model, the model in PyTorch (torch_model.py), and the denoiser and the
 sampler as programs for CPUs, GPUs and TPUs that need nothing of this package (StableHLO) into
---out, all of it or nothing. --out must not be there yet, or be empty.
+--out, all of it or nothing. --orbax adds the parameters as a checkpoint that Orbax restores by
+itself. --out must not be there yet, or be empty.
 Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out cannot be written.
 """
 
@@ -31,6 +33,7 @@ DTYPE = flags.DEFINE_enum(
 STABLEHLO = flags.DEFINE_bool(
     "stablehlo", True, "Whether to write denoiser.stablehlo and sampler.stablehlo."
 )
+ORBAX = flags.DEFINE_bool("orbax", False, "Whether to write the parameters as orbax/, too.")
 OUT = entry.define_folder("out", "Folder for the parameters; made where there is none.")
 
 
@@ -58,6 +61,7 @@ def run() -> None:
         text=model.text.encoder,
         dtype=DTYPE.value,
         files=files,
+        orbax=ORBAX.value,
     )
     count = cost.parameters(model.params)
     screen.say(f"{count:,} parameters (EMA, {DTYPE.value}) of step {model.step} in {OUT.value}")

@@ -13,9 +13,10 @@ def load(
 ) -> "TextToVideo":
     """Loads a model from an exported folder, or from that of a run, as a function of prompts.
 
-    >>> import snapvideo_jax
-    >>> text_to_video = snapvideo_jax.load("exported")
-    >>> videos = text_to_video(["a red circle moves left", "a blue square"], seeds=7)
+    Examples:
+        >>> import snapvideo_jax
+        >>> text_to_video = snapvideo_jax.load("exported")
+        >>> videos = text_to_video(["a red circle moves left", "a blue square"], seeds=7)
 
     `videos` is uint8 [prompts, frames, height, width, 3]. Calls take the sampler's settings as
     keywords (steps=64, guidance=3.0, frame_rate=12.0), and an upsampler the videos of its first

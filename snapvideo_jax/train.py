@@ -2,6 +2,7 @@
 
 A run is resumed by starting it again: state and position in the data come from the newest
 checkpoint that verifies. What is in the folder of a run:
+
     checkpoints/STEP   state, config, digests     metrics.jsonl       loss and norms by step
     vocabulary.model   text -> tokens             tensorboard/        curves and sample grids
     config.json        the config of the last run samples/STEP.png    samples; STEP.gif: moving
@@ -10,6 +11,7 @@ checkpoint that verifies. What is in the folder of a run:
     parameters.txt     every parameter            bad_records.jsonl   files that cannot be used
     profile/           a trace, if --profile asks for one
     rows.I.jsonl       digests of the data that process I was fed, if --record_rows asks for them
+
 All processes of a job call train alike. The first one writes these files, but for the arrays of
 checkpoints and bad_records.I.jsonl, which process I > 0 writes.
 """

@@ -16,7 +16,8 @@ part() {
 }
 
 install() {
-  source "$(dirname "$0")/../launch/environment.sh" requirements.txt requirements-test.txt
+  source "$(dirname "$0")/../launch/environment.sh" \
+    requirements.txt requirements-test.txt requirements-docs.txt
   # The TPU's compiler, for the tests that compile for one; without it they are skipped.
   if [ ! -e .venv/libtpu/libtpu ] && [ "$(uname -sm)" = "Linux x86_64" ]; then
     echo "installing libtpu into .venv/libtpu"

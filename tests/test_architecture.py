@@ -79,6 +79,7 @@ ONLY_IN = {
         "studies/miniature/plots.py",
     },
     "orbax": {
+        "export/orbax_folder.py",
         "training/checkpoint.py",
         "training/restore.py",
         "files/t5_weights.py",

@@ -1,6 +1,7 @@
 """EMA parameters of a run <-> a folder that needs neither the run nor this package to be read.
 
 What is in the folder:
+
     model.safetensors   parameters by path, as "network/blocks/read/attention/q/kernel"; large
                         models in shards model-00001-of-00004.safetensors beside an index
     config.json         format, step, the run's config, fingerprint of what encodes text, dtype of
@@ -8,6 +9,7 @@ What is in the folder:
     vocabulary.model    text -> tokens, where the run trained its text encoder
     torch_model.py      the model in PyTorch (export/torch_model.py)
     denoiser.stablehlo, sampler.stablehlo   programs that take the parameters (export/stablehlo.py)
+    orbax/              where asked for: the parameters as Orbax saves them (export/orbax_folder.py)
 """
 
 import hashlib
@@ -24,6 +26,7 @@ import numpy as np
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import DataError, StorageError
+from snapvideo_jax.export import orbax_folder
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.files import safetensors
 from snapvideo_jax.kinds import OneOf, Table, Text, Whole
@@ -47,7 +50,8 @@ class Exported(NamedTuple):
     """What config.json says: the run's config, the step, and each parameter's digest.
 
     text: fingerprint of the text encoder, or of the vocabulary; "" takes any. dtype: in which
-    float32 parameters are stored. files: name -> SHA-256 of each file that `write` was handed.
+    float32 parameters are stored. files: name -> SHA-256 of each file that `write` was handed, and
+    of each in orbax/.
     """
 
     config: dict
@@ -78,10 +82,11 @@ def write(
     text: str = "",
     dtype: str = "float32",
     files: Mapping[str, bytes] | None = None,
+    orbax: bool = False,
 ) -> None:
     """Writes the folder beside its place and renames it: there is all of it or nothing.
 
-    Beside `params` themselves the host holds one of them at a time.
+    Beside `params` themselves the host holds one of them at a time, or with `orbax` all of them.
 
     Args:
         out: the folder; it may be there if it is empty.
@@ -93,6 +98,7 @@ def write(
         text: fingerprint of the text encoder, or of the vocabulary; "" takes any.
         dtype: one of DTYPES, to which float32 parameters are rounded; others stay.
         files: name -> content of what else the folder holds.
+        orbax: whether to write the parameters as a checkpoint of Orbax, too.
 
     Raises:
         StorageError: `out` is not empty, or cannot be written.
@@ -112,10 +118,12 @@ def write(
         rounded = lambda name: _rounded(name, leaves[name], dtype)
         digests = {name: int(_digest(rounded(name))) for name in leaves}
         _write_params(unfinished, leaves, dtype, shard_bytes)
-        sums = {}
         for name, content in (files or {}).items():
             (unfinished / name).write_bytes(content)
-            sums[name] = hashlib.sha256(content).hexdigest()
+        others = [unfinished / name for name in files or {}]
+        if orbax:
+            others += _write_orbax(unfinished / orbax_folder.NAME, params, dtype)
+        sums = {path.relative_to(unfinished).as_posix(): _sha256(path) for path in others}
         about = {"format": FORMAT, **Exported(config, step, digests, text, dtype, sums)._asdict()}
         content = json.dumps(storage.sealed(about), indent=2) + "\n"
         (unfinished / "config.json").write_text(content)
@@ -225,6 +233,18 @@ def _write_params(
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         (folder / safetensors.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_orbax(folder: Path, params: Any, dtype: str) -> list[Path]:
+    """Writes a checkpoint of Orbax, and returns its files."""
+    on_host = lambda path, leaf: _on_host(_rounded(path_name(path), leaf, dtype))
+    orbax_folder.write(folder, jax.tree_util.tree_map_with_path(on_host, params))
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _shards(sizes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:

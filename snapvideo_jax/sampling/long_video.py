@@ -47,8 +47,9 @@ def generate_long(
     The noise of window i is a function of the sample's seed and i, so neither batches nor hosts
     change it.
 
+    Arguments that are not listed are those of `generate`.
+
     Args:
-        trained, settings, prompts, seeds, batch_size: as for `generate`.
         span: how long, and at which frame rates.
         low_res: what an upsampler enlarges, in windows of neighboring frames, each led by the last
             frame of the one before.

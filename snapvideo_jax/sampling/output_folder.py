@@ -1,9 +1,11 @@
 """The work of a sampling run and how much of it a folder holds, so that a killed run goes on.
 
 What is in a folder of samples:
+
     00000.mp4, 00001.mp4, ...   one for each sample, by its place in the list of work
     samples.json                the settings, and a record for each sample: how to make it again
     sheet.png                   a contact sheet of the first ones
+
 While it is made, each process of the job keeps samples.jsonl (samples.1.jsonl, ...) instead of
 samples.json: a line of settings, then a line for each sample whose file is whole. A record holds
 the digest of its file, and a sample whose file has another one is made again.

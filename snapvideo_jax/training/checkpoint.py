@@ -76,6 +76,11 @@ def _marker(folder: Path) -> Path:
     return folder.with_name("saved.json")
 
 
+def failure(error: Exception) -> str:
+    """Says in a few words why Orbax could not save."""
+    return "the disk is full" if DISK_FULL.search(str(error)) else reason(error)[:300]
+
+
 class Checkpoints:
     """The checkpoints under `folder`, one a step. Saving is asynchronous; `close` waits for it.
 
@@ -194,14 +199,13 @@ class Checkpoints:
     def _fail(self, error: Exception) -> None:
         """Counts and says a failed save; raises StorageError where it is one too many."""
         step, self._saving = self._saving, None
-        words = "the disk is full" if DISK_FULL.search(str(error)) else reason(error)[:300]
         with contextlib.suppress(*FAILURES):  # it may have more to say of the same save
             self._manager.close()
         self._remove_failed()
         steps = step_folders(self._folder)
         newest = f"the newest checkpoint is step {steps[0]}" if steps else "no checkpoint is there"
         line = (
-            f"could not save step {step} in {self._folder}: {words} (the state takes "
+            f"could not save step {step} in {self._folder}: {failure(error)} (the state takes "
             f"{size_text(self._size)}, {size_text(shutil.disk_usage(self._folder).free)} are free)"
             f"; {newest}"
         )

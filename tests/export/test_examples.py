@@ -1,8 +1,12 @@
 """The scripts in examples/ run in an exported folder alone, and its page says what is in it."""
 
+import base64
 import fnmatch
+import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from snapvideo_jax.files import safetensors
 from snapvideo_jax.models.conditioning import SCALE
@@ -18,6 +23,7 @@ from snapvideo_jax.models.layers import ScalarEmbedding
 
 ROOT = Path(__file__).parent.parent.parent
 TESTED_ELSEWHERE = {"from_stablehlo.py"}  # tests/export/test_stablehlo.py
+NOTEBOOK = ROOT / "examples" / "from_export.ipynb"
 PROMPT = "a red circle moves left"
 
 
@@ -33,6 +39,7 @@ def run(script, folder, *arguments):
 def test_every_example_is_run_by_a_test():
     tested = {"from_torch.py", "from_numpy.py"} | TESTED_ELSEWHERE
     assert tested == {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert [path.name for path in (ROOT / "examples").glob("*.ipynb")] == [NOTEBOOK.name]
 
 
 @pytest.mark.parametrize("exported", ["fit"], indirect=True)
@@ -50,6 +57,39 @@ def test_numpy_computes_the_token_of_the_noise_level(exported, tmp_path):
     x = SCALE["c_noise"] * jnp.log(jnp.full(1, 0.5)) / 4
     expected = jax.jit(ScalarEmbedding(len(token)).apply)({"params": params}, x)
     np.testing.assert_allclose(token, expected[0], atol=1e-4)
+
+
+def test_the_notebook_is_small_and_imports_nothing_of_ours():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    assert NOTEBOOK.stat().st_size < 150_000
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    modules = re.findall(r"^(?:import|from) (\w+)", code, re.M)
+    assert {"jax", "torch", "numpy", "torch_model"} <= set(modules)
+    assert not {"snapvideo_jax", "launch", "flax"} & set(modules)
+
+
+@pytest.mark.slow
+def test_the_notebook_shows_videos_by_stablehlo_and_by_torch(tmp_path):
+    nbclient = pytest.importorskip("nbclient", reason="pip install nbclient ipykernel")
+    import nbformat
+
+    shutil.copytree(ROOT / "models" / "shapes", tmp_path / "models" / "shapes")
+    (tmp_path / "examples").mkdir()
+    notebook = nbformat.read(NOTEBOOK, 4)
+    alone = "assert not {'snapvideo_jax', 'flax'} & set(sys.modules)"
+    notebook.cells.append(nbformat.v4.new_code_cell(alone))
+    place = {"metadata": {"path": tmp_path / "examples"}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=place).execute()
+    outputs = [
+        output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())
+    ]
+    pictures = [data["image/png"] for data in outputs if "image/png" in data]
+    assert len(pictures) == 2
+    for picture in pictures:
+        frames = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), int)
+        assert frames.shape == (2 * 64, 8 * 64, 3)  # two prompts, eight frames, twice as large
+        redness = frames[..., 0] - frames[..., 2]
+        assert redness[:64].max() > 150 and redness[64:].min() < -150  # a red and a blue object
 
 
 def rows():

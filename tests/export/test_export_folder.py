@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -346,12 +347,15 @@ def launch(*flags):
 def test_the_command_exports_the_ema_of_a_run_once(run, tmp_path):
     workdir, ema = run
     out = tmp_path / "out"
-    done = launch(f"--checkpoint={workdir}", f"--out={out}")
+    done = launch(f"--checkpoint={workdir}", "--orbax", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert "parameters (EMA, float32) of step 3 in" in done.stdout
     programs = {"torch_model.py", "denoiser.stablehlo", "sampler.stablehlo"}
-    assert names(out) == {"model.safetensors", "config.json", "vocabulary.model"} | programs
-    assert set(export_folder.read(out).files) == programs
+    parts = {"model.safetensors", "config.json", "vocabulary.model", "orbax"}
+    assert names(out) == parts | programs
+    assert {name.split("/")[0] for name in export_folder.read(out).files} == programs | {"orbax"}
+    restored = ocp.StandardCheckpointer().restore(out / "orbax")
+    assert same(restored, jax.tree.map(np.asarray, ema))
     assert same(export_folder.load_params(out, abstract(ema)), ema)
     again = launch(f"--checkpoint={workdir}", f"--out={out}")
     assert again.returncode == 5 and len(again.stderr.splitlines()) == 1
