@@ -1,4 +1,4 @@
-"""Joining the other processes of a job, and leaving it with them (docs/pods.md)."""
+"""Joining the other processes of a job, and leaving it with them (docs/hosts.md)."""
 
 import os
 import re

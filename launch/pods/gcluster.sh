@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on a GKE cluster through Cluster Toolkit, which makes a JobSet that Kueue admits.
 #   bash launch/pods/gcluster.sh --name=NAME --image=IMAGE --compute_type=ct5lp-hightpu-4t \
-#     --topology=4x4 --mount=gs://BUCKET:/mnt/shared:rw -- --config=CONFIG --workdir=FOLDER ...
+#     --topology=4x4 --mount=filestore://INSTANCE/SHARE:/mnt/shared:rw \
+#     -- --config=CONFIG --workdir=/mnt/shared/FOLDER ...
 #
 # Submits the job and returns. Project, cluster and location are those of `gcluster job config`.
 #
