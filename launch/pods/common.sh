@@ -28,8 +28,10 @@ parse() {
     case $1 in
       -h | --help) help ;;
       --) train=("${@:2}") && break ;;
-      --env=[A-Za-z_]*=*) env+=("${1#--env=}") ;;
-      --env | --env=*) fail "--env must be --env=KEY=VALUE, not '$1'" ;;
+      --env | --env=*)
+        [[ $1 =~ ^--env=[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env must be --env=KEY=VALUE, not '$1'"
+        env+=("${1#--env=}")
+        ;;
       --*=*) [[ $values == *" $flag "* ]] || unknown "$1" && printf -v "$flag" %s "${1#*=}" ;;
       --*) [[ $switches == *" $flag "* ]] || unknown "$1" && printf -v "$flag" 1 ;;
       *) fail "unexpected argument '$1'; the flags of launch.train come after -- (see --help)" ;;
@@ -54,10 +56,12 @@ need_workdir() {
   fail "--workdir=FOLDER must be among the flags of launch.train, after --"
 }
 
-whole_numbers() {
+# Ends the script unless these flags are whole numbers: whole_from LEAST FLAG...
+whole_from() {
   local flag
-  for flag; do
-    [[ ${!flag} =~ ^(0|[1-9][0-9]{0,5})$ ]] || fail "--$flag=${!flag} must be a whole number"
+  for flag in "${@:2}"; do
+    [[ ${!flag} =~ ^(0|[1-9][0-9]{0,5})$ && ${!flag} -ge $1 ]] ||
+      fail "--$flag=${!flag} must be a whole number from $1"
   done
 }
 

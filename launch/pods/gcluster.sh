@@ -21,7 +21,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 name="" image="" compute_type="" topology="" slices=1 mount="" restarts=100
 parse "name image compute_type topology" "slices mount restarts" "" "$@"
 name_up_to 28
-whole_numbers slices restarts
+whole_from 0 restarts
+whole_from 1 slices
 need_workdir
 
 # The job runs it by bash -c.
@@ -29,4 +30,4 @@ command=$(quote exec env ${env[@]+"${env[@]}"} python -m launch.train "${train[@
 run gcluster job submit --name="$name" --image="$image" --compute-type="$compute_type" \
   --topology="$topology" --num-slices="$slices" ${mount:+--mount="$mount"} \
   --restarts="$restarts" --restart-on-exit-codes="$(join , "${RESTART_CODES[@]}")" \
-  --grace-period=120s --command="$(kubernetes "$command")"
+  --grace-period=300s --command="$(kubernetes "$command")"

@@ -23,7 +23,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 name="" image="" tpu="" claim="" mount=/mnt/shared slices=1 spot="" queue="" restarts=10
 parse "name image tpu claim" "mount slices queue restarts" "spot" "$@"
 name_up_to 40
-whole_numbers slices restarts
+whole_from 0 restarts
+whole_from 1 slices
 need_workdir
 
 case $tpu in
@@ -93,7 +94,7 @@ spec:
         template:
           spec:
             restartPolicy: Never
-            terminationGracePeriodSeconds: 120
+            terminationGracePeriodSeconds: 300
             hostNetwork: true
             dnsPolicy: ClusterFirstWithHostNet
             nodeSelector:

@@ -22,7 +22,8 @@ name="" zone="" accelerator="" slices=1 spot="" runtime="" keep="" stop=""
 setup="" restarts=10 log=""
 parse "name zone accelerator" "slices runtime setup restarts log" "spot keep stop" "$@"
 name_up_to 59 # a node's name has the number of its slice behind it
-whole_numbers slices restarts
+whole_from 0 restarts
+whole_from 1 slices
 log=${log:-$name.log}
 source "$(dirname "${BASH_SOURCE[0]}")/workers.sh"
 GCLOUD=(gcloud compute tpus queued-resources)

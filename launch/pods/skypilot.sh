@@ -19,7 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 name="" accelerators="" nodes=1 spot="" infra="" setup=""
 parse "name accelerators" "nodes infra setup" "spot" "$@"
 name_up_to 40
-whole_numbers nodes
+whole_from 1 nodes
 need_workdir
 
 install="source launch/environment.sh requirements.txt && .venv/bin/pip install 'jax[cuda13]'"

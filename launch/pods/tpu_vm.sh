@@ -20,7 +20,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 name="" zone="" setup="" restarts=10 log="" stop=""
 parse "name zone" "setup restarts log" "stop" "$@"
 name_up_to 62
-whole_numbers restarts
+whole_from 0 restarts
 log=${log:-$name.log}
 source "$(dirname "${BASH_SOURCE[0]}")/workers.sh"
 GCLOUD=(gcloud compute tpus tpu-vm)

@@ -217,6 +217,7 @@ def submissions(bench):
         ("there is no flag '--zone'", lambda own: [*own, "--zone", "--", "--workdir=w"]),
         ("unexpected argument 'z'", lambda own: [*own, "z", "--", "--workdir=w"]),
         ("--env must be --env=KEY=VALUE", lambda own: [*own, "--env=KEY", "--", "--workdir=w"]),
+        ("--env must be --env=KEY=VALUE", lambda own: [*own, "--env=A B=C", "--", "--workdir=w"]),
     ],
 )
 def test_a_wrong_command_is_one_line_and_does_nothing(name, says, change, bench):
@@ -232,6 +233,7 @@ def test_a_wrong_command_is_one_line_and_does_nothing(name, says, change, bench)
         ("tpu_vm", "--restarts=some"),
         ("queued", "--slices=2.5"),
         ("gcluster", "--slices=-1"),
+        ("jobset", "--slices=0"),
         ("jobset", "--tpu=v5e-16"),
         ("jobset", "--tpu=v7:4x4"),
         ("slurm", "--gpus=08"),
@@ -457,7 +459,7 @@ def test_gpu_nodes_of_skypilot_join_by_flags(bench):
 def test_slurm_starts_a_process_a_gpu_and_warns_it_before_its_time_is_up(bench):
     bench.launch("slurm", "--nodes=4", "--gpus=6")
     (call,) = bench.calls("sbatch")
-    assert {"--nodes=4", "--ntasks-per-node=6", "--gpus-per-node=6", "--signal=TERM@120"} < set(
+    assert {"--nodes=4", "--ntasks-per-node=6", "--gpus-per-node=6", "--signal=TERM@300"} < set(
         call
     )
     assert "--requeue" in call

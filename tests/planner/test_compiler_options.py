@@ -23,7 +23,7 @@ SLICES = ("v5e:2x4", "v5p:2x2x2", "v6e:2x4")
 
 def compiled(devices, **options):
     """The text of a gradient step of stacked kernels, each split over the chips of a slice."""
-    fsdp = len(devices) // len({device.slice_index for device in devices})
+    fsdp = len(devices) // len({getattr(device, "slice_index", 0) for device in devices})
     mesh = meshes.make_mesh(dict(data=-1, fsdp=fsdp, group=1, tensor=1), devices)
     on = lambda spec, *shape: jax.ShapeDtypeStruct(
         shape, jnp.float32, sharding=NamedSharding(mesh, spec)
@@ -55,12 +55,17 @@ def test_an_option_that_there_is_not_is_refused():
         compiled(topology.devices("v5e:2x4"), xla_tpu_no_such_option="true")
 
 
-def test_a_flag_for_one_chip_is_refused_for_another():
-    """So launch/pods sets no flags of its own; this one is of MaxText's and MaxDiffusion's sets."""
-    flag = dict(xla_tpu_enable_async_collective_fusion_fuse_all_gather="true")
-    assert compiled(topology.devices("v5e:2x4"), **flag)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="other than TPU v5e"):
-        compiled(topology.devices("v5p:2x2x2"), **flag)
+def test_options_for_one_chip_are_refused_for_another():
+    """So launch/pods sets no flags of its own: these are of MaxText's and MaxDiffusion's sets."""
+    gathers = (
+        "xla_enable_async_all_gather",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather",
+    )
+    options = dict.fromkeys(gathers, "true")
+    assert compiled(topology.devices("v5e:2x4"), **options)
+    for name in ("v5p:2x2x2", "v6e:2x4"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="other than TPU v5e"):
+            compiled(topology.devices(name), **options)
 
 
 def test_an_unknown_flag_in_the_environment_ends_the_process():
