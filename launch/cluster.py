@@ -1,4 +1,4 @@
-"""Joining the other processes of a job, and leaving it with them (docs/pods.md)."""
+"""Joining the other processes of a job, and leaving it with them (docs/hosts.md)."""
 
 import os
 import re
@@ -36,8 +36,9 @@ _ending = threading.Event()  # this process ends because another one does
 def join() -> None:
     """Joins the other processes of the job, where flags or the cluster say that there are any.
 
-    To be called before anything uses a device. Raises ConfigError if that cannot work; ends the
-    process with a line if the others do not come within JOIN seconds.
+    To be called before anything uses a device. Raises ConfigError if that cannot work, and
+    UserError, whose exit code lets launchers start the job again, if it does not work this time;
+    ends the process likewise if the others do not come within JOIN seconds.
     """
     in_cluster = started_by_cluster(os.environ, jax.config.values["jax_platforms"] or "")
     job = job_from_flags(in_cluster)
@@ -53,7 +54,8 @@ def join() -> None:
         jax.distributed.initialize(**job or {}, initialization_timeout=JOIN + 60)
         jax.devices()
     except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(f"cannot join the job: {screen.one_line(error)}") from error
+        kind = ConfigError if isinstance(error, ValueError) else UserError
+        raise kind(f"cannot join the job: {screen.one_line(error)}") from error
     finally:
         limit.cancel()
     job_end.watch(_leave_with)
@@ -157,6 +159,8 @@ def started_by_cluster(environment: Mapping[str, str], platforms: str) -> bool:
         return int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     if "tpu" not in platforms:
         return False
+    if int(environment.get("MEGASCALE_NUM_SLICES", 1)) > 1:  # each of which may be of one host
+        return True
     workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
     return "," in workers if workers else "TPU_SKIP_MDS_QUERY" not in environment
 
@@ -165,10 +169,10 @@ def _give_up() -> None:
     """Ends the process while JAX waits: its own way is an abort with a stack trace."""
     others = f"the {NUM_PROCESSES.value} processes" if NUM_PROCESSES.value else "all processes"
     screen.print_error(
-        ConfigError(
+        UserError(
             f"waited {JOIN} s for {others} of the job to meet at "
             f"{COORDINATOR.value or 'the coordinator'}; start them all, and let its port be "
             "reached from every host (JAX_PLATFORMS=cpu for a command on one host of a TPU pod)"
         )
     )
-    os._exit(ConfigError.exit_code)
+    os._exit(UserError.exit_code)

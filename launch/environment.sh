@@ -1,8 +1,9 @@
+# shellcheck shell=bash
 # Sourced by demo.sh and tests/run.sh: makes the virtual environment .venv at the root of the
 # checkout, installs the requirement files given as arguments, and leaves $python and the root as
 # the working folder. A file that is already installed is not installed again.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=.venv/bin/python
 
 find_python() {

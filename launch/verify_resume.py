@@ -14,7 +14,7 @@ is stored, and compares the digests of all leaves: a check of the hardware, whos
 must be those of the run. It works in --workdir/replay-STEP, which goes when all is the same.
 
 On many hosts: the same command on each, with the flags or the cluster of launch.train
-(docs/pods.md), and a --workdir that all of them share.
+(docs/hosts.md), and a --workdir that all of them share.
 Exit codes: 0 the same, 1 they differ, 2 bad flags or config; others as of launch.train.
 """
 

@@ -34,9 +34,11 @@ def words(line):
 
 
 def commands(line):
-    """(X, arguments) of every `python -m launch.X ...` in a line, quoted ones included."""
+    """(X, arguments) of every `python -m launch.X ...` in a line, also quoted or by launch/pods."""
     tokens = words(line)
     for place, token in enumerate(tokens):
+        if token.startswith("launch/pods/") and "--" in tokens:
+            yield "train", tokens[tokens.index("--") + 1 :]
         if " -m launch." in token:
             yield from commands(token)
         if token == "-m" and tokens[place + 1].startswith("launch."):
