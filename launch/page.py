@@ -113,4 +113,4 @@ def examples(config: Config) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(run, joins=False)
+    entry.run(run, joins=lambda: False)

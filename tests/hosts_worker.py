@@ -56,14 +56,14 @@ def twice(records, train=train.train):
             os.kill(os.getpid(), signal.SIGTERM)
         return following(self)
 
-    def both(config, workdir, log, *more):
+    def both(config, workdir, log, **options):
         pipeline.Feed.__next__ = stopping
         stopped = None
         try:
-            train(config, workdir, log, *more)
+            train(config, workdir, log, **options)
         except Preempted as error:
             stopped = error
-        train(config, workdir, log, *more)
+        train(config, workdir, log, **options)
         shards = noise(build.training_mesh(config)).addressable_shards
         shards = {str(shard.index[0].start): shard.data for shard in shards}
         np.savez(records / f"noise.{jax.process_index()}.npz", **shards)

@@ -53,7 +53,11 @@ exit "$(next codes)" """,
 case "$*" in
   *" scp "*) cp "$5" "$HOME"; exit ;;
   *" describe "*) next states; exit ;;
-  *"host.sh follow"*) [ "$(next connections)" = there ] || exit 255 ;;
+  *"host.sh follow"*)
+    [ "$(next connections)" = there ] || {
+      until [ -e "$HOME/snapvideo_jax/.pods/t/code" ]; do sleep 1; done
+      exit 255
+    } ;;
 esac
 for word; do case $word in --command=*) cd "$HOME" && bash -c "${word#*=}" ;; esac; done""",
     "kubectl": 'cat > "$FAKES/input"',
@@ -299,7 +303,7 @@ def test_a_lost_connection_is_no_end_of_the_run(bench):
     bench.say(connections=["lost", "lost", "there"], codes=[4])
     done = bench.launch("tpu_vm")
     assert done.returncode == 4 and len(bench.trained()) == 1
-    assert bench.gcloud()[-3:] == ["ssh"] * 3
+    assert bench.gcloud() == ["scp", *["ssh"] * 5]
 
 
 def test_queued_resources_are_booked_waited_for_and_deleted(bench):
@@ -385,7 +389,9 @@ def test_a_run_outlives_its_connection_and_is_not_started_twice(bench):
     command = ("bash", "-c", loop)
     assert host(bench, "start", *command).returncode == 0
     assert host(bench, "runs").returncode == 0
+    watcher = (bench.checkout / ".pods/t/watcher").read_text()
     host(bench, "start", *command)
+    assert (bench.checkout / ".pods/t/watcher").read_text() == watcher
     log = bench.checkout / ".pods/t/log"
     deadline = time.monotonic() + 20
     while not log.read_text() and time.monotonic() < deadline:
