@@ -42,8 +42,10 @@ class Stage:
     ) -> Callable[..., Videos]:
         """Returns (prompts, seeds, batch_size, low_res=...) -> videos, one for each prompt.
 
-        progress: what is counted -> the function that reports how much of it is done. Within a
-            batch it is not called at the end.
+        Args:
+            num_videos: how many there will be.
+            progress: what is counted -> the function that reports how much of it is done. Within a
+                batch it is not called at the end.
         """
         within = lambda things: _until_end(progress(things))
         options: dict[str, Any] = {
