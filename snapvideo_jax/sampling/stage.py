@@ -43,7 +43,7 @@ class Stage:
         """Returns (prompts, seeds, batch_size, low_res=...) -> videos, one for each prompt.
 
         Args:
-            num_videos: how many there will be.
+            num_videos: how many the lines of progress speak of.
             progress: what is counted -> the function that reports how much of it is done. Within a
                 batch it is not called at the end.
         """
