@@ -44,8 +44,11 @@ class Stage:
     ) -> Callable[..., Videos]:
         """Returns (prompts, seeds, batch_size, low_res=...) -> videos, one for each prompt.
 
-        progress: what is counted -> the function that reports how much of it is done. Within a
-            batch it is not called at the end. reports: of each batch, about.
+        Args:
+            num_videos: how many the lines of progress speak of.
+            progress: what is counted -> the function that reports how much of it is done. Within a
+                batch it is not called at the end.
+            reports: of each batch, about.
         """
         within = lambda things: _until_end(progress(things))
         options: dict[str, Any] = {
