@@ -331,11 +331,13 @@ def trace(two, stopped):
             train(config(), stopped, quiet, profile=range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_trace_has_the_papers_names_and_changes_nothing(traced, unbroken):
     assert len(names_in(traced[0] / "profile")) == 4
     assert_same(train(config(), traced[0], quiet), unbroken[1])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_within_the_trace_writes_it(traced):
     assert len(names_in(traced[1] / "profile")) == 4
     with pytest.raises(ConfigError, match=r"--profile=1:8: the run has steps \d to 8 left"):

@@ -172,6 +172,7 @@ def test_random_arguments_mask_nothing_and_lie_as_the_program_wants_them():
     assert np.unique(np.asarray(batch["video"])).size > 200
 
 
+@pytest.mark.slow
 def test_flops_of_the_model_leave_out_what_remat_computes_again():
     plain = measure.case(request(), "a", "train", 1, jax.devices()[:1])
     again = measure.case(request(), "a", "train", 1, jax.devices()[:1])

@@ -94,6 +94,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(tmp_path,
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_of_more_and_more_devices_there_is_a_row_each_and_a_picture(tmp_path, capsys):
     flags = "--configs=tests/tiny.py", "--modes=infer", "--repeats=1", "--devices=2,1"
     launch("benchmark", *flags, "--batch_sizes=2", "--dtype=bfloat16", f"--out={tmp_path}")

@@ -226,7 +226,10 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(field, va
     assert str(error.value) == expected
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "block"])
+ALSO = [pytest.param(remat, marks=pytest.mark.slow) for remat in ("none", "block")]
+
+
+@pytest.mark.parametrize("remat", ["dots", *ALSO])
 def test_blocks_that_are_written_out_are_those_of_the_loop(toy, remat):
     _, params, args = toy
 

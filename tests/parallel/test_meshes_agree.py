@@ -15,7 +15,11 @@ from snapvideo_jax.parallel import rules
 from snapvideo_jax.planner import hlo
 from tests import tiny
 
-MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2), (1, 1, 8, 1), (1, 1, 1, 8)]
+MESHES = [
+    (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2),
+    *(pytest.param(sizes, marks=pytest.mark.slow)
+      for sizes in ((8, 1, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8))),
+]  # fmt: skip
 VOCABULARY = 20
 B = 56  # examples; neither 56 nor 56 / 8 is a size of anything else here
 

@@ -232,6 +232,7 @@ def test_arguments_are_the_parts_to_one_percent_from_fifty_megabytes_on():
     assert 50e6 < by_shape < arguments < 1.01 * by_shape
 
 
+@pytest.mark.slow
 def test_the_training_step_of_the_demo_fits_a_slice_of_four_chips(plans):
     config = shapes.get_config()
     config.mesh.update(data=2, fsdp=2)
