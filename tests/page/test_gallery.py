@@ -46,12 +46,12 @@ def test_a_long_gallery_comes_in_parts(tmp_path, monkeypatch):
     names = [add(tmp_path) for _ in range(5)]
     with served.page(tmp_path) as client:
         listed, before = [], ""
-        while before is not None:
+        for _ in range(3):
             _, content = client.get(f"/api/videos{before and f'?before={before}'}")
             assert len(content["videos"]) <= 2
             listed += [video["name"] for video in content["videos"]]
             before = content["older"]
-        assert listed == names[::-1]
+        assert listed == names[::-1] and before is None
         for bad in ("x", "-1", "", "1&before=2", "9" * 5000):
             assert client.get(f"/api/videos?before={bad}")[0] in (200, 400)
         assert client.get("/api/videos?before=x")[0] == 400
@@ -91,6 +91,7 @@ def test_a_video_that_was_not_finished_is_not_shown_and_its_remains_go(tmp_path)
     remains = tmp_path / ".unfinished"
     remains.mkdir()
     (remains / "00000.mp4").write_bytes(b"half")
+    (remains / ".00000.mp4.7.tmp").write_bytes(b"half")  # of a write that was killed
     (remains / "samples.jsonl").write_text('{"settings": {"steps": 9}}\n{"file"')
     assert Gallery(tmp_path).newest() == {"videos": [], "older": None}
     assert add(tmp_path) == "00000" and not remains.exists()
@@ -124,9 +125,7 @@ PROMPT = 'a "red" circle\'s $HOME `ls` \\ ! -- *'
 def flags_of(command):
     """The flags of a command, as the shell splits it."""
     program = "import sys, json; print(json.dumps(sys.argv[1:]))"
-    shell = command.replace(
-        "python -m launch.sample", f"{shlex.quote(sys.executable)} -c '{program}'"
-    )
+    shell = command.replace("python -m launch.sample", f"{sys.executable} -c '{program}'")
     words = subprocess.run(["bash", "-c", shell], capture_output=True, check=True).stdout
     return dict(word.removeprefix("--").split("=", 1) for word in json.loads(words))
 
