@@ -11,7 +11,7 @@ import pytest
 from snapvideo_jax.training import checkpoint, comparison
 from tests.launch.test_entry import ENVIRONMENT, ROOT
 
-STEPS = 2000
+STEPS = 500
 ENDS = 20  # of each kind
 LIMIT = 120  # seconds for anything that a start waits for
 COMMAND = (
@@ -28,10 +28,10 @@ pytestmark = pytest.mark.faults
 
 
 def start(workdir):
-    """launch.train as a process, and the file of what it says."""
-    log = workdir.with_suffix(".log").open("ab")
+    """launch.train as a process; what it says goes into a file beside its folder."""
     command = [*COMMAND, f"--workdir={workdir}"]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
+    with workdir.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
 
 
 def wait_until(condition, process):
