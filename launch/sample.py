@@ -48,7 +48,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from launch import entry, number_flags, screen
-from snapvideo_jax import build, fields, storage
+from snapvideo_jax import fields, storage
 from snapvideo_jax.data.choice import Framing
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames
@@ -227,11 +227,10 @@ def upsampler_stage(first: Stage) -> Stage:
 
 def load_stage(folder: str, step: int | None, **changes: Any) -> Stage:
     """Loads the checkpoint of `folder`; its config's sampler settings take those `changes`."""
-    loaded = stage.load(folder, step, T5.value, screen.say)
+    loaded = stage.load(folder, step, T5.value, screen.say, **changes)
     height, width = loaded.source_size
     return dataclasses.replace(
         loaded,
-        settings=build.sampler_settings(loaded.trained.config, **changes),
         source_size=(
             height if HEIGHT.value is None else HEIGHT.value,
             width if WIDTH.value is None else WIDTH.value,

@@ -350,9 +350,6 @@ def _graft(run: Run, state: TrainState) -> TrainState:
 def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -> telemetry.Report:
     """Opens what tells people about the run."""
     config, start = run.config, int(state.step)
-    fields, shown = run.meta["config"], []
-    if hosts.is_first():
-        shown = boards.open_all(run.workdir, fields, run.tracker, run.log)
     return telemetry.Report(
         workdir=run.workdir,
         start=start,
@@ -366,9 +363,14 @@ def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -
         every_seconds=config.log.every_seconds,
         saved_steps=saved_steps,
         log=run.log,
-        boards=shown,
+        boards=_boards(run) if hosts.is_first() else (),
         speed=_speed(run),
     )
+
+
+def _boards(run: Run) -> list[boards.Board]:
+    """Opens where people look at the run."""
+    return boards.open_all(run.workdir, run.meta["config"], run.tracker, run.log)
 
 
 def _write_samples(run: Run, state: TrainState) -> Path | None:

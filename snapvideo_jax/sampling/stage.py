@@ -85,13 +85,15 @@ def load(
     step: int | None = None,
     t5: str | None = None,
     log: Callable[[str], None] = print,
+    **changes: Any,
 ) -> Stage:
-    """Loads a stage that is sampled as its config says. Args and errors: those of `trained.load`.
+    """Loads a stage that is sampled as its config says, but for `changes` of its settings.
 
-    The network reads the size of its own videos as that of their source.
+    The network reads the size of its own videos as that of their source. The other arguments and
+    the errors are those of `trained.load`.
     """
     model = trained.load(Path(folder), step, Path(t5) if t5 else None, log).cast_kernels()
-    settings = build.sampler_settings(model.config)
+    settings = build.sampler_settings(model.config, **changes)
     return Stage(folder, model, settings, source_size=model.denoiser.video_shape[1:])
 
 

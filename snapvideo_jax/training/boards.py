@@ -3,15 +3,14 @@
 A run can do without them. What cannot be written is said a single time, and then nothing more is.
 """
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,6 +20,7 @@ from snapvideo_jax.errors import ConfigError, reason
 
 TRACKERS = "wandb", "trackio"  # packages with the same functions: init, log, Video and finish
 PROJECT = "snapvideo_jax"
+T = TypeVar("T")
 
 
 class Writer(Protocol):
@@ -48,32 +48,26 @@ class Board:
             log: called with one line if it fails.
         """
         self._title, self._log = title, log
-        self._writer: Writer | None = None
-        with self._giving_up():
-            self._writer = open()
+        self._writer = self._unless_it_fails(open)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of each name."""
-        with self._giving_up():
-            if self._writer:
-                self._writer.scalars(step, values)
+        if writer := self._writer:
+            self._unless_it_fails(lambda: writer.scalars(step, values))
 
     def samples(self, step: int, moving: Path) -> None:
         """Shows a GIF file of samples."""
-        with self._giving_up():
-            if self._writer:
-                self._writer.samples(step, moving)
+        if writer := self._writer:
+            self._unless_it_fails(lambda: writer.samples(step, moving))
 
     def close(self) -> None:
         """Writes what is pending."""
-        with self._giving_up():
-            if self._writer:
-                self._writer.close()
+        if writer := self._writer:
+            self._unless_it_fails(writer.close)
 
-    @contextlib.contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _unless_it_fails(self, act: Callable[[], T]) -> T | None:
         try:
-            yield
+            return act()
         except Exception as error:  # tensorflow's, clu's and the trackers' own kinds
             self._writer = None
             self._log(f"{self._title} ends here: {reason(error)[:200]}")

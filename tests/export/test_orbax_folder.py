@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.export import export_folder
-from snapvideo_jax.parallel.mesh import make_mesh
 from snapvideo_jax.trees import leaves_by_name
+from tests.export.test_export_folder import spread
 
 ROOT = Path(__file__).parent.parent.parent
 SHOW = """
@@ -26,11 +25,6 @@ for name, leaf in flat.items():
     print(name, type(leaf).__name__, leaf.dtype, leaf.shape, leaf.tobytes().hex())
 assert "snapvideo_jax" not in sys.modules
 """
-
-
-def spread(*axes):
-    mesh = make_mesh(dict(data=2, fsdp=2, group=1, tensor=2), jax.devices())
-    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,9 @@ def main():
 entry.run(main)
 """
 
+# A run whose steps are under way, and which saves for so many seconds when a signal ends it.
 RUNNING = """
+import sys
 import time
 from launch import entry
 from snapvideo_jax.errors import Stopped
@@ -42,26 +44,11 @@ def main():
         print("ready", flush=True)
         while not signals.stop():
             time.sleep(0.01)
-    time.sleep(3)
+        print("saving", flush=True)
+        time.sleep(seconds)
     raise Stopped("stopped: saved step 3")
 
-entry.run(main)
-"""
-
-PATIENT = """
-import time
-from launch import entry
-from snapvideo_jax.parallel import hosts
-
-def main():
-    with hosts.Signals() as signals:
-        signals.stop()
-        print("ready", flush=True)
-        while not signals.stop():
-            time.sleep(0.01)
-        print("saving", flush=True)
-        time.sleep(100)
-
+seconds = int(sys.argv.pop())
 entry.run(main)
 """
 
@@ -127,7 +114,7 @@ def test_training_that_compiles_ends_at_once(tmp_path):
 
 
 def test_a_run_whose_steps_are_under_way_says_at_once_that_it_will_stop():
-    code, stderr, heard, _ = send(signal.SIGINT, ["-c", RUNNING], "ready")
+    code, stderr, heard, _ = send(signal.SIGINT, ["-c", RUNNING, "3"], "ready")
     assert heard < SOON
     assert (code, stderr) == (130, f"{signals.SAVING[signal.SIGINT]}\nstopped: saved step 3\n")
 
@@ -136,7 +123,7 @@ def test_a_run_whose_steps_are_under_way_says_at_once_that_it_will_stop():
 def test_a_second_signal_ends_the_command_at_once(number):
     pipe = subprocess.PIPE
     options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe)
-    with subprocess.Popen([sys.executable, "-c", PATIENT], **options) as process:
+    with subprocess.Popen([sys.executable, "-c", RUNNING, "100"], **options) as process:
         for line in ("ready\n", "saving\n"):
             assert process.stdout.readline() == line
             process.send_signal(number)
