@@ -75,9 +75,10 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.data.shapes.spread = 1.0  # share of the legal start positions, around their middle
 
     config.model = ConfigDict()
-    config.model.name = "fit"  # "fit" or "unet": which of the two below is built
+    config.model.name = "fit"  # "fit", "unet" or "dit": which of those below is built
     config.model.conditioning_channels = 768  # Tables 7 and 8, FIT 500M
-    config.model.dropout = 0.1  # FIT: global layers' hidden units; U-Net: residual blocks
+    # FIT: global layers' hidden units; U-Net: residual blocks; DiT: all hidden units.
+    config.model.dropout = 0.1
     # Computed again in the backward pass: nothing ("none"), what is cheap ("dots"; "offload" too,
     # and the rest waits in the host's memory), or a whole block ("block").
     config.model.remat = "none"
@@ -105,6 +106,14 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.model.unet.residual_blocks = 2  # a level, Table 7
     config.model.unet.attention_levels = (2, 4, 8)  # downsampling factors; "32, 16, 8" of Table 7
     config.model.unet.head_channels = 64  # Table 7
+
+    config.model.dit = ConfigDict()  # no model of the paper; the sizes are ours
+    config.model.dit.patch = 4  # pixels a side; a patch spans one frame, as FIT's
+    config.model.dit.channels = 1024
+    config.model.dit.blocks = 30
+    config.model.dit.head_channels = 64
+    config.model.dit.attention = "joint"  # or "factorised": over space, then time
+    config.model.dit.unroll = 1  # as FIT's
 
     # The text that the network reads: states of a T5 encoder.
     config.model.text_encoder = ConfigDict()

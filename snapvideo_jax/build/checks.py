@@ -148,10 +148,12 @@ def _check_sizes(config: Config, memory: int) -> None:
     No program is traced for it, which takes minutes for models that nobody can hold.
     """
     frames, height, width = padded_video(config)
-    fit, unet, text = config.model.fit, config.model.unet, config.model.text_encoder
+    fit, unet, dit = config.model.fit, config.model.unet, config.model.dit
+    text = config.model.text_encoder
     layers = {
         "fit": ("model.fit.latent_channels", fit.blocks * fit.global_layers, fit.latent_channels),
         "unet": ("model.unet.channels", 1, unet.channels * max(unet.multipliers)),
+        "dit": ("model.dit.channels", dit.blocks, dit.channels),
     }
     name, number, channels = layers[config.model.name]
     # 4 and 8 squares: attention's and the feed-forward's kernels; a residual block has 18.

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.denoiser import Denoiser
+from snapvideo_jax.models.dit import DiT
 from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.layers import Attend
 from snapvideo_jax.models.patches import Grouping
@@ -22,7 +23,7 @@ def padded_video(config: Config) -> tuple[int, int, int]:
     return config.data.num_frames, config.data.height + config.data.pad_rows, config.data.width
 
 
-def network(config: Config, attend: Attend) -> FIT | UNet:
+def network(config: Config, attend: Attend) -> FIT | UNet | DiT:
     """Makes the denoiser's network; raises ConfigError for sizes that do not fit each other."""
     model = config.model
     common: dict[str, Any] = {
@@ -41,6 +42,17 @@ def network(config: Config, attend: Attend) -> FIT | UNet:
             residual_blocks=unet.residual_blocks,
             attention_levels=tuple(unet.attention_levels),
             head_channels=unet.head_channels,
+            **common,
+        )
+    if model.name == "dit":
+        dit = model.dit
+        return DiT(
+            patch=dit.patch,
+            channels=dit.channels,
+            blocks=dit.blocks,
+            head_channels=dit.head_channels,
+            factorised=dit.attention == "factorised",
+            unroll=dit.unroll,
             **common,
         )
     fit = model.fit

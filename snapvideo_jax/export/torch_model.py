@@ -488,6 +488,116 @@ class UNet(nn.Module):
         return out.permute(0, 2, 3, 1).reshape(x.shape), latents
 
 
+class MLP(nn.Module):
+    """Dense(gelu(Dense(x))), 4x wide, without norm and residual."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.up, self.down = Dense(channels, 4 * channels), Dense(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what the layer adds."""
+        return self.down(F.gelu(self.up(x)))
+
+
+class DiTBlock(nn.Module):
+    """Self-attention, attention to the conditions, feed-forward; all but the second modulated."""
+
+    def __init__(self, dit: dict[str, Any], frames: int, conditioning: int):
+        super().__init__()
+        C, d = dit["channels"], dit["head_channels"]
+        self.frames = frames
+        self.names = ("space", "time") if dit["attention"] == "factorised" else ("joint",)
+        self.modulation_table = nn.Parameter(torch.empty(len(self.names) + 1, 3, C))
+        for name in self.names:
+            self.add_module(name, MultiHeadAttention(C, C, d))
+        self.text, self.feed_forward = Attention(C, conditioning, C // d, d), MLP(C)
+
+    def forward(self, x: Tensor, shared: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Takes and returns tokens in a row [B, T * S, C]; shared: modulation [B, L, 3, C]."""
+        *attentions, feed_forward = (shared + self.modulation_table).unbind(1)
+        for name, vectors in zip(self.names, attentions, strict=True):
+            shift, scale, gate = vectors[:, :, None].unbind(1)
+            out = self.attend_over(name, modulate(x, shift, scale))
+            x = x + gate * out
+        x = self.text(x, tokens, mask, groups=1)
+        shift, scale, gate = feed_forward[:, :, None].unbind(1)
+        return x + gate * self.feed_forward(modulate(x, shift, scale))
+
+    def attend_over(self, name: str, h: Tensor) -> Tensor:
+        """Attends over the whole video, over each frame, or over the frames of each place."""
+        attention, (B, N, C) = getattr(self, name), h.shape
+        if name == "joint":
+            return attention(h, h)
+        parts = h.unflatten(1, (self.frames, -1))
+        parts = parts.transpose(1, 2) if name == "time" else parts
+        rows = parts.flatten(0, 1)
+        out = attention(rows, rows).reshape(parts.shape)
+        return (out.transpose(1, 2) if name == "time" else out).reshape(B, N, C)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Returns LN(x) (1 + scale) + shift, in float32."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+class DiT(nn.Module):
+    """F from the scaled video and conditions; it has no latents."""
+
+    latent_shape = None
+
+    def __init__(self, config: dict[str, Any], text_channels: int):
+        super().__init__()
+        data, dit = config["data"], config["model"]["dit"]
+        E, upsampler = config["model"]["conditioning_channels"], bool(data["low_res"])
+        rows, self.patch, C = data["height"] + data["pad_rows"], dit["patch"], dit["channels"]
+        self.grid = data["num_frames"], rows // self.patch, data["width"] // self.patch
+        self.tokens = ConditioningTokens(E, text_channels, upsampler)
+        layers = 3 if dit["attention"] == "factorised" else 2
+        self.modulation = Dense(E, (3 * layers + 2) * C)
+        self.stem = Dense(self.patch**2 * (6 if upsampler else 3), C)
+        self.blocks = nn.ModuleList(DiTBlock(dit, self.grid[0], E) for _ in range(dit["blocks"]))
+        self.head = Dense(C, self.patch**2 * 3)
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, conditions: dict[str, Tensor], latents: Any
+    ) -> tuple[Tensor, Any]:
+        """Returns F, and `latents` as they came."""
+        tokens, mask = self.tokens(c_noise, conditions)
+        scalars = tokens[:, : -conditions["text"].shape[1]].sum(1)
+        C = self.head.kernel.shape[0]
+        modulation = self.modulation(F.silu(scalars)).float().unflatten(1, (-1, C))
+        shared = modulation[:, :-2].unflatten(1, (-1, 3))
+        if "enlarged" in conditions:
+            x = torch.cat([x, conditions["enlarged"]], -1)
+        row = self.stem(self.patchify(x)) + self.positions(x.device)
+        for block in self.blocks:
+            row = block(row, shared, tokens, mask)
+        shift, scale = modulation[:, -2:, None].unbind(1)
+        return self.unpatchify(self.head(modulate(row, shift, scale)).float()), latents
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Returns sinusoids of frame, row and column side by side, [T * rows * columns, C]."""
+        C = self.head.kernel.shape[0]
+        side = C // 6 * 2
+        axes = [torch.arange(size, device=device) for size in self.grid]
+        places = torch.cartesian_prod(*axes).unbind(1)
+        widths = C - 2 * side, side, side
+        return torch.cat([sinusoid(p, w) for p, w in zip(places, widths, strict=True)], 1)
+
+    def patchify(self, x: Tensor) -> Tensor:
+        """Cuts x [B, T, H, W, C] into a row of tokens [B, T * S, patch * patch * C]."""
+        (T, H, W), p = self.grid, self.patch
+        x = x.reshape(len(x), T, H, p, W, p, -1).transpose(3, 4)
+        return x.reshape(len(x), T * H * W, -1)
+
+    def unpatchify(self, row: Tensor) -> Tensor:
+        """Inverts `patchify`."""
+        (T, H, W), p = self.grid, self.patch
+        x = row.reshape(len(row), T, H, W, p, p, -1).transpose(3, 4)
+        return x.reshape(len(row), T, H * p, W * p, -1)
+
+
 class T5Attention(nn.Module):
     """x + MHA(RMSNorm(x)) with a bias on the logits, which are not scaled."""
 
@@ -578,7 +688,7 @@ class SnapVideo(nn.Module):
         self.config, self.folder = config, folder
         model = config["model"]
         text_channels = tensors["network.tokens.text.kernel"].shape[0]
-        network = UNet if model["name"] == "unet" else FIT
+        network = {"fit": FIT, "unet": UNet, "dit": DiT}[model["name"]]
         self.network = network(config, text_channels)
         if model["text_encoder"]["source"] == "trained":
             rows = len(tensors["text_encoder.token_table.embedding"])

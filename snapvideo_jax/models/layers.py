@@ -7,7 +7,7 @@ adds its own residual.
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -163,6 +163,38 @@ def layer_norm(dtype: DTypeLike, name: str, **kwargs) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=NORM_EPSILON, dtype=dtype, name=name, **kwargs)
 
 
+class Modulation(NamedTuple):
+    """What conditions make of a layer (adaLN, Peebles & Xie 2023): [B, 1, D] each, in float32."""
+
+    shift: Array
+    scale: Array
+    gate: Array
+
+
+def adaptive_norm(
+    x: Float[Array, "B n D"], dtype: DTypeLike, name: str, shift: Array, scale: Array
+) -> Float[Array, "B n D"]:
+    """LN(x) (1 + scale) + shift, computed in float32; the norm has no scale and bias of its own."""
+    plain = layer_norm(jnp.float32, name, use_scale=False, use_bias=False)
+    return (plain(x) * (1 + scale) + shift).astype(dtype)
+
+
+def input_norm(
+    x: Float[Array, "*b n D"], dtype: DTypeLike, modulation: Modulation | None
+) -> Float[Array, "*b n D"]:
+    """Returns the norm of x that a layer reads, adaptive where there is a modulation."""
+    if modulation is None:
+        return layer_norm(dtype, "norm")(x)
+    return adaptive_norm(x, dtype, "norm", modulation.shift, modulation.scale)
+
+
+def residual(
+    x: Float[Array, "*b n D"], out: Float[Array, "*b n D"], modulation: Modulation | None
+) -> Float[Array, "*b n D"]:
+    """x + out, or x + gate out where there is a modulation."""
+    return x + (out if modulation is None else modulation.gate * out)
+
+
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """gelu = x Phi(x), exact, computed in float32; only x is saved for the backward pass.
@@ -199,16 +231,18 @@ class FeedForward(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b n D"], train: bool = False) -> Float[Array, "*b n D"]:
+    def __call__(
+        self, x: Float[Array, "*b n D"], train: bool = False, modulation: Modulation | None = None
+    ) -> Float[Array, "*b n D"]:
         """Returns x plus the layer; dropout needs the rng stream "dropout" when `train`."""
-        normed = layer_norm(self.dtype, "norm")(x)
+        normed = input_norm(x, self.dtype, modulation)
         hidden = dense(self.ratio * x.shape[-1], self.dtype, "up")(normed)
         hidden = gelu(hidden)
         if train and self.dropout:
             hidden = dropout(hidden, self.dropout, self.make_rng("dropout"))
         init = glorot(self.output_scale)
         down = dense(x.shape[-1], self.dtype, "down", kernel_init=init)
-        return x + down(materialize(hidden))
+        return residual(x, down(materialize(hidden)), modulation)
 
 
 def dot_product_attention(
@@ -245,9 +279,10 @@ class Attention(nn.Module):
         x: Float[Array, "B N D"],
         context: Float[Array, "B K E"] | None = None,
         mask: Bool[Array, "B K"] | None = None,
+        modulation: Modulation | None = None,
     ) -> Float[Array, "B N D"]:
         """Attends to the context where `mask` is True; each row needs one such token at least."""
-        queries = layer_norm(self.dtype, "norm")(x)
+        queries = input_norm(x, self.dtype, modulation)
         keys = queries if context is None else layer_norm(self.dtype, "context_norm")(context)
         width = self.heads * self.head_channels
         q, k, v = (
@@ -256,7 +291,8 @@ class Attention(nn.Module):
         )
         out = save_bits(self.attend(q, k, v, mask), "attention").reshape(*x.shape[:2], width)
         init = glorot(self.output_scale)
-        return x + dense(x.shape[-1], self.dtype, "o", kernel_init=init)(out)
+        out = dense(x.shape[-1], self.dtype, "o", kernel_init=init)(out)
+        return residual(x, out, modulation)
 
     def split(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B *G n A d"]:
         """Splits tokens by groups, where there are some, and by heads."""

@@ -37,8 +37,9 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     (r"input_conv/kernel", (SPLIT, "tensor")),  # U-Net: [3, 3, C, D]
     (r"input_conv/bias", ("tensor",)),
     (r"output_conv/kernel", (("tensor", *SPLIT), None)),  # [3, 3, D, D]
-    (r"(skip|scale_shift)/kernel", (SPLIT, None)),  # [1, 1, C, D] and [E, 2 D]
-    (r"(output_conv|skip|scale_shift)/bias", (None,)),
+    (r"(skip|scale_shift|modulation)/kernel", (SPLIT, None)),  # [1, 1, C, D], [E, 2 D], [E, V C]
+    (r"(output_conv|skip|scale_shift|modulation)/bias", (None,)),
+    (r"modulation_table", (None, None, SPLIT)),  # DiT: [L, 3, C]
     (r"network/positions", (None, SPLIT)),  # [n, C]
     (r"network/latent_table", ("group", None, "fsdp")),  # [G, m, D]
     (r"text_encoder/token_table/embedding", (None, SPLIT)),  # [vocabulary, E]

@@ -16,6 +16,7 @@ from jax.sharding import AbstractMesh
 from snapvideo_jax import trees
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models.dit import DiT
 from snapvideo_jax.models.fit import FIT
 from snapvideo_jax.models.t5 import T5Encoder
 from snapvideo_jax.models.unet import UNet
@@ -176,6 +177,17 @@ def activation_requirements(denoiser: Denoiser) -> Iterator[Requirement]:
         yield Requirement(("tensor",), latent, "the heads of self-attention between latents")
         yield Requirement(("tensor",), patch, "the heads of attention between patches and latents")
         yield Requirement(("group",), network.latent_shape[0], "the groups of patches")
+    if isinstance(network, DiT):
+        heads = network.channels // network.head_channels
+        yield Requirement(("tensor",), heads, "the heads of attention")
+        frames, places = network.video[0], network.frame.tokens
+        if network.factorised:
+            yield Requirement(
+                ("group",), frames, "the frames that attention over space keeps apart"
+            )
+            yield Requirement(("group",), places, "the places that attention over time keeps apart")
+        else:
+            yield Requirement(("group",), frames * places, "the patches of a video")
     if isinstance(network, UNet):
         yield Requirement(("group",), 1, "the groups of a U-Net, which has none to split")
         for level, width in enumerate(network.widths):

@@ -12,7 +12,7 @@ from snapvideo_jax.planner.doctor import COPIES, Diagnosis, Placement, splitting
 from snapvideo_jax.units import size_text
 
 WIDTH = 120
-STACK = "network/blocks"  # where nn.scan stacks the parameters of FIT's blocks along axis 0
+STACK = "network/blocks"  # where nn.scan stacks the parameters of blocks along axis 0
 # Columns: parameters, their number, shape and axes, shard, bytes of parameters and of all COPIES.
 COLUMNS = "{:42} {:>3} {:38} {:18} {:>7} {:>7}"
 NAME_WIDTH, INDENT = 42, 6  # of the first column, and of a name's second line

@@ -44,7 +44,7 @@ class PlannedProgram:
 
     @property
     def network(self) -> str:
-        """Name of the network: "fit" or "unet"."""
+        """Name of the network: "fit", "unet" or "dit"."""
         return type(self.denoiser.network).__name__.lower()
 
     @property

@@ -131,13 +131,14 @@ def below_limit(
 def layouts(config: Config, num_chips: int) -> Iterator[tuple[dict[str, int], int]]:
     """Yields (sizes of the mesh, accumulate): powers of two, of chips and of videos at a time.
 
-    The axis `group` is used where patches are many; `tensor` for FIT alone, since no closed form
-    here says what a U-Net's convolutions send under it.
+    The axis `group` is used where patches are many. Neither it nor `tensor` is used for a U-Net:
+    no closed form here says what its convolutions send under them.
     """
     powers = lambda most: [2**i for i in range(most.bit_length())]
-    fit, ways = config.model.name == "fit", powers(num_chips)
-    group_ways = ways if fit and config.data.low_res else [1]
-    for fsdp, group, tensor in itertools.product(ways, group_ways, ways if fit else [1]):
+    transformer, ways = config.model.name != "unet", powers(num_chips)
+    group_ways = ways if transformer and config.data.low_res else [1]
+    tensor_ways = ways if transformer else [1]
+    for fsdp, group, tensor in itertools.product(ways, group_ways, tensor_ways):
         data = num_chips // (fsdp * group * tensor)
         if data * fsdp * group * tensor != num_chips:
             continue
@@ -164,8 +165,12 @@ def profiles(config: Config, chip: jax.Device) -> dict[tuple[str, str], Profile]
         arguments = program.abstract_state, program.abstract_batch
         sizes[remat, dtype] = residuals.total(program.step, arguments, ways=1)
         flops[remat, dtype] = cost.flops(program.step, *arguments)
-    fit, unet = config.model.fit, config.model.unet
-    blocks = fit.blocks if config.model.name == "fit" else 2 * len(unet.multipliers)
+    model = config.model
+    blocks = {
+        "fit": model.fit.blocks,
+        "unet": 2 * len(model.unet.multipliers),
+        "dit": model.dit.blocks,
+    }[model.name]
     block = lambda remat, dtype: 0 if remat == "none" else sizes["none", dtype] / blocks
     return {
         (remat, dtype): Profile(size, block(remat, dtype), flops[remat, dtype])
@@ -222,10 +227,35 @@ def closed_form(
     )
 
 
-def patch_tokens(config: Config) -> int:
-    """Returns N, the number of patch tokens of a FIT."""
-    frames, height, width = build.padded_video(config)
-    return frames * height * width // config.model.fit.patch**2
+class Rows(NamedTuple):
+    """Numbers of one video whose rows devices exchange in one pass through a network.
+
+    summed: results of layers, summed over `tensor`. exchanged: what the devices of `group` exchange
+    so that tokens attend to tokens that lie elsewhere.
+    """
+
+    summed: int
+    exchanged: int
+
+
+def rows(config: Config) -> Rows:
+    """Returns the numbers that the network of a config sums and exchanges, 0 of a U-Net."""
+    model, (frames, height, width) = config.model, build.padded_video(config)
+    if model.name == "unet":
+        return Rows(summed=0, exchanged=0)
+    if model.name == "fit":
+        fit = model.fit
+        latents = fit.blocks * fit.latents * fit.latent_channels
+        patches = fit.blocks * frames * height * width // fit.patch**2 * fit.patch_channels
+        # Attention and feed-forward of each layer; queries, keys, values and results.
+        summed = 2 * ((fit.global_layers + 2) * latents + patches)
+        return Rows(summed=summed, exchanged=4 * fit.global_layers * latents)
+    dit = model.dit
+    patches = dit.blocks * frames * height * width // dit.patch**2 * dit.channels
+    factorised = dit.attention == "factorised"  # tokens change places before and after time
+    return Rows(
+        summed=(4 if factorised else 3) * patches, exchanged=(2 if factorised else 4) * patches
+    )
 
 
 def exchanges(
@@ -250,17 +280,11 @@ def exchanges(
     sums = 1 if data * group == 1 else 2
     gathers = (passes + sums) * kernels * ring(split) / chip.link
     replicas = 2 * kernels / split * ring(data) / chip.link
-    fit = config.model.fit
-    bytes_of_all = accumulate * micro * width  # of one number of all videos of a device
-    rows = fit.blocks * bytes_of_all * fit.latents * fit.latent_channels / group
-    latents = (fit.global_layers + 2) * rows  # results of attention and feed-forwards
-    patches = fit.blocks * bytes_of_all * patch_tokens(config) * fit.patch_channels / group
-    heads = 2 * 2 * passes * (latents + patches) * ring(tensor) / chip.link
-    latents = 4 * passes * fit.global_layers * rows / tensor * group / 4 / chip.link
-    latents = latents if group > 1 else 0.0
-    if config.model.name != "fit":
-        heads = latents = 0.0
-    return {"fsdp": gathers, "data": replicas, "tensor": heads, "group": latents}
+    of_all = passes * accumulate * micro * width / group  # bytes of one number of a device's videos
+    numbers = rows(config)
+    heads = 2 * of_all * numbers.summed * ring(tensor) / chip.link
+    tokens = of_all * numbers.exchanged / tensor * group / 4 / chip.link if group > 1 else 0.0
+    return {"fsdp": gathers, "data": replicas, "tensor": heads, "group": tokens}
 
 
 def shortlist(ranking: Sequence[Candidate], num_chips: int, number: int) -> list[Candidate]:

@@ -38,7 +38,7 @@ def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:
         if old is None:
             return leaf
         if name == "network/stem/kernel":
-            old = widen_stem(old, network.grouping.patch, leaf.shape[0])
+            old = widen_stem(old, leaf.size)
         elif name == "network/latent_table":
             old = split_latents(old, _grid(stage1_network), _grid(network))
         elif name == "network/positions":
@@ -56,14 +56,16 @@ def graft(stage1: Any, fresh: Any, stage1_network: FIT, network: FIT) -> Any:
     return grafted
 
 
-def widen_stem(kernel: Float[Array, "P C"], patch: int, rows: int) -> Float[Array, "Q C"]:
-    """Adds rows of 0 for the low resolution's channels, after x's in each pixel of the patch.
+def widen_stem(kernel: Float[Array, "*k P C"], size: int) -> Float[Array, "*k Q C"]:
+    """Adds rows of 0 for the low resolution's channels, after x's 3 of each pixel that it reads.
 
     They share the leaf and its trust ratio with x's rows, so they start to move at once.
+    size: of the upsampler's kernel, in numbers.
     """
-    by_pixel = kernel.reshape(patch * patch, -1, kernel.shape[-1])
-    new = rows // patch**2 - by_pixel.shape[1]
-    return jnp.pad(by_pixel, ((0, 0), (0, new), (0, 0))).reshape(rows, -1)
+    by_pixel = kernel.reshape(-1, 3, kernel.shape[-1])
+    new = max(0, size // by_pixel[:, 0].size - 3)
+    wide = jnp.pad(by_pixel, ((0, 0), (0, new), (0, 0)))
+    return wide.reshape(*kernel.shape[:-2], -1, kernel.shape[-1])
 
 
 def split_latents(

@@ -20,6 +20,12 @@ MAY_CHANGE = (
 # Fields that configs of earlier versions lack, and the value that was theirs.
 LATER_FIELDS: dict[str, Any] = {
     "model.fit.write_scale": 1.0,
+    "model.dit.patch": 4,
+    "model.dit.channels": 1024,
+    "model.dit.blocks": 30,
+    "model.dit.head_channels": 64,
+    "model.dit.attention": "joint",
+    "model.dit.unroll": 1,
     "data.mixture": [],  # as JSON has it
     "data.aspect": "crop",
     "data.random_crop": False,

@@ -19,7 +19,7 @@ from snapvideo_jax.export import export_folder, stablehlo
 from snapvideo_jax.generator import SamplerSettings
 from snapvideo_jax.sampling.generate import request
 from snapvideo_jax.trees import path_name
-from tests import tiny, tiny_unet
+from tests import tiny, tiny_dit, tiny_unet
 
 SIGMA = 0.7
 PROMPTS = ["a red circle moves left", "a blue triangle"]
@@ -32,6 +32,8 @@ def make_config(kind):
         "stored": tiny.get_config,  # reads states of a published encoder
         "upsampler": tiny.get_upsampler_config,
         "unet": tiny_unet.get_config,
+        "dit": tiny_dit.get_config,
+        "joint dit": lambda: tiny_dit.get_config("joint"),
     }
     config = copy.deepcopy(makers[kind]())
     config.sampling.update(steps=4, guidance=2.0, guidance_low=0.5, threshold=0.9, sigma_max=20.0)
@@ -104,16 +106,21 @@ def model_of(tmp_path_factory):
     return functools.cache(make)
 
 
-@pytest.fixture(scope="session", params=["fit", "stored", "upsampler", "unet"])
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.fixture(
+    scope="session", params=["fit", "stored", "upsampler", "unet", "dit", slow("joint dit")]
+)
 def exported(request, model_of):
     """Each kind in turn."""
     return model_of(request.param, False)
 
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
-
-
-@pytest.fixture(scope="session", params=["fit", slow("stored"), slow("upsampler"), slow("unet")])
+@pytest.fixture(
+    scope="session",
+    params=["fit", slow("stored"), slow("upsampler"), slow("unet"), slow("dit"), slow("joint dit")],
+)
 def programs(request, model_of):
     """Each kind in turn, with StableHLO."""
     return model_of(request.param, True)

@@ -76,7 +76,7 @@ def test_the_examples_video_is_that_of_the_same_seed(fit_programs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("programs", ["fit", "upsampler", "unet"], indirect=True)
+@pytest.mark.parametrize("programs", ["fit", "upsampler", "unet", "dit"], indirect=True)
 def test_the_sampler_makes_the_video_of_the_same_seed(programs):
     sampler = read(programs, stablehlo.SAMPLER)
     params = {name: jnp.asarray(leaf) for name, leaf in stored(programs.folder).items()}

@@ -75,7 +75,9 @@ def sample_both(exported, model, **changes):
     return np.asarray(ours), model.sample(batch, noise, **changes).numpy()
 
 
-@pytest.mark.parametrize("exported", ["fit", slow("upsampler"), slow("unet")], indirect=True)
+@pytest.mark.parametrize(
+    "exported", ["fit", slow("upsampler"), slow("unet"), slow("dit")], indirect=True
+)
 def test_the_sampler_makes_the_same_video_of_the_same_noise(exported, model):
     differ(*sample_both(exported, model))
 
@@ -105,7 +107,7 @@ def differ(ours, theirs):
     assert difference.max() <= 1 and (difference > 0).mean() < 0.02
 
 
-@pytest.mark.parametrize("exported", ["fit", slow("unet")], indirect=True)
+@pytest.mark.parametrize("exported", ["fit", slow("unet"), slow("dit")], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_takes_half_the_bytes_and_is_near(exported, model, dtype):
     D, _ = denoise(model, exported.inputs, exported.latents())

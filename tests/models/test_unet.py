@@ -8,7 +8,7 @@ import pytest
 from snapvideo_jax import trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models import unet_layers
-from snapvideo_jax.models.conditioning import ConditioningTokens, Conditions
+from snapvideo_jax.models.conditioning import ConditioningTokens
 from snapvideo_jax.models.layers import dot_product_attention, sinusoid
 from snapvideo_jax.models.unet import UNet
 from snapvideo_jax.models.unet_layers import (
@@ -18,6 +18,7 @@ from snapvideo_jax.models.unet_layers import (
     TextAttention,
 )
 from snapvideo_jax.training import optim
+from tests.models.plain import attention, inputs, linear, normal, silu
 
 TOY = dict(
     video=(3, 4, 8),
@@ -44,18 +45,6 @@ PAPER_284M = dict(channels=192, multipliers=(1, 2, 3, 4)) | PAPER
 QUICKLY = {"xla_backend_optimization_level": 0}  # a third of the time to compile
 
 
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def inputs(model, width=6):
-    """x, c_noise, conditions, no previous latents, for two examples."""
-    mask = jnp.array([[1, 1, 0], [0, 0, 0]], bool)
-    text, size = jnp.asarray(normal(2, 3, width, seed=1)), jnp.int32([[36, 64], [0, 0]])
-    conditions = Conditions(jnp.asarray(normal(2, seed=2) ** 2), size, text, mask)
-    return jnp.asarray(normal(2, *model.video, 3)), jnp.asarray(normal(2, seed=3)), conditions, ()
-
-
 @pytest.fixture(scope="module")
 def toy(random_params):
     """The toy: (compiled F from parameters and inputs, random parameters, inputs)."""
@@ -65,14 +54,6 @@ def toy(random_params):
 
 
 # The same network in numpy, one frame, one place and one head at a time.
-
-
-def linear(p, x):
-    return x @ p["kernel"] + p["bias"]
-
-
-def silu(x):
-    return x / (1 + np.exp(-x))
 
 
 def group_norm(p, x):
@@ -98,16 +79,6 @@ def residual(p, x, embedding, resample=lambda x: x):
     h = group_norm(p["output_norm"], h) * (1 + per_frame(scale)) + per_frame(shift)
     skip = conv(p["skip"], x) if "skip" in p else resample(x)
     return skip + conv(p["output_conv"], silu(h))
-
-
-def attention(p, x, context):
-    """Rows of x [n, C] attend to those of context [k, E], in heads of 16."""
-    q, k, v = linear(p["q"], x), linear(p["k"], context), linear(p["v"], context)
-    out = []
-    for head in np.split(np.arange(x.shape[-1]), x.shape[-1] // 16):
-        weights = np.exp(q[:, head] @ k[:, head].T / 4)
-        out.append(weights / weights.sum(1, keepdims=True) @ v[:, head])
-    return linear(p["o"], np.concatenate(out, axis=1))
 
 
 def attend(p, x, tokens, mask):

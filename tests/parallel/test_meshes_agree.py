@@ -1,5 +1,6 @@
 """Loss and gradients of the networks are those of one device on every mesh."""
 
+import functools
 import re
 
 import jax
@@ -48,6 +49,19 @@ def unet():
     )
     config.model.text_encoder.update(channels=64, heads=8, hidden=32)
     return config
+
+
+def dit(attention="joint"):
+    """An upsampler of 8 heads, 2 frames and 64 places."""
+    config = tiny.get_upsampler_config()
+    config.model.update(name="dit", remat="block", conditioning_channels=32)
+    config.model.dit.update(channels=64, blocks=2, head_channels=8, attention=attention)
+    config.model.text_encoder.update(channels=64, heads=8, hidden=32)
+    return config
+
+
+def factorised_dit():
+    return dit("factorised")
 
 
 def parameter(path, leaf):
@@ -107,7 +121,8 @@ def gradient(config, sizes, devices):
 
 @pytest.fixture(scope="module")
 def alone():
-    return {make: gradient(make(), (1, 1, 1, 1), jax.devices()[:1])[0] for make in (fit, unet)}
+    """Network -> (loss, gradients) on one device."""
+    return functools.cache(lambda make: gradient(make(), (1, 1, 1, 1), jax.devices()[:1])[0])
 
 
 def assert_same(actual, expected):
@@ -135,14 +150,14 @@ def assert_sends_no_activations(text):
 @pytest.mark.parametrize("sizes", MESHES)
 def test_fit_on_a_mesh_of_data_fsdp_group_tensor(alone, sizes):
     actual, text = gradient(fit(), sizes, jax.devices())
-    assert_same(actual, alone[fit])
+    assert_same(actual, alone(fit))
     if sizes == (1, 8, 1, 1):
         assert_sends_no_activations(text)
 
 
 def test_gradients_of_kernels_summed_as_a_whole_are_the_same(alone, monkeypatch):
     monkeypatch.setattr(layers, "SUM_WHOLE_ABOVE", 0)
-    assert_same(gradient(fit(), (1, 2, 2, 2), jax.devices())[0], alone[fit])
+    assert_same(gradient(fit(), (1, 2, 2, 2), jax.devices())[0], alone(fit))
 
 
 def wholes(tokens):
@@ -164,9 +179,17 @@ def test_the_gradient_of_a_kernel_is_summed_as_a_whole_where_a_device_has_many_i
 
 
 def test_the_unet_on_a_mesh_of_data_fsdp_tensor(alone):
-    assert_same(gradient(unet(), (2, 2, 1, 2), jax.devices())[0], alone[unet])
+    assert_same(gradient(unet(), (2, 2, 1, 2), jax.devices())[0], alone(unet))
+
+
+@pytest.mark.parametrize("make", [dit, factorised_dit])
+@pytest.mark.parametrize(
+    "sizes", [(1, 2, 2, 2), pytest.param((2, 1, 4, 1), marks=pytest.mark.slow)]
+)
+def test_a_dit_on_a_mesh_whose_groups_split_its_row_of_tokens(alone, make, sizes):
+    assert_same(gradient(make(), sizes, jax.devices())[0], alone(make))
 
 
 def test_the_unet_has_no_groups_to_split():
-    with pytest.raises(ConfigError, match="mesh.group=2: only FIT has patch groups"):
+    with pytest.raises(ConfigError, match="mesh.group=2: a U-Net has nothing to split"):
         gradient(unet(), (4, 1, 2, 1), jax.devices())

@@ -77,9 +77,14 @@ def test_only_the_leaves_that_know_the_size_change_and_only_the_level_is_new(sta
 
 def test_x_keeps_its_rows_of_the_stem_and_the_low_resolution_starts_at_zero():
     kernel = jnp.arange(2 * 2 * 3 * 5.0).reshape(12, 5) + 1
-    wide = graft.widen_stem(kernel, 2, 24).reshape(4, 6, 5)
-    np.testing.assert_array_equal(wide[:, :3], kernel.reshape(4, 3, 5))
-    assert (wide[:, 3:] == 0).all()
+    wide = graft.widen_stem(kernel, 24 * 5)
+    assert wide.shape == (24, 5)
+    np.testing.assert_array_equal(wide.reshape(4, 6, 5)[:, :3], kernel.reshape(4, 3, 5))
+    assert (wide.reshape(4, 6, 5)[:, 3:] == 0).all()
+    convolution = jnp.arange(3 * 3 * 3 * 5.0).reshape(3, 3, 3, 5) + 1  # a U-Net's
+    wide = graft.widen_stem(convolution, 3 * 3 * 6 * 5)
+    np.testing.assert_array_equal(wide[:, :, :3], convolution)
+    assert wide.shape == (3, 3, 6, 5) and (wide[:, :, 3:] == 0).all()
 
 
 def test_a_groups_latents_go_to_the_groups_that_cover_its_part_of_the_picture():
