@@ -1,4 +1,4 @@
-"""Times FIT against the U-Net: the same videos, batch and devices, in turns.
+"""Times networks against each other: the same videos, batch and devices, in turns.
 
   python -m launch.benchmark --out=DIR
   python -m launch.benchmark --configs=configs/fit_3b9.py:fsdp,configs/unet_284m.py:fsdp \\
@@ -7,6 +7,12 @@
 Mode train times the training step as training runs it, infer one call of the network. The
 videos are random and on the devices already, so data, text encoder and sampler are in neither.
 
+The report has the ratio of each pair, the earlier of --configs over the later ones, with its
+parameters and FLOPs. By default FIT 500M meets U-Net 284M; DiT 500M and DiT 114M (dit_500m.py,
+dit_114m.py, and the same factorised) have as many parameters and as many FLOPs as FIT 500M.
+
+--videos=16x36x64,16x72x128,32x144x256 measures at each of these sizes, T x H x W, instead of the
+configs' own: how cost grows with pixels and frames.
 --sweep doubles the batch from the first of --batch_sizes until memory or --max_batch ends it.
 --devices=1,2,4,8 lays each config's mesh over the first of the devices, with --batch_sizes videos
 for each. --dtype sets model.dtype of all configs.
@@ -25,6 +31,7 @@ Exit codes: 0 done, 2 bad flags or config, or sizes that do not split, 5 DIR can
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +55,9 @@ OUT = entry.define_folder("out", "Folder for the report.")
 MODES = flags.DEFINE_list("modes", list(programs.MODES), "What is timed: train, infer or both.")
 BATCH_SIZES = number_flags.define(
     "batch_sizes", None, Several(BATCH, 1, 64), "Videos a step for each device; default: 8."
+)
+VIDEOS = flags.DEFINE_list(
+    "videos", None, "Sizes of videos, as 16x36x64 (T x H x W); default: each config's own."
 )
 SWEEP = flags.DEFINE_bool("sweep", False, "Double the batch until memory or --max_batch ends it.")
 MAX_BATCH = number_flags.define("max_batch", 1024, BATCH, "Where --sweep ends, for each device.")
@@ -124,7 +134,17 @@ def request_of_flags(num_devices: int) -> measure.Request:
         modes=list(dict.fromkeys(MODES.value)),
         batch_sizes=batch_sizes(),
         devices=devices,
+        videos=[video(text) for text in VIDEOS.value] if VIDEOS.value else [None],
     )
+
+
+def video(text: str) -> tuple[int, int, int]:
+    """Reads T x H x W; raises ConfigError for anything else."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not found:
+        raise ConfigError(f"--videos={text}: write sizes as 16x36x64, frames x height x width")
+    frames, height, width = map(int, found.groups())
+    return frames, height, width
 
 
 def name(path: str) -> str:

@@ -1,1 +1,1 @@
-"""How fast FIT is beside the U-Net: running and timing, the rows of a report, and its pictures."""
+"""How fast networks are beside each other: timing, the rows of a report, and its pictures."""

@@ -28,13 +28,15 @@ Progress = Callable[[str], Callable[[int, int], None]]  # things -> (how many ar
 class Request(NamedTuple):
     """What to measure: every configuration in each mode, at each size, on each number of devices.
 
-    configs: by name. batch_sizes: videos for each device, ascending.
+    configs: by name. batch_sizes: videos for each device, ascending. videos: (T, H, W) in pixels;
+    None is each config's own.
     """
 
     configs: Mapping[str, Config]
     modes: Sequence[str]
     batch_sizes: Sequence[int]
     devices: Sequence[int]
+    videos: Sequence[tuple[int, int, int] | None] = (None,)
 
 
 class Timing(NamedTuple):
@@ -44,9 +46,19 @@ class Timing(NamedTuple):
     memory: int | None
 
 
-def parts(request: Request) -> list[tuple[int, str, int]]:
-    """Lists (devices, mode, videos for each device), what is measured together, in order."""
-    return list(itertools.product(request.devices, request.modes, request.batch_sizes))
+class Part(NamedTuple):
+    """What is measured together: videos of one size (None: each config's own), `batch` a device."""
+
+    devices: int
+    video: tuple[int, int, int] | None
+    mode: str
+    batch: int
+
+
+def parts(request: Request) -> list[Part]:
+    """Lists the parts in their order."""
+    axes = request.devices, request.videos, request.modes, request.batch_sizes
+    return [Part(*values) for values in itertools.product(*axes)]
 
 
 def run(
@@ -55,36 +67,38 @@ def run(
     """Yields the rows of each of the `parts`, as `rows_of` makes them from its cases.
 
     A configuration that runs out of memory gets a row that says so, and no larger batch in that
-    mode on that many devices.
+    mode, at that size, on that many devices.
     """
     full = set()
-    for number, mode, size in parts(request):
-        names = [name for name in request.configs if (number, mode, name) not in full]
-        rows = rows_of([case(request, name, mode, size, devices[:number]) for name in names])
-        full |= {(number, mode, row.config) for row in rows if row.out_of_memory}
+    for part in parts(request):
+        names = [name for name in request.configs if (*part[:3], name) not in full]
+        rows = rows_of([case(request.configs[name], name, part, devices) for name in names])
+        full |= {(*part[:3], row.config) for row in rows if row.out_of_memory}
         yield rows
 
 
 def check(request: Request, devices: Sequence[jax.Device]) -> None:
-    """Raises ConfigError for devices that are not there, and sizes that do not split over them."""
-    limit = len(devices)
-    for number in request.devices:
-        if number > limit:
-            raise ConfigError(f"--devices={number}: there are {limit}")
-        if number < limit and jax.process_count() > 1:
-            raise ConfigError(f"--devices={number}: many processes share all {limit} or none")
-        for name, size in itertools.product(request.configs, request.batch_sizes):
-            one = case(request, name, next(iter(programs.MODES)), size, devices[:number])
+    """Raises ConfigError for devices that are not there, and sizes that do not fit or split."""
+    for part in parts(request):
+        if part.devices > len(devices):
+            raise ConfigError(f"--devices={part.devices}: there are {len(devices)}")
+        if part.devices < len(devices) and jax.process_count() > 1:
+            raise ConfigError(
+                f"--devices={part.devices}: many processes share all {len(devices)} or none"
+            )
+        for name, config in request.configs.items():
             try:
-                build.training_mesh(one.config, one.devices)
+                one = case(config, name, part, devices)
+                build.denoiser(one.config, 1, build.training_mesh(one.config, one.devices))
             except ConfigError as error:
-                raise ConfigError(f"{name} on {number} devices: {error}") from error
+                raise ConfigError(f"{name} on {part.devices} devices: {error}") from error
 
 
-def case(request: Request, name: str, mode: str, size: int, devices: Sequence[jax.Device]) -> Case:
-    """Returns the case of `size` videos for each of the devices."""
-    config = build.with_batch_size(request.configs[name], size * len(devices))
-    return Case(name, config, mode, devices)
+def case(config: Config, name: str, part: Part, devices: Sequence[jax.Device]) -> Case:
+    """Returns the case of a config in a part, on the first of the devices."""
+    config = config if part.video is None else build.with_video(config, part.video)
+    config = build.with_batch_size(config, part.batch * part.devices)
+    return Case(name, config, part.mode, devices[: part.devices])
 
 
 def measure(cases: Sequence[Case], repeats: int, say: Say, progress: Progress) -> list[Row]:
@@ -204,6 +218,7 @@ def row(compiled: CompiledCase, timing: Timing | None, interleaved: bool) -> Row
     return Row(
         config=case.name,
         network=program.network,
+        parameters=program.parameters,
         video=program.denoiser.network.video,
         mode=case.mode,
         kind="measured",

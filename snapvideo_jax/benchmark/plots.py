@@ -39,7 +39,7 @@ def pngs(report: Report) -> dict[str, bytes]:
 
 
 def ratios(report: Report) -> "Figure":
-    """Draws how many times faster FIT is, with the spread of the rounds, and the paper's bars."""
+    """Draws how many times faster networks are, with the spread of rounds, and the paper's bars."""
     all_ratios = report["ratios"]
     keys = list(dict.fromkeys((ratio["kind"], ratio["device"]) for ratio in all_ratios))
     figure, panels = row_of_panels(report, keys, 1.6 + 1.5 * len(all_ratios))
@@ -69,7 +69,7 @@ def _ratio_bars(axes: "Axes", ratios: Rows) -> None:
     axes.axhline(1, color="#555555", linewidth=1)
     middle = 0.2 if papers else 0.0  # of our bar and the paper's
     axes.set_xticks([i + middle for i in places], [_bar_label(each) for each in ratios], fontsize=8)
-    axes.set_ylabel("times faster than the U-Net")
+    axes.set_ylabel("times faster than its rival")
     highest = max(max(ratio["ratio_max"], ratio["paper_ratio"] or 0) for ratio in ratios)
     axes.set_xlim(middle - 0.6, middle + len(ratios) - 0.4)
     axes.set_ylim(0, 1.4 * highest)  # room for the legend
@@ -198,7 +198,9 @@ def _power_of_two(axes: "Axes", values: Sequence[int]) -> None:
 
 def _bar_label(ratio: Mapping[str, Any]) -> str:
     size = f"batch {ratio['batch']}, {_devices_text(ratio)}"
-    return f"{ratio['fit']}\nover {ratio['unet']}\n{ratio['mode']}, {ratio['dtype']}\n{size}"
+    video = reports.video_text(ratio["video"])
+    names = f"{ratio['config']}\nover {ratio['rival']}"
+    return f"{names}\n{ratio['mode']}, {ratio['dtype']}\n{video}\n{size}"
 
 
 def _devices_text(row: Mapping[str, Any]) -> str:

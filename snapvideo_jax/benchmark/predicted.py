@@ -19,6 +19,7 @@ def row(case: Case, cache: Path) -> Row:
     return Row(
         config=case.name,
         network=program.network,
+        parameters=program.parameters,
         video=program.denoiser.network.video,
         mode=case.mode,
         kind="predicted",

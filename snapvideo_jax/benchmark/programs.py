@@ -37,9 +37,11 @@ class CompiledCase(NamedTuple):
 
 def describe(case: Case) -> str:
     """Returns a case as lines on the screen name it."""
-    videos, devices = case.config.training.batch_size, len(case.devices)
+    data, devices = case.config.data, len(case.devices)
     plural = lambda number, noun: f"{number} {noun}{'s' if number > 1 else ''}"
-    return f"{case.name} {case.mode}, {plural(videos, 'video')} on {plural(devices, 'device')}"
+    videos = plural(case.config.training.batch_size, "video")
+    size = f"{data.num_frames} x {data.height} x {data.width}"
+    return f"{case.name} {case.mode}, {videos} of {size} on {plural(devices, 'device')}"
 
 
 def plan_case(case: Case) -> PlannedProgram:

@@ -1,4 +1,4 @@
-"""How many times faster each FIT is than each U-Net, beside what the paper says."""
+"""How many times faster each network is than each rival, beside what the paper says."""
 
 import itertools
 import statistics
@@ -17,63 +17,69 @@ PAPER = {
 
 
 class Ratio(NamedTuple):
-    """The U-Net's milliseconds per video over FIT's, by medians of rows of one kind.
+    """The rival's milliseconds per video over those of `config`, by medians of rows of one kind.
 
     ratio_min, ratio_max: of single rounds where they were taken in turns, else the fastest step of
     one against the slowest of the other; of predicted rows one end of a band against the other end
     of the other. paper_ratio: the paper's, on A100; None where the models are not the paper's.
+    parameters, flops: the rival's over those of `config`; flops as `Row.model_flops`.
     """
 
-    fit: str
-    unet: str
+    config: str
+    rival: str
     mode: str
     kind: str
     device: str
     devices: int
     dtype: str
+    video: tuple[int, ...]
     batch: int
     ratio: float
     ratio_min: float
     ratio_max: float
     interleaved: bool
     paper_ratio: float | None
+    parameters: float
+    flops: float | None
 
 
 def ratios(rows: Sequence[Row]) -> list[Ratio]:
-    """Compares every FIT with every U-Net that did the same work in the same way.
+    """Compares each row with every later one that did the same work in the same way, its rival.
 
     That is: the same mode, kind, device, number of devices, dtype, size of video and batch.
     """
     return [
-        ratio(fit, unet)
-        for fit, unet in itertools.product(rows, rows)
-        if (fit.network, unet.network) == ("fit", "unet")
-        and _same(fit) == _same(unet)
-        and not (fit.out_of_memory or unet.out_of_memory)
+        ratio(row, rival)
+        for row, rival in itertools.combinations(rows, 2)
+        if _same(row) == _same(rival) and not (row.out_of_memory or rival.out_of_memory)
     ]
 
 
-def ratio(fit: Row, unet: Row) -> Ratio:
+def ratio(row: Row, rival: Row) -> Ratio:
     """Compares two rows that differ in the configuration alone; raises ValueError for others."""
-    if _same(fit) != _same(unet):
-        raise ValueError(f"{fit.config} and {unet.config} were not timed alike")
-    in_turns = fit.interleaved and unet.interleaved and len(fit.step_ms) == len(unet.step_ms)
-    pairs = zip(unet.step_ms, fit.step_ms, strict=True) if in_turns else _extremes(unet, fit)
-    spread = [unet_ms / fit_ms for unet_ms, fit_ms in pairs]
+    if _same(row) != _same(rival):
+        raise ValueError(f"{row.config} and {rival.config} were not timed alike")
+    in_turns = row.interleaved and rival.interleaved and len(row.step_ms) == len(rival.step_ms)
+    pairs = zip(rival.step_ms, row.step_ms, strict=True) if in_turns else _extremes(rival, row)
+    spread = [rival_ms / own_ms for rival_ms, own_ms in pairs]
+    known = row.model_flops and rival.model_flops
     return Ratio(
-        fit=fit.config,
-        unet=unet.config,
-        mode=fit.mode,
-        kind=fit.kind,
-        device=fit.device,
-        devices=fit.devices,
-        dtype=fit.dtype,
-        batch=fit.batch,
-        ratio=statistics.median(unet.step_ms) / statistics.median(fit.step_ms),
+        config=row.config,
+        rival=rival.config,
+        mode=row.mode,
+        kind=row.kind,
+        device=row.device,
+        devices=row.devices,
+        dtype=row.dtype,
+        video=row.video,
+        batch=row.batch,
+        ratio=statistics.median(rival.step_ms) / statistics.median(row.step_ms),
         ratio_min=min(spread),
         ratio_max=max(spread),
         interleaved=in_turns,
-        paper_ratio=_paper_ratio(fit, unet),
+        paper_ratio=_paper_ratio(row, rival),
+        parameters=rival.parameters / row.parameters,
+        flops=rival.model_flops / row.model_flops if known else None,
     )
 
 
@@ -82,15 +88,15 @@ def paper_ms(config: str, mode: str) -> float | None:
     return PAPER.get(config.partition(":")[0], {}).get(mode)
 
 
-def _paper_ratio(fit: Row, unet: Row) -> float | None:
-    unet_ms, fit_ms = paper_ms(unet.config, unet.mode), paper_ms(fit.config, fit.mode)
-    return unet_ms / fit_ms if unet_ms and fit_ms else None
+def _paper_ratio(row: Row, rival: Row) -> float | None:
+    rival_ms, own_ms = paper_ms(rival.config, rival.mode), paper_ms(row.config, row.mode)
+    return rival_ms / own_ms if rival_ms and own_ms else None
 
 
 def _same(row: Row) -> tuple:
     return row.mode, row.kind, row.device, row.devices, row.dtype, row.video, row.batch
 
 
-def _extremes(unet: Row, fit: Row) -> list[tuple[float, float]]:
-    """Returns (U-Net's, FIT's) milliseconds at the ends that are farthest apart."""
-    return [(unet.least_ms, max(fit.step_ms)), (max(unet.step_ms), fit.least_ms)]
+def _extremes(rival: Row, row: Row) -> list[tuple[float, float]]:
+    """Returns (the rival's, the row's) milliseconds at the ends that are farthest apart."""
+    return [(rival.least_ms, max(row.step_ms)), (max(rival.step_ms), row.least_ms)]

@@ -12,14 +12,15 @@ from snapvideo_jax.benchmark import ratios as ratios_
 from snapvideo_jax.benchmark import rows as rows_
 from snapvideo_jax.benchmark.rows import GIGA, Row
 
-TITLE = "FIT against U-Net"
+TITLE = "Networks against each other"
 MODES = {"train": "training step", "infer": "one call of the network"}
 BUSY = 1.2  # programs a core that want to run, from which on times are not to be trusted
 NOTE = (
     "ms per video is the time of one device: the step's, times devices, over videos. The paper's "
     "figures (Snap Video, Table 2) are per video and A100 GPU, at a batch it does not name. MFU "
     "counts what the algorithm needs, hardware what is computed again too, both against the "
-    "device's bfloat16 peak. What is predicted is the slow end of a band, by the compiler's "
+    "device's bfloat16 peak. Parameters and FLOPs of a pair are the rival's over those of the "
+    "first. What is predicted is the slow end of a band, by the compiler's "
     "cycles; 'from' is its fast end, by the data sheet. '-' is not known."
 )
 STYLE = (
@@ -32,7 +33,7 @@ STYLE = (
 
 
 CAPTIONS = {
-    "ratios.png": "How many times faster FIT is",
+    "ratios.png": "How many times faster than its rival",
     "memory.png": "Memory of one device",
     "batch.png": "Time of a video, by batch",
     "scaling.png": "Videos a second, by devices",
@@ -56,7 +57,7 @@ class Table(NamedTuple):
 
 def tree(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Returns report.json. facts: device, host, versions, date and command."""
-    ratios = [ratio._asdict() for ratio in ratios_.ratios(rows)]
+    ratios = [ratio._asdict() | {"video": list(ratio.video)} for ratio in ratios_.ratios(rows)]
     return dict(facts) | {"rows": [rows_.tree(row) for row in rows], "ratios": ratios}
 
 
@@ -100,11 +101,13 @@ def tables(report: Report) -> list[Table]:
 
 
 def _ratios(ratios: Sequence[Mapping[str, Any]], source: str, load: str) -> Table:
-    header = ("FIT over U-Net", "mode", "batch", "devices", "dtype", "times faster")
+    header = ("one over its rival", "mode", "video", "batch", "devices", "dtype", "times faster")
+    header += ("from, to", "in turns", "paper, A100", "parameters", "FLOPs")
     lines = [
         (
-            f"{one['fit']} over {one['unet']}",
+            f"{one['config']} over {one['rival']}",
             one["mode"],
+            video_text(one["video"]),
             str(one["batch"]),
             f"{one['devices']} x {one['device']}",
             one["dtype"],
@@ -112,12 +115,18 @@ def _ratios(ratios: Sequence[Mapping[str, Any]], source: str, load: str) -> Tabl
             f"{one['ratio_min']:.2f} to {one['ratio_max']:.2f}",
             _turns(one),
             _number(one["paper_ratio"], ".2f"),
+            _number(one["parameters"], ".2f"),
+            _number(one["flops"], ".2f"),
         )
         for one in ratios
     ]
-    header += ("from, to", "in turns", "paper, A100")
-    title = f"How many times faster FIT is, {ratios[0]['kind']}"
+    title = f"How many times faster, {ratios[0]['kind']}"
     return Table(title=title, source=source, load=load, header=header, lines=lines)
+
+
+def video_text(video: Sequence[int]) -> str:
+    """Writes T x H x W, with padding, as the network sees it."""
+    return " x ".join(map(str, video))
 
 
 def _turns(ratio: Mapping[str, Any]) -> str:
@@ -127,7 +136,8 @@ def _turns(ratio: Mapping[str, Any]) -> str:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], source: str, load: str) -> Table:
-    header = ("config", "batch", "devices", "dtype", "ms per video", "paper, A100", "ms per step")
+    header = ("config", "video", "batch", "devices", "dtype", "ms per video", "paper, A100")
+    header += ("ms per step",)
     header += ("from, to", "videos/s", "TFLOP/s", "MFU", "hardware", "memory GB", "compile s")
     title = f"{MODES[rows[0]['mode']].capitalize()}, {rows[0]['kind']}"
     lines = [_line(row) for row in rows]
@@ -139,6 +149,7 @@ def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
     memory = row["peak_memory_bytes"]
     return (
         row["config"],
+        video_text(row["video"]),
         str(row["batch"]),
         f"{row['devices']} x {row['device']}",
         row["dtype"],

@@ -13,7 +13,8 @@ class Row:
 
     Attributes:
       config: name of the configuration, as "fit_500m" or "fit_3b9:fsdp".
-      network: "fit" or "unet".
+      network: "fit", "unet" or "dit".
+      parameters: of the network.
       video: (T, H, W) as the network sees it.
       mode: "train", a training step, or "infer", one call of the network.
       kind: "measured", or "predicted" without running.
@@ -37,6 +38,7 @@ class Row:
 
     config: str
     network: str
+    parameters: int
     video: tuple[int, ...]
     mode: str
     kind: str

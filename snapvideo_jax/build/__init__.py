@@ -47,6 +47,7 @@ from snapvideo_jax.build.programs import (
     train_program,
     training_mesh,
     with_batch_size,
+    with_video,
     without_recompute,
 )
 from snapvideo_jax.build.recipe import (
@@ -92,6 +93,7 @@ __all__ = [
     "train_program",
     "training_mesh",
     "with_batch_size",
+    "with_video",
     "without_recompute",
     "objective",
     "optimizer",

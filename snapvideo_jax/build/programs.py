@@ -89,6 +89,29 @@ def with_batch_size(config: Config, batch_size: int) -> Config:
     return changed
 
 
+def with_video(config: Config, video: tuple[int, int, int]) -> Config:
+    """Returns a copy of the config for videos of (T, H, W) pixels, without padding.
+
+    Padding grows with the height. FIT has as many groups and latents as before, and larger groups,
+    as the paper's upsampler has. Raises ConfigError where its groups cannot grow so.
+    """
+    changed, data = copy.deepcopy(config), config.data
+    before, group = (data.num_frames, data.height, data.width), config.model.fit.group
+    if config.model.name == "fit":
+        grown = [(g * new, old) for g, new, old in zip(group, video, before, strict=True)]
+        if any(patches % old for patches, old in grown):
+            sizes = " x ".join(map(str, video))
+            raise ConfigError(
+                f"videos of {sizes}: model.fit.group={tuple(group)} is for {before} and cannot "
+                "grow with them; take multiples of those"
+            )
+        changed.model.fit.group = tuple(patches // old for patches, old in grown)
+    frames, height, width = video
+    changed.data.update(num_frames=frames, height=height, width=width)
+    changed.data.pad_rows = data.pad_rows * height // data.height
+    return changed
+
+
 def abstract_batch(config: Config) -> AbstractBatch:
     """Returns shapes and dtypes of a global training batch."""
     data, B = config.data, config.training.batch_size

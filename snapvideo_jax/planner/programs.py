@@ -48,6 +48,11 @@ class PlannedProgram:
         return type(self.denoiser.network).__name__.lower()
 
     @property
+    def parameters(self) -> int:
+        """Number of the network's parameters."""
+        return cost.parameters(self.resident["parameters"]["network"])
+
+    @property
     def dtype(self) -> str:
         """Name of the dtype of matrix products."""
         return jnp.dtype(self.denoiser.network.dtype).name

@@ -14,7 +14,8 @@ def row(config, *step_ms, **fields):
     """A training step of `config`, 8 videos on one A100, timed in turns."""
     common = {
         "config": config,
-        "network": "unet" if config.startswith("unet") else "fit",
+        "network": config.partition("_")[0],
+        "parameters": 5 * 10**8,
         "video": (16, 40, 64),
         "mode": "train",
         "kind": "measured",

@@ -24,12 +24,17 @@ def request(**changes):
     return measure.Request(**common | dict(devices=[1]) | changes)
 
 
+def case(mode, batch, devices=1):
+    part = measure.Part(devices=devices, video=None, mode=mode, batch=batch)
+    return measure.case(request().configs["a"], "a", part, jax.devices())
+
+
 def program(videos):
     """As much of a PlannedProgram as a row is made of."""
     network = types.SimpleNamespace(video=(2, 16, 16))
     return types.SimpleNamespace(
         denoiser=types.SimpleNamespace(network=network), mesh=types.SimpleNamespace(shape={}),
-        network="fit", dtype="float32", videos=videos, model_flops=1, flops=1,
+        network="fit", parameters=9, dtype="float32", videos=videos, model_flops=1, flops=1,
     )  # fmt: skip
 
 
@@ -143,16 +148,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     def fails(compiled):
         raise jax.errors.JaxRuntimeError("INTERNAL: the chip is on fire")
 
-    case = measure.case(request(), "a", "infer", 1, jax.devices()[:1])
+    one = case("infer", 1)
     monkeypatch.setattr(programs, "first_arguments", fails)
-    compiled = programs.CompiledCase(case, program(1), lambda: None, 1.0, None)
+    compiled = programs.CompiledCase(one, program(1), lambda: None, 1.0, None)
     with pytest.raises(jax.errors.JaxRuntimeError, match="on fire"):
         measure.attempt([compiled], 1, silent)
 
 
 def test_a_training_step_is_carried_on_from_the_one_before():
-    case = measure.case(request(), "a", "train", 2, jax.devices()[:2])
-    running = measure.Running(programs.compile_case(case))
+    one = case("train", 2, devices=2)
+    running = measure.Running(programs.compile_case(one))
     before = int(running._arguments[0].step)
     running.warm_up()
     running()
@@ -174,16 +179,16 @@ def test_random_arguments_mask_nothing_and_lie_as_the_program_wants_them():
 
 @pytest.mark.slow
 def test_flops_of_the_model_leave_out_what_remat_computes_again():
-    plain = measure.case(request(), "a", "train", 1, jax.devices()[:1])
-    again = measure.case(request(), "a", "train", 1, jax.devices()[:1])
+    plain = case("train", 1)
+    again = case("train", 1)
     again.config.model.remat = "block"
     plain, again = programs.plan_case(plain), programs.plan_case(again)
     assert again.flops > again.model_flops == plain.model_flops == plain.flops > 0
 
 
 def test_memory_is_what_a_program_adds_and_only_told_where_its_peak_is_the_highest(monkeypatch):
-    case = measure.case(request(), "a", "infer", 1, jax.devices()[:1])
-    compiled = programs.CompiledCase(case, program(1), lambda argument: argument, 1.0, None)
+    one = case("infer", 1)
+    compiled = programs.CompiledCase(one, program(1), lambda argument: argument, 1.0, None)
     monkeypatch.setattr(programs, "first_arguments", lambda compiled: (0,))
 
     def told(held, peak_before, peak_after):
@@ -194,6 +199,17 @@ def test_memory_is_what_a_program_adds_and_only_told_where_its_peak_is_the_highe
     assert told(1000, 1500, 4000) == 3000
     assert told(1000, 4000, 4000) is None  # another program, or making the arguments, had more
     assert told(None, None, None) is None  # the device does not count
+
+
+def test_each_size_of_video_is_a_part_of_its_own():
+    sized = request(videos=[(2, 16, 16), (4, 32, 16)])
+    seen = []
+    list(measure.run(sized, jax.devices(), lambda cases: seen.append(cases) or []))
+    assert [[one.config.data.height for one in cases] for cases in seen] == [[16, 16], [32, 32]]
+    assert programs.describe(seen[1][0]) == "a infer, 1 video of 4 x 32 x 16 on 1 device"
+    measure.check(sized, jax.devices())
+    with pytest.raises(ConfigError, match="a on 1 devices: videos of 2 x 24 x 16: model.fit.group"):
+        measure.check(request(videos=[(2, 24, 16)]), jax.devices())
 
 
 def test_what_does_not_fit_the_devices_is_refused_before_anything_is_compiled():

@@ -1,4 +1,4 @@
-"""FIT against U-Net: like with like only."""
+"""Networks against each other: like with like only."""
 
 import pytest
 
@@ -9,10 +9,21 @@ FIT = row("fit_500m", 100.0, 80.0, 120.0)
 UNET = row("unet_284m", 300.0, 280.0, 480.0)
 
 
-def test_a_ratio_is_the_unets_time_over_fits_by_medians():
-    (ratio,) = ratios.ratios([UNET, FIT])
-    assert (ratio.fit, ratio.unet, ratio.batch) == ("fit_500m", "unet_284m", 8)
+def test_a_ratio_is_the_rivals_time_over_that_of_the_earlier_one_by_medians():
+    (ratio,) = ratios.ratios([FIT, UNET])
+    assert (ratio.config, ratio.rival, ratio.batch) == ("fit_500m", "unet_284m", 8)
     assert ratio.ratio == 3.0
+    (inverse,) = ratios.ratios([UNET, FIT])
+    assert inverse.config == "unet_284m" and inverse.ratio == pytest.approx(1 / 3)
+
+
+def test_the_rivals_parameters_and_flops_stand_beside_its_time():
+    """So that it is seen whether two are compared at equal size, at equal work, or at neither."""
+    large = row("dit_500m", 300.0, parameters=2 * FIT.parameters, model_flops=3 * FIT.model_flops)
+    (ratio,) = ratios.ratios([FIT, large])
+    assert (ratio.parameters, ratio.flops) == (2.0, 3.0)
+    (ratio,) = ratios.ratios([FIT, row("dit_500m", 300.0, model_flops=None)])
+    assert (ratio.parameters, ratio.flops) == (1.0, None)
 
 
 def test_its_spread_is_that_of_rounds_if_they_were_taken_in_turns():
@@ -67,7 +78,8 @@ def test_the_papers_ratio_stands_beside_that_of_its_models(mode, times):
     assert ratio.paper_ratio is None and ratio.ratio == 3.0
 
 
-def test_every_fit_meets_every_unet():
-    rows = [row(name, 1.0) for name in ("fit_500m", "unet_85m", "fit_3b9", "unet_284m")]
-    pairs = [(one.fit, one.unet) for one in ratios.ratios(rows)]
-    assert pairs == [(f, u) for f in ("fit_500m", "fit_3b9") for u in ("unet_85m", "unet_284m")]
+def test_every_network_meets_every_later_one():
+    rows = [row(name, 1.0) for name in ("fit_500m", "unet_85m", "dit_500m")]
+    pairs = [(one.config, one.rival) for one in ratios.ratios(rows)]
+    later = ("fit_500m", "unet_85m"), ("fit_500m", "dit_500m"), ("unet_85m", "dit_500m")
+    assert pairs == [*later]

@@ -12,7 +12,7 @@ from snapvideo_jax.benchmark import measure
 from snapvideo_jax.errors import ConfigError
 from tests.in_process import launch
 
-CONFIGS = "--configs=tests/tiny.py,tests/tiny_unet.py"
+CONFIGS = "--configs=tests/tiny.py,tests/tiny_unet.py,tests/tiny_dit.py"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -49,6 +49,7 @@ def test_each_config_is_timed_and_each_figure_is_there(folder):
     assert [(row["config"], row["batch"]) for row in rows] == [
         ("tiny", 2),
         ("tiny_unet", 2),
+        ("tiny_dit", 2),
     ]
     for row in rows:
         assert row["kind"] == "measured" and row["mode"] == "infer" and row["interleaved"]
@@ -60,10 +61,16 @@ def test_each_config_is_timed_and_each_figure_is_there(folder):
 
 def test_ratios_are_of_the_rows(folder):
     report = json.loads((folder / "report.json").read_text())
-    (fit, unet), (ratio,) = report["rows"], report["ratios"]
-    assert ratio["ratio"] == pytest.approx(unet["ms_per_video"] / fit["ms_per_video"])
-    assert ratio["ratio_min"] <= ratio["ratio"] <= ratio["ratio_max"]
-    assert ratio["paper_ratio"] is None and ratio["interleaved"]
+    rows = {row["config"]: row for row in report["rows"]}
+    pairs = [(ratio["config"], ratio["rival"]) for ratio in report["ratios"]]
+    assert pairs == [("tiny", "tiny_unet"), ("tiny", "tiny_dit"), ("tiny_unet", "tiny_dit")]
+    for ratio, pair in zip(report["ratios"], pairs, strict=True):
+        row, rival = (rows[name] for name in pair)
+        assert ratio["ratio"] == pytest.approx(rival["ms_per_video"] / row["ms_per_video"])
+        assert ratio["parameters"] == pytest.approx(rival["parameters"] / row["parameters"])
+        assert ratio["flops"] == pytest.approx(rival["model_flops"] / row["model_flops"])
+        assert ratio["ratio_min"] <= ratio["ratio"] <= ratio["ratio_max"]
+        assert ratio["paper_ratio"] is None and ratio["interleaved"]
 
 
 def test_a_config_that_cannot_be_loaded_ends_with_one_line_and_exit_code_2(tmp_path):
@@ -79,6 +86,8 @@ def test_a_config_that_cannot_be_loaded_ends_with_one_line_and_exit_code_2(tmp_p
     "flags, says",
     [
         (["--configs=tests/tiny.py:pod"], "tests/tiny.py:pod: "),
+        ([CONFIGS, "--videos=2x16"], "--videos=2x16: write sizes as 16x36x64, frames x height x"),
+        ([CONFIGS, "--videos=2x24x16"], "tiny on 8 devices: videos of 2 x 24 x 16: model.fit.gro"),
         ([CONFIGS, "--modes=train,fly"], "--modes=train,fly: choose from train, infer"),
         (["--configs=tests/tiny.py,tests/tiny.py"], "name each one once"),
         ([CONFIGS, "--devices=1,64"], "--devices=64: there are 8"),
@@ -131,7 +140,8 @@ def test_a_topology_is_predicted_and_nothing_is_run(tmp_path, plans, monkeypatch
     monkeypatch.setattr(entry, "cache_folder", lambda: plans.parent)
     monkeypatch.setattr(measure, "measure", None)
     flags = "--topology=v5e-4", "--modes=infer", "--batch_sizes=2", "--dtype=bfloat16"
-    launch("benchmark", CONFIGS, *flags, f"--out={tmp_path}")
+    two = "--configs=tests/tiny.py,tests/tiny_unet.py"
+    launch("benchmark", two, *flags, f"--out={tmp_path}")
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["config"] for row in report["rows"]] == ["tiny", "tiny_unet"]
     for row in report["rows"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from configs import base, unet_284m
+from configs import base, dit_factorised_500m, unet_284m
 from snapvideo_jax import build, trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.layers import constrain
@@ -33,11 +33,13 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def unet():
-    """The U-Net's parameters, abstract, with a sharding at every leaf."""
-    config = unet_284m.get_config()
-    mesh = build.training_mesh(config)
-    return build.abstract_params(config, build.denoiser(config, 0, mesh), mesh)
+def others():
+    """The parameters of FIT's rivals, abstract, with a sharding at every leaf: name -> leaf."""
+    leaves = {}
+    for config in (unet_284m.get_config(), dit_factorised_500m.get_config()):
+        mesh = build.training_mesh(config)
+        leaves |= by_name(build.abstract_params(config, build.denoiser(config, 0, mesh), mesh))
+    return leaves
 
 
 def by_name(tree):
@@ -45,16 +47,16 @@ def by_name(tree):
     return {trees.path_name(path): leaf for path, leaf in leaves}
 
 
-def test_every_parameter_has_exactly_one_rule(state, unet):
-    parameters = by_name(state.params), by_name(unet)
+def test_every_parameter_has_exactly_one_rule(state, others):
+    parameters = by_name(state.params), others
     assert min(map(len, parameters)) > 100
     for name in (*parameters[0], *parameters[1]):
         matching = [pattern for pattern, _ in rules.RULES if re.search(f"(^|/){pattern}$", name)]
         assert len(matching) == 1, (name, matching)
 
 
-def test_every_rule_is_used(state, unet):
-    names = [*by_name(state.params), *by_name(unet)]
+def test_every_rule_is_used(state, others):
+    names = [*by_name(state.params), *others]
     for pattern, _ in rules.RULES:
         assert any(re.search(f"(^|/){pattern}$", name) for name in names), pattern
 

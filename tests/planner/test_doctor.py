@@ -76,7 +76,9 @@ def test_the_doctor_refuses_the_parameters_that_the_rules_refuse(axis, size):
     assert sum(counts) >= len(refused) and bool(counts) == bool(refused)
 
 
-@pytest.mark.parametrize("name", ["fit_3b9", "fit_3b9_upsampler", "unet_284m"])
+@pytest.mark.parametrize(
+    "name", ["fit_3b9", "fit_3b9_upsampler", "unet_284m", "dit_factorised_500m"]
+)
 def test_a_size_is_legal_where_a_mesh_of_it_has_no_problem(name):
     legal = examine(name, 48, 48).legal
     for axis in ("fsdp", "group", "tensor"):
@@ -137,6 +139,15 @@ def test_a_unet_has_no_groups():
     problems = examine("unet_284m", 4, group=2, tensor=2).problems
     assert any("mesh.group=2 does not divide 1, the groups of a U-Net" in p for p in problems)
     assert any("9, the heads of attention over 576 channels" in p for p in problems)
+
+
+def test_a_dit_splits_its_tokens_over_group_and_its_heads_over_tensor():
+    joint = " ".join(examine("dit_500m", 36, group=3, tensor=12).problems)
+    assert "mesh.group=3 does not divide 2560, the patches of a video; nearest" in joint
+    assert "mesh.tensor=12 does not divide 16, the heads of attention; nearest" in joint
+    factorised = " ".join(examine("dit_factorised_500m", 32, group=32).problems)
+    assert "mesh.group=32 does not divide 16, the frames that attention over space" in factorised
+    assert "160, the places" not in factorised
 
 
 def test_a_parameter_without_a_rule_does_not_hide_the_others():

@@ -5,7 +5,7 @@ import math
 import jax
 import pytest
 
-from configs import fit_3b9, fit_3b9_upsampler, unet_85m
+from configs import dit_500m, dit_factorised_500m, fit_3b9, fit_3b9_upsampler, unet_85m
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.parallel import chips
 from snapvideo_jax.planner import search, topology
@@ -55,9 +55,25 @@ def test_a_unet_is_not_split_over_tensor_and_evaluates_once():
     assert set(sent.values()) == {0.0}
 
 
-def test_groups_are_split_where_patches_are_many():
-    groups = {mesh["group"] for mesh, _ in search.layouts(fit_3b9_upsampler.get_config(), 16)}
-    assert groups == {1, 2, 4, 8, 16}
+@pytest.mark.parametrize("name", ["fit", "dit"])
+def test_groups_are_split_where_patches_are_many(name):
+    config = fit_3b9_upsampler.get_config()
+    config.model.name = name
+    assert {mesh["group"] for mesh, _ in search.layouts(config, 16)} == {1, 2, 4, 8, 16}
+
+
+@pytest.mark.parametrize(
+    ("module", "blocks", "summed", "exchanged"),
+    [(dit_500m, 30, 3, 4), (dit_factorised_500m, 24, 4, 2)],
+)
+def test_a_dit_sums_each_layer_and_exchanges_tokens_for_heads_or_places(
+    module, blocks, summed, exchanged
+):
+    """Joint attention exchanges queries, keys, values and results; time, tokens there and back."""
+    sent = exchanges(module.get_config(), sizes(group=4, tensor=8))
+    tokens = 2 * 4096 * 2 * blocks * 2560 * 1024 / 4  # passes x videos x bytes x numbers
+    assert sent["tensor"] == pytest.approx(2 * summed * tokens * 7 / 8 / 180e9)
+    assert sent["group"] == pytest.approx(exchanged * tokens / 8 / 180e9)
 
 
 def test_replicas_sum_the_gradient_after_each_micro_batch_and_send_nothing_else():
