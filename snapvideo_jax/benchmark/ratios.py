@@ -62,7 +62,7 @@ def ratio(row: Row, rival: Row) -> Ratio:
     in_turns = row.interleaved and rival.interleaved and len(row.step_ms) == len(rival.step_ms)
     pairs = zip(rival.step_ms, row.step_ms, strict=True) if in_turns else _extremes(rival, row)
     spread = [rival_ms / own_ms for rival_ms, own_ms in pairs]
-    known = row.model_flops and rival.model_flops
+    own_flops, flops = row.model_flops, rival.model_flops
     return Ratio(
         config=row.config,
         rival=rival.config,
@@ -79,7 +79,7 @@ def ratio(row: Row, rival: Row) -> Ratio:
         interleaved=in_turns,
         paper_ratio=_paper_ratio(row, rival),
         parameters=rival.parameters / row.parameters,
-        flops=rival.model_flops / row.model_flops if known else None,
+        flops=flops / own_flops if flops and own_flops else None,
     )
 
 

@@ -113,7 +113,7 @@ def test_out_of_memory_is_a_row_and_ends_the_batches_of_that_mode(pretended):
     for mode in ("train", "infer"):
         found = [(row.batch, row.out_of_memory) for row in rows if row.mode == mode]
         assert found == [(1, False)] * 2 + [(2, False)] * 2 + [(4, True)] * 2
-    assert "a train, 4 videos on 1 device: out of memory" in lines
+    assert "a train, 4 videos of 2 x 16 x 16 on 1 device: out of memory" in lines
 
 
 def test_what_cannot_be_compiled_for_want_of_memory_leaves_the_others_in_turns(pretended):
