@@ -140,10 +140,10 @@ def request_of_flags(num_devices: int) -> measure.Request:
 
 def video(text: str) -> tuple[int, int, int]:
     """Reads T x H x W; raises ConfigError for anything else."""
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if not found:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not match:
         raise ConfigError(f"--videos={text}: write sizes as 16x36x64, frames x height x width")
-    frames, height, width = map(int, found.groups())
+    frames, height, width = map(int, match.groups())
     return frames, height, width
 
 

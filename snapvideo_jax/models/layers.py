@@ -174,7 +174,7 @@ class Modulation(NamedTuple):
 def adaptive_norm(
     x: Float[Array, "B n D"], dtype: DTypeLike, name: str, shift: Array, scale: Array
 ) -> Float[Array, "B n D"]:
-    """LN(x) (1 + scale) + shift, computed in float32; the norm has no scale and bias of its own."""
+    """out = LN(x) (1 + scale) + shift in float32; the norm has no scale and bias of its own."""
     plain = layer_norm(jnp.float32, name, use_scale=False, use_bias=False)
     return (plain(x) * (1 + scale) + shift).astype(dtype)
 
@@ -191,7 +191,7 @@ def input_norm(
 def residual(
     x: Float[Array, "*b n D"], out: Float[Array, "*b n D"], modulation: Modulation | None
 ) -> Float[Array, "*b n D"]:
-    """x + out, or x + gate out where there is a modulation."""
+    """Returns x + out, or x + gate out where there is a modulation."""
     return x + (out if modulation is None else modulation.gate * out)
 
 

@@ -1,7 +1,8 @@
 """Attention on a TPU in one kernel, forward and backward, over all keys at once.
 
-FIT attends to few keys at a time (24 to 4,608, paper Table 8), so a row of scores is never cut: it
-needs no running maximum, and the gradient needs nothing but the inputs. Scores stay on the chip.
+FIT attends to few keys at a time (24 to 4,608, paper Table 8), and its rivals to all patches of a
+video or frame (to 10,240, docs/benchmark.md), so a row of scores is never cut: it needs no running
+maximum, and the gradient needs nothing but the inputs. Scores stay on the chip.
 Heads lie side by side in the last dimension, as projections make them, so no token is moved.
 Short sequences, such as the frames at one place of a U-Net, are packed: several share a row, and
 their tokens see only those of their own sequence.
@@ -20,7 +21,8 @@ from jaxtyping import Array, Bool, Float
 
 LANES = 128
 ROWS = 512  # queries of a block, at most
-MAX_KEYS = 8192
+BLOCK_SCORES = 2**22  # of a head, at most: of more than 8,192 keys, a block has fewer queries
+MAX_KEYS = 10_240
 # Of a head and a row of tokens; with fewer, starting a step of the grid takes longer than its work.
 MIN_SCORES = 4096
 MASKED = -1e30
@@ -129,7 +131,8 @@ class _Blocks(NamedTuple):
 def _blocks(packing: _Packing, q: Array, k: Array) -> _Blocks:
     batch, n, width = q.shape
     d, keys = width // packing.heads, k.shape[1]
-    rows = max((r for r in range(8, ROWS + 1, 8) if n % r == 0), default=n)
+    most = min(ROWS, BLOCK_SCORES // keys)
+    rows = max((r for r in range(8, most + 1, 8) if n % r == 0), default=n)
     lanes = math.lcm(d, LANES)
     if width % lanes or (n + keys) * width <= 2**20:
         lanes = width

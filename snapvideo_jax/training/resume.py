@@ -12,7 +12,7 @@ from snapvideo_jax.fields import flatten
 # Fields that may change between the runs of one folder; any other makes it another experiment.
 MAY_CHANGE = (
     "mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
-    "training.accumulate", "model.remat", "model.fit.unroll",
+    "training.accumulate", "model.remat", "model.fit.unroll", "model.dit.unroll",
     "data.path", "data.vocabulary", "data.workers", "data.prefetch", "data.decode_seconds",
     "data.max_bad_fraction", "data.stall_seconds",
 )  # fmt: skip
