@@ -18,10 +18,9 @@ def toy(config, family, size, steps):
 
 def test_a_folder_holds_figures_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "resize", toy)
-    monkeypatch.setattr(study, "FAMILIES", ("fit",))  # a U-Net compiles for half a minute
     monkeypatch.setattr(study, "HELD_OUT", 4)
     monkeypatch.setattr("launch.entry.load_config", lambda path: tiny.get_config())
-    launch("scaling", "--sizes=1", "--steps=4", f"--out={tmp_path / 'made'}")
+    launch("scaling", "--networks=fit", "--sizes=1", "--steps=4", f"--out={tmp_path / 'made'}")
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
         *("scaling.json", "scaling.md", "scaling_loss.png", "scaling_bins.png"),
         "vocabulary.model",
@@ -41,4 +40,6 @@ def test_a_folder_holds_figures_and_pictures(tmp_path, monkeypatch, capsys):
 def test_an_unknown_size_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match="--sizes=9: choose from 1,2,3,4"):
         launch("scaling", "--sizes=9", f"--out={tmp_path / 'o'}")
+    with pytest.raises(ConfigError, match="--networks=fit,gan: choose from fit,unet,dit,dit_fac"):
+        launch("scaling", "--networks=fit,gan", f"--out={tmp_path / 'o'}")
     assert not (tmp_path / "o").exists()

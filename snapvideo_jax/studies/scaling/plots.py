@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"fit": plots.COLORS[0], "unet": plots.COLORS[1]}
+COLORS = dict(zip(report.NAMES, plots.COLORS, strict=False))
 
 
 def pngs(study: Report) -> dict[str, bytes]:

@@ -1,14 +1,15 @@
-"""How the loss of both families falls with their size: small networks trained on moving shapes.
+"""How the loss of each family of networks falls with their size: trained small on moving shapes.
 
 All networks see the same examples in the same order, take their steps in turns, so that whatever
-slows the machine down slows all of them, and are scored by their EMA on captions never shown. On
-one device, without tensorflow.
+slows the machine down slows all of them, and are scored by their EMA on captions never shown. They
+take equally many steps, or as many as fit into equal seconds. On one device, without tensorflow.
 """
 
 import copy
 import functools
+import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,28 +25,35 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.planner import cost
 from snapvideo_jax.studies.learner import Batch, Learner, held_out, training_batches
 
+Key = tuple[str, int]  # family and size of a network
+
 
 class Size(NamedTuple):
-    """A FIT and a U-Net with as many parameters.
+    """Networks with as many parameters, one of each family.
 
-    fit: channels of the latents, half those of the patches. unet: multipliers of 32 channels.
+    fit: channels of the latents, half those of the patches. unet: multipliers of 32 channels. dit,
+    dit_factorised: channels and blocks.
     """
 
     fit: int
     unet: tuple[int, ...]
+    dit: tuple[int, int]
+    dit_factorised: tuple[int, int]
 
 
-# A U-Net's channels are multiples of 32, so small ones have fewer and narrower levels. A FIT has as
-# many parameters as the U-Net of its number, to a tenth.
+# A U-Net's channels are multiples of 32, so small ones have fewer and narrower levels. All have as
+# many parameters as the U-Net of their number, to a tenth.
 SIZES = {
-    1: Size(48, (1, 1)),
-    2: Size(80, (1, 1, 2)),
-    3: Size(128, (1, 2, 3)),
-    4: Size(144, (1, 2, 4)),
+    1: Size(48, (1, 1), (64, 5), (64, 4)),
+    2: Size(80, (1, 1, 2), (128, 4), (128, 3)),
+    3: Size(128, (1, 2, 3), (176, 5), (176, 4)),
+    4: Size(144, (1, 2, 4), (208, 5), (208, 4)),
 }
 CUT = dict(patch=4, group=(4, 2, 2), latents=32)  # 4 groups of 4 frames x 2 x 2 patches
-FAMILIES = ("fit", "unet")
-LEARNING_RATES = {"fit": 3e-3, "unet": 1e-3}
+FAMILIES = Size._fields
+LEARNING_RATES = {"fit": 3e-3, "unet": 1e-3, "dit": 1e-3, "dit_factorised": 1e-3}
+EQUAL = ("steps", "seconds")
+TIMED = 4  # steps that say how long one takes
 BATCH = 8
 WARMUP = 15  # it takes 1/15 of the steps, as in configs/shapes.py
 HELD_OUT = 128  # videos
@@ -54,24 +62,32 @@ BINS = 6  # of ln sigma, equally likely in training
 
 def resize(config: Config, family: str, size: int, steps: int) -> Config:
     """Returns a copy of `config` with a network of `family` and `size`, for a run of `steps`."""
-    changed = copy.deepcopy(config)
-    changed.model.update(name=family, conditioning_channels=64)
-    latent, multipliers = SIZES[size]
+    changed, sizes = copy.deepcopy(config), SIZES[size]
+    changed.model.update(name=family.partition("_")[0], conditioning_channels=64)
     changed.model.fit.update(
-        patch_channels=2 * latent,
-        latent_channels=latent,
+        patch_channels=2 * sizes.fit,
+        latent_channels=sizes.fit,
         patch_head_channels=16,
         latent_head_channels=16,
         **CUT,
     )
     changed.model.unet.update(
         channels=32,
-        multipliers=multipliers,
+        multipliers=sizes.unet,
         residual_blocks=1,
         head_channels=32,
-        attention_levels=(2 ** (len(multipliers) - 1),),
+        attention_levels=(2 ** (len(sizes.unet) - 1),),
     )
-    if family == "unet":
+    factorised = family == "dit_factorised"
+    channels, blocks = sizes.dit_factorised if factorised else sizes.dit
+    changed.model.dit.update(
+        patch=CUT["patch"],
+        channels=channels,
+        blocks=blocks,
+        head_channels=16,
+        attention="factorised" if factorised else "joint",
+    )
+    if family != "fit":
         changed.diffusion.self_conditioning = 0.0
     rate, warmup = LEARNING_RATES[family], max(1, steps // WARMUP)
     changed.optimizer.update(learning_rate=rate, warmup_steps=warmup)
@@ -79,47 +95,77 @@ def resize(config: Config, family: str, size: int, steps: int) -> Config:
     return changed
 
 
-def check(sizes: Sequence[int], steps: int) -> None:
-    """Raises ConfigError for an unknown size, one that is named twice, and too few steps."""
-    if not set(sizes) <= set(SIZES) or len(set(sizes)) < len(sizes):
-        choice = ",".join(map(str, SIZES))
-        raise ConfigError(f"--sizes={','.join(map(str, sizes))}: choose from {choice}, each once")
+def check(families: Sequence[str], sizes: Sequence[int], steps: int) -> None:
+    """Raises ConfigError for what is unknown or named two times, and for too few steps."""
+    for flag, values, choice in (("networks", families, FAMILIES), ("sizes", sizes, SIZES)):
+        if not set(values) <= set(choice) or len(set(values)) < len(values) or not values:
+            text = ",".join(map(str, choice))
+            raise ConfigError(
+                f"--{flag}={','.join(map(str, values))}: choose from {text}, each once"
+            )
     if steps < 2:
         raise ConfigError(f"--steps={steps}: at least 2, for the first one warms up")
 
 
 def run(
     config: Config,
+    *,
+    families: Sequence[str],
     sizes: Sequence[int],
     steps: int,
+    equal: str,
     text: build.Text,
     say: Callable[[str], None],
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> dict[str, Any]:
     """Trains all networks; returns rows and what they have in common, as scaling.json has them.
 
-    progress: things -> (how many are done, of how many).
+    steps: of each, or of the slowest where `equal` is "seconds". progress: things -> (how many are
+    done, of how many).
     """
-    learners = {}
-    for family in FAMILIES:
-        for size in sizes:
-            say(f"{family} {size}: compiling")
-            sized_config = resize(config, family=family, size=size, steps=steps)
-            learners[family, size] = Learner(sized_config, text.vocabulary_size)
-    report = progress("steps of each")
-    batches = training_batches(build.with_batch_size(config, BATCH), text, steps)
-    for done, batch in enumerate(batches, start=1):
-        for learner in learners.values():
-            learner.step(batch)
-        report(done, steps)
+    keys = [(family, size) for family in families for size in sizes]
+
+    def learner(key: Key, number: int) -> Learner:
+        say(f"{key[0]} {key[1]}: compiling")
+        sized = resize(config, family=key[0], size=key[1], steps=number)
+        return Learner(sized, text.vocabulary_size)
+
+    batches = functools.partial(training_batches, build.with_batch_size(config, BATCH), text)
+    numbers = dict.fromkeys(keys, steps)
+    if equal == "seconds":
+        timed = {key: learner(key, steps) for key in keys}
+        train(timed, dict.fromkeys(keys, TIMED), batches(TIMED), lambda done, of: None)
+        ms = {key: statistics.median(one.step_ms[1:]) for key, one in timed.items()}
+        numbers = {key: round(steps * max(ms.values()) / ms[key]) for key in keys}
+    learners = {key: learner(key, numbers[key]) for key in keys}
+    train(learners, numbers, batches(max(numbers.values())), progress("steps of each"))
     batch = held_out(config, text, HELD_OUT)
     rows = []
-    for (family, size), learner in learners.items():
+    for (family, size), one in learners.items():
         say(f"{family} {size}: held-out loss")
-        rows.append(row(learner, batch, family=family, size=size))
+        rows.append(row(one, batch, family=family, size=size))
     edges = [_quantile(config, i / BINS) for i in range(1, BINS)]
-    common = {"steps": steps, "batch": BATCH, "held_out_videos": HELD_OUT, "bin_edges": edges}
-    return {"rows": rows} | common
+    common = {"steps": steps, "equal": equal, "batch": BATCH}
+    return {"rows": rows} | common | {"held_out_videos": HELD_OUT, "bin_edges": edges}
+
+
+def train(
+    learners: Mapping[Key, Any],
+    numbers: Mapping[Key, int],
+    batches: Iterable[Any],
+    report: Callable[[int, int], None],
+) -> None:
+    """Takes each learner's number of steps, in turns; who takes fewer pauses evenly between them.
+
+    Each sees the batches from the first one on.
+    """
+    streams = dict(zip(learners, itertools.tee(batches, len(learners)), strict=True))
+    rounds = max(numbers.values())
+    for done in range(1, rounds + 1):
+        for key, learner in learners.items():
+            if done * numbers[key] // rounds > (done - 1) * numbers[key] // rounds:
+                learner.step(next(streams[key]))
+        report(done, rounds)
 
 
 def row(learner: Learner, batch: Batch, *, family: str, size: int) -> dict[str, Any]:
@@ -132,6 +178,8 @@ def row(learner: Learner, batch: Batch, *, family: str, size: int) -> dict[str, 
         "size": size,
         "kind": "measured",
         "device": jax.devices()[0].device_kind,
+        "steps": len(learner.step_ms),
+        "seconds": sum(learner.step_ms) / 1e3,
         **learner.size(),
         "text_encoder_parameters": cost.parameters(params["text_encoder"]),
         "ms_per_step": statistics.median(times),

@@ -18,22 +18,53 @@ from tests import tiny
 CONFIG = tiny.get_config()
 
 
-def test_each_size_is_larger_than_the_one_before_and_the_same_in_both_families():
+def test_each_size_is_larger_than_the_one_before_and_the_same_in_all_families():
     def shape(config):
         mesh = build.counting_mesh()
         return build.abstract_params(config, build.denoiser(config, 64, mesh), mesh)
 
-    fits, unets = (
-        [
+    counts = {
+        family: [
             study.cost.parameters(
                 shape(study.resize(studied.get_config(), family, size, 30))["network"]
             )
             for size in study.SIZES
         ]
         for family in study.FAMILIES
-    )
-    assert fits == sorted(fits) and unets == sorted(unets)
-    assert np.allclose(fits, unets, rtol=0.1) and unets[-1] > 8 * unets[0]
+    }
+    unets = counts["unet"]
+    for family, sizes in counts.items():
+        assert sizes == sorted(sizes) and np.allclose(sizes, unets, rtol=0.1), family
+    assert unets[-1] > 8 * unets[0]
+
+
+class Counting:
+    """A learner that notes what it is shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def step(self, batch):
+        self.seen.append(batch)
+
+
+def test_networks_that_take_fewer_steps_pause_between_them_and_see_the_first_batches():
+    slow, fast = ("unet", 1), ("fit", 1)
+    learners, rounds = {slow: Counting(), fast: Counting()}, []
+    noted = lambda done, of: rounds.append((done, of, len(learners[slow].seen)))
+    study.train(learners, {slow: 3, fast: 9}, iter(range(9)), noted)
+    assert learners[slow].seen == [0, 1, 2] and learners[fast].seen == [*range(9)]
+    assert rounds[-1] == (9, 9, 3) and [slow for _, _, slow in rounds] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +124,14 @@ def test_bins_are_equally_likely_in_training():
 )
 def test_what_cannot_be_studied_is_refused(sizes, steps, says):
     with pytest.raises(ConfigError, match=says):
-        study.check(sizes, steps)
+        study.check(["fit"], sizes, steps)
 
 
 def example_row(family, size, loss):
     return {
         **{"family": family, "size": size, "kind": "measured", "device": "cpu"},
         **{"parameters": 10**5 * size, "text_encoder_parameters": 10, "gflop_per_video": size / 9},
+        **{"steps": 7, "seconds": 0.014},
         **{"ms_per_step": 2.0, "ms_per_step_min": 1.0, "ms_per_step_max": 3.0},
         **{"held_out_loss": loss, "held_out_loss_by_bin": [loss] * 6},
     }
@@ -107,7 +139,13 @@ def example_row(family, size, loss):
 
 STUDY = {
     "rows": [example_row(f, s, 0.5 / s) for f in ("fit", "unet") for s in (1, 2)],
-    **{"bin_edges": [1, 2, 3, 4, 5], "steps": 7, "batch": 8, "held_out_videos": 4},
+    **{
+        "bin_edges": [1, 2, 3, 4, 5],
+        "steps": 7,
+        "equal": "steps",
+        "batch": 8,
+        "held_out_videos": 4,
+    },
     **{"versions": {"jax": "0"}, "date": "today", "command": "python -m launch.scaling"},
 }
 
@@ -118,6 +156,8 @@ def test_the_report_says_what_was_measured_and_how():
         assert phrase in text
     assert "measured on cpu; jax 0; today; `python -m launch.scaling`" in text
     assert "![scaling_loss](scaling_loss.png)" in text
+    text = report.markdown(STUDY | {"equal": "seconds"}, {})
+    assert "The slowest network took 7 steps of 8 videos, each of the others as many as fit" in text
 
 
 def test_pictures_have_a_curve_a_family_and_one_a_network():
