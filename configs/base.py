@@ -82,6 +82,8 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     # and the rest waits in the host's memory), or a whole block ("block").
     config.model.remat = "none"
     config.model.dtype = "float32"  # of matrix products: "float32" or "bfloat16"; open
+    # "fastest", by a kernel of the devices where they have one that fits, or "plain".
+    config.model.attention = "fastest"
 
     config.model.fit = ConfigDict()
     config.model.fit.patch = 4  # pixels a side; a patch spans one frame, Table 8

@@ -69,6 +69,7 @@ FIELDS = {
     "model.dropout": BELOW_ONE,
     "model.remat": OneOf(("none", "dots", "offload", "block")),
     "model.dtype": OneOf(("float32", "bfloat16")),
+    "model.attention": OneOf(("fastest", "plain")),
     "model.fit.patch": PIXELS,
     "model.fit.group": Several(PIXELS, 3, 3),
     "model.fit.patch_channels": CHANNELS,

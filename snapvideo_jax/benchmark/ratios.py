@@ -42,7 +42,8 @@ class Ratio(NamedTuple):
 def ratios(rows: Sequence[Row]) -> list[Ratio]:
     """Compares every FIT with every U-Net that did the same work in the same way.
 
-    That is: the same mode, kind, device, number of devices, dtype, size of video and batch.
+    That is: the same mode, kind, device, number of devices, dtype, attention, size of video and
+    batch.
     """
     return [
         ratio(fit, unet)
@@ -88,7 +89,16 @@ def _paper_ratio(fit: Row, unet: Row) -> float | None:
 
 
 def _same(row: Row) -> tuple:
-    return row.mode, row.kind, row.device, row.devices, row.dtype, row.video, row.batch
+    return (
+        row.mode,
+        row.kind,
+        row.device,
+        row.devices,
+        row.dtype,
+        row.attention,
+        row.video,
+        row.batch,
+    )
 
 
 def _extremes(unet: Row, fit: Row) -> list[tuple[float, float]]:

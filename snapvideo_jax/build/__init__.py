@@ -46,6 +46,7 @@ from snapvideo_jax.build.programs import (
     text_dropout,
     train_program,
     training_mesh,
+    with_arithmetic,
     with_batch_size,
     without_recompute,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "text_dropout",
     "train_program",
     "training_mesh",
+    "with_arithmetic",
     "with_batch_size",
     "without_recompute",
     "objective",

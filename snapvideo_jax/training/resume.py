@@ -12,7 +12,8 @@ from snapvideo_jax.fields import flatten
 # Fields that may change between the runs of one folder; any other makes it another experiment.
 MAY_CHANGE = (
     "mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
-    "training.accumulate", "model.remat", "model.fit.unroll",
+    "training.accumulate", "model.remat", "model.attention",
+    "model.fit.unroll",
     "data.path", "data.vocabulary", "data.workers", "data.prefetch", "data.decode_seconds",
     "data.max_bad_fraction", "data.stall_seconds",
 )  # fmt: skip
@@ -20,6 +21,7 @@ MAY_CHANGE = (
 # Fields that configs of earlier versions lack, and the value that was theirs.
 LATER_FIELDS: dict[str, Any] = {
     "model.fit.write_scale": 1.0,
+    "model.attention": "fastest",
     "data.mixture": [],  # as JSON has it
     "data.aspect": "crop",
     "data.random_crop": False,
