@@ -18,6 +18,7 @@ from snapvideo_jax.benchmark import report
 from snapvideo_jax.benchmark.programs import random_arrays
 from snapvideo_jax.benchmark.report import Table
 from snapvideo_jax.build import Config
+from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.parallel import attention
 from snapvideo_jax.planner.programs import VOCABULARY
 
@@ -57,9 +58,9 @@ def check(name: str, config: Config, device: jax.Device) -> list[Agreement]:
     """Compares the first training step of a config on `device` with the CPU's.
 
     In float32 it must agree to LIMIT. In bfloat16 rounding decides how far plain attention is off,
-    and the fastest may be KERNEL_LIMIT times as far.
+    and the fastest may be KERNEL_LIMIT times as far. Raises ConfigError where JAX may use no CPU.
     """
-    cpu = jax.devices("cpu")[0]
+    cpu = host_cpu()
     exact = build.with_arithmetic(config, dtype="float32", attention="plain")
     halves = build.with_arithmetic(config, dtype="bfloat16", attention="plain")
     fastest = build.with_arithmetic(config, dtype="bfloat16", attention="fastest")
@@ -83,6 +84,14 @@ def check(name: str, config: Config, device: jax.Device) -> list[Agreement]:
         plain,
         compare("bfloat16", fastest, limit=KERNEL_LIMIT * plain.gradient),
     ]
+
+
+def host_cpu() -> jax.Device:
+    """Returns a CPU; raises ConfigError where JAX may use none."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError as error:
+        raise ConfigError("JAX may not use the CPU to compare with; unset JAX_PLATFORMS") from error
 
 
 def first_arguments(config: Config, device: jax.Device) -> Any:

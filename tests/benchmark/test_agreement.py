@@ -9,7 +9,7 @@ import pytest
 from launch import entry
 from snapvideo_jax.benchmark import agreement
 from snapvideo_jax.build import with_batch_size
-from snapvideo_jax.errors import UserError
+from snapvideo_jax.errors import ConfigError, UserError
 from tests import tiny
 from tests.benchmark.example_rows import FACTS
 from tests.in_process import launch
@@ -74,6 +74,15 @@ def test_the_command_ends_with_1_and_the_number_of_steps_that_do_not_agree(
     assert error.value.exit_code == 1
     assert (tmp_path / "report.md").read_text().startswith("## A training step beside the CPU's")
     assert '"gradient": 0.00012' in (tmp_path / "report.json").read_text()
+
+
+def test_where_jax_may_use_no_cpu_that_is_said(monkeypatch):
+    def none(platform):
+        raise RuntimeError(f"Unknown backend {platform}")
+
+    monkeypatch.setattr(jax, "devices", none)
+    with pytest.raises(ConfigError, match="unset JAX_PLATFORMS"):
+        agreement.host_cpu()
 
 
 @pytest.mark.slow
