@@ -83,6 +83,8 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     # and the rest waits in the host's memory), or a whole block ("block").
     config.model.remat = "none"
     config.model.dtype = "float32"  # of matrix products: "float32" or "bfloat16"; open
+    # "fastest", by a kernel of the devices where they have one that fits, or "plain".
+    config.model.attention = "fastest"
 
     config.model.fit = ConfigDict()
     config.model.fit.patch = 4  # pixels a side; a patch spans one frame, Table 8
@@ -112,7 +114,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     config.model.dit.channels = 1024
     config.model.dit.blocks = 30
     config.model.dit.head_channels = 64
-    config.model.dit.attention = "joint"  # or "factorised": over space, then time
+    config.model.dit.factorised = False  # attention over space, then time, for that over both
     config.model.dit.unroll = 1  # as FIT's
 
     # The text that the network reads: states of a T5 encoder.

@@ -15,5 +15,5 @@ from configs import dit_500m
 def get_config(mesh: str = "replicas") -> ConfigDict:
     """DiT 500M with fewer blocks, since a block has one attention more."""
     config = dit_500m.get_config(mesh)
-    config.model.dit.update(blocks=24, attention="factorised")
+    config.model.dit.update(blocks=24, factorised=True)
     return config

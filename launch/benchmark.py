@@ -15,7 +15,8 @@ dit_114m.py, and the same factorised) have as many parameters and as many FLOPs 
 configs' own: how cost grows with pixels and frames.
 --sweep doubles the batch from the first of --batch_sizes until memory or --max_batch ends it.
 --devices=1,2,4,8 lays each config's mesh over the first of the devices, with --batch_sizes videos
-for each. --dtype sets model.dtype of all configs.
+for each. --dtype sets model.dtype of all configs, --attention model.attention;
+--attention=fastest,plain times each config with both, in turns.
 
 --topology=v5p:1x1x1 (or a slice: v5e-16, v5litepod-16) runs nothing: the TPU's compiler says what
 each program would take there, at the slow end of its band, and the report marks it as predicted
@@ -29,10 +30,13 @@ them: docs/benchmark.md.
 Exit codes: 0 done, 2 bad flags or config, or sizes that do not split, 5 DIR cannot be written.
 """
 
+import copy
 import itertools
 import json
+import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -47,6 +51,7 @@ from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.kinds import Several, Whole
 from snapvideo_jax.planner import topology
 
+START = time.monotonic()
 BATCH = Whole(1, 2**20)
 CONFIGS = flags.DEFINE_list(
     "configs", ["configs/fit_500m.py", "configs/unet_284m.py"], "Configuration files to compare."
@@ -70,6 +75,12 @@ DEVICES = number_flags.define(
 REPEATS = number_flags.define("repeats", 10, Whole(1, 1_000_000), "Timed steps of each program.")
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice, as v5p:2x2x1, to predict for instead of measuring here."
+)
+MAX_SECONDS = number_flags.define(
+    "max_seconds", None, Whole(1, 10**6), "Compile nothing more after so long; default: no end."
+)
+ATTENTIONS = flags.DEFINE_list(
+    "attention", None, "model.attention of all configs: fastest, plain or both; default: theirs."
 )
 DTYPE = flags.DEFINE_enum("dtype", None, list(build.DTYPES), "model.dtype of all configs.")
 
@@ -99,7 +110,9 @@ def run() -> None:
 
 def measured_rows(cases: list[programs.Case]) -> list[Row]:
     """Times the cases of one of the parts here."""
-    return measure.measure(cases, REPEATS.value, screen.say, screen.progress)
+    end = math.inf if MAX_SECONDS.value is None else START + MAX_SECONDS.value
+    in_time = lambda: time.monotonic() < end
+    return measure.measure(cases, REPEATS.value, screen.say, screen.progress, in_time)
 
 
 def predicted_rows(cases: list[programs.Case]) -> list[Row]:
@@ -116,7 +129,9 @@ def predicted_rows(cases: list[programs.Case]) -> list[Row]:
 def request_of_flags(num_devices: int) -> measure.Request:
     """Returns what to measure; raises ConfigError for what cannot be."""
     if TOPOLOGY.value:
-        entry.refuse_unread("measuring here, without --topology", DEVICES, SWEEP, REPEATS)
+        entry.refuse_unread(
+            "measuring here, without --topology", DEVICES, SWEEP, REPEATS, MAX_SECONDS
+        )
     if not SWEEP.value:
         entry.refuse_unread("--sweep", MAX_BATCH)
     unknown = set(MODES.value) - set(programs.MODES)
@@ -127,10 +142,9 @@ def request_of_flags(num_devices: int) -> measure.Request:
     names = [name(path) for path in CONFIGS.value]
     if len(set(names)) < len(names) or not names:
         raise ConfigError(f"--configs={','.join(CONFIGS.value)}: name each one once")
-    configs = {key: load(path) for key, path in zip(names, CONFIGS.value, strict=True)}
     devices = sorted(set(DEVICES.value or [num_devices]))
     return measure.Request(
-        configs=configs,
+        configs=dict(itertools.chain(*map(variants, CONFIGS.value))),
         modes=list(dict.fromkeys(MODES.value)),
         batch_sizes=batch_sizes(),
         devices=devices,
@@ -153,11 +167,17 @@ def name(path: str) -> str:
     return Path(file).stem + colon + mesh
 
 
-def load(path: str) -> Config:
-    """Loads a config with --dtype; raises ConfigError if it cannot be built."""
+def variants(path: str) -> Iterator[tuple[str, Config]]:
+    """Yields a config's name, with --dtype and each --attention; the name tells several apart.
+
+    Raises ConfigError if it cannot be built.
+    """
     config = entry.load_config(path)
-    config.model.dtype = DTYPE.value or config.model.dtype
-    return build.check_without_data(config)
+    choices = list(dict.fromkeys(ATTENTIONS.value or [config.model.attention]))
+    for choice in choices:
+        config.model.update(dtype=DTYPE.value or config.model.dtype, attention=choice)
+        label = f"{name(path)} {choice}" if len(choices) > 1 else name(path)
+        yield label, build.check_without_data(copy.deepcopy(config))
 
 
 def batch_sizes() -> list[int]:

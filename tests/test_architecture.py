@@ -213,6 +213,7 @@ def test_models_step_and_sampler_import_without_tensorflow_and_clu():
     import_without(HEAVY, *modules)
 
 
-def test_the_benchmark_needs_nothing_that_reads_data_or_draws():
+@pytest.mark.parametrize("command", ["launch.benchmark", "launch.check_step"])
+def test_the_benchmark_needs_nothing_that_reads_data_or_draws(command):
     readers = ("av", "PIL", "sentencepiece", "matplotlib", "scipy")
-    import_without((*HEAVY, *readers), "launch.benchmark", "snapvideo_jax.benchmark.plots")
+    import_without((*HEAVY, *readers), command, "snapvideo_jax.benchmark.plots")

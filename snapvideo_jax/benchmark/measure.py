@@ -101,10 +101,22 @@ def case(config: Config, name: str, part: Part, devices: Sequence[jax.Device]) -
     return Case(name, config, part.mode, devices[: part.devices])
 
 
-def measure(cases: Sequence[Case], repeats: int, say: Say, progress: Progress) -> list[Row]:
-    """Times the cases in turns if all fit into memory, else one after the other; a row for each."""
+def measure(
+    cases: Sequence[Case],
+    repeats: int,
+    say: Say,
+    progress: Progress,
+    may_compile: Callable[[], bool] = lambda: True,
+) -> list[Row]:
+    """Times the cases in turns if all fit into memory, else one after the other.
+
+    Returns a row for each that was compiled; it is not where `may_compile` says no before.
+    """
     compiled = []
     for one in cases:
+        if not may_compile():
+            say(f"{programs.describe(one)}: no time is left to compile it")
+            continue
         say(f"{programs.describe(one)}: compiling")
         compiled.append(programs.compile_case(one))
     usable = [one for one in compiled if one.executable is not None]
@@ -226,6 +238,7 @@ def row(compiled: CompiledCase, timing: Timing | None, interleaved: bool) -> Row
         devices=len(case.devices),
         mesh=dict(program.mesh.shape),
         dtype=program.dtype,
+        attention=program.attention,
         batch=program.videos,
         step_ms=timing.step_ms if timing else (),
         interleaved=interleaved and timing is not None,

@@ -27,6 +27,7 @@ def row(case: Case, cache: Path) -> Row:
         devices=answer.chips,
         mesh=answer.mesh,
         dtype=program.dtype,
+        attention=program.attention,
         batch=program.videos,
         step_ms=() if seconds is None else (1e3 * seconds.slow,),
         fast_ms=None if seconds is None else 1e3 * seconds.fast,

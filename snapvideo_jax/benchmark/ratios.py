@@ -46,7 +46,8 @@ class Ratio(NamedTuple):
 def ratios(rows: Sequence[Row]) -> list[Ratio]:
     """Compares each row with every later one that did the same work in the same way, its rival.
 
-    That is: the same mode, kind, device, number of devices, dtype, size of video and batch.
+    That is: the same mode, kind, device, number of devices, dtype, attention, size of video and
+    batch.
     """
     return [
         ratio(row, rival)
@@ -94,7 +95,16 @@ def _paper_ratio(row: Row, rival: Row) -> float | None:
 
 
 def _same(row: Row) -> tuple:
-    return row.mode, row.kind, row.device, row.devices, row.dtype, row.video, row.batch
+    return (
+        row.mode,
+        row.kind,
+        row.device,
+        row.devices,
+        row.dtype,
+        row.attention,
+        row.video,
+        row.batch,
+    )
 
 
 def _extremes(rival: Row, row: Row) -> list[tuple[float, float]]:

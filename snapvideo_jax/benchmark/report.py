@@ -64,9 +64,13 @@ def tree(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
 def source_line(report: Report, kind: str) -> str:
     """Says of what kind figures are, on what device, by which versions and command, and when."""
     rows = [row for row in report["rows"] if row["kind"] == kind]
-    devices = ", ".join(dict.fromkeys(row["device"] for row in rows))
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    return f"{kind} on {devices}; {versions}; {report['date']}; {report['command']}"
+    return source(report, kind, list(dict.fromkeys(row["device"] for row in rows)))
+
+
+def source(facts: Mapping[str, Any], kind: str, devices: Sequence[str]) -> str:
+    """Says of what kind figures are, on what devices, by which versions and command, and when."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"{kind} on {', '.join(devices)}; {versions}; {facts['date']}; {facts['command']}"
 
 
 def load_line(report: Report, kind: str) -> str:
@@ -136,8 +140,8 @@ def _turns(ratio: Mapping[str, Any]) -> str:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], source: str, load: str) -> Table:
-    header = ("config", "video", "batch", "devices", "dtype", "ms per video", "paper, A100")
-    header += ("ms per step",)
+    header = ("config", "video", "batch", "devices", "dtype", "attention")
+    header += ("ms per video", "paper, A100", "ms per step")
     header += ("from, to", "videos/s", "TFLOP/s", "MFU", "hardware", "memory GB", "compile s")
     title = f"{MODES[rows[0]['mode']].capitalize()}, {rows[0]['kind']}"
     lines = [_line(row) for row in rows]
@@ -153,6 +157,7 @@ def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
         str(row["batch"]),
         f"{row['devices']} x {row['device']}",
         row["dtype"],
+        row["attention"],
         "out of memory" if row["out_of_memory"] else _number(row["ms_per_video"]),
         _number(ratios_.paper_ms(row["config"], row["mode"]), ".1f"),
         _number(row["ms_per_step"]),

@@ -21,6 +21,7 @@ class Row:
       device: what one device is, as JAX names it.
       devices: number of devices, over which `mesh` (size of each axis) is laid.
       dtype: of matrix products.
+      attention: the kernel that attends where it fits: "cudnn", "pallas", or "plain", none.
       batch: videos a step, of all devices.
       step_ms: milliseconds of each timed step, or of a predicted one at the slow end of its band;
         () where it ran out of memory.
@@ -46,6 +47,7 @@ class Row:
     devices: int
     mesh: dict[str, int]
     dtype: str
+    attention: str
     batch: int
     step_ms: tuple[float, ...] = ()
     fast_ms: float | None = None

@@ -51,7 +51,7 @@ def network(config: Config, attend: Attend) -> FIT | UNet | DiT:
             channels=dit.channels,
             blocks=dit.blocks,
             head_channels=dit.head_channels,
-            factorised=dit.attention == "factorised",
+            factorised=dit.factorised,
             unroll=dit.unroll,
             **common,
         )
@@ -73,7 +73,7 @@ def network(config: Config, attend: Attend) -> FIT | UNet | DiT:
 
 
 def denoiser(config: Config, vocabulary_size: int, mesh: Mesh) -> Denoiser:
-    """Makes the denoiser, whose network attends as the devices of `mesh` do best.
+    """Makes the denoiser, whose network attends on `mesh` as `model.attention` says.
 
     vocabulary_size: ids of the text encoder that is trained along; of no meaning where states are
     stored, as the denoiser then has no encoder.
@@ -91,7 +91,7 @@ def denoiser(config: Config, vocabulary_size: int, mesh: Mesh) -> Denoiser:
             dtype=DTYPES[config.model.dtype],
         )
     return Denoiser(
-        network=network(config, attention.for_mesh(mesh)),
+        network=network(config, attention.for_mesh(mesh, config.model.attention)),
         text_encoder=encoder,
         sigma_data=diffusion.sigma_data,
         sigma_in=diffusion.sigma_in,

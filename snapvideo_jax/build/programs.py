@@ -74,10 +74,10 @@ def without_recompute(
     """Returns what to count FLOPs by: the config without remat, and one device without a kernel.
 
     Remat and the gradient of an attention kernel compute things again, which the mathematics does
-    not ask for. The device is a CPU, which has no kernel, unless JAX may use none.
+    not ask for. The device is a CPU, unless JAX may use none.
     """
     plain = copy.deepcopy(config)
-    plain.model.remat = "none"
+    plain.model.update(remat="none", attention="plain")
     plain.mesh.update(dict.fromkeys(meshes.AXES, 1))
     return plain, _cpu_or(devices)
 
@@ -109,6 +109,13 @@ def with_video(config: Config, video: tuple[int, int, int]) -> Config:
     frames, height, width = video
     changed.data.update(num_frames=frames, height=height, width=width)
     changed.data.pad_rows = data.pad_rows * height // data.height
+    return changed
+
+
+def with_arithmetic(config: Config, *, dtype: str, attention: str) -> Config:
+    """Returns a copy of the config with another `model.dtype` and `model.attention`."""
+    changed = copy.deepcopy(config)
+    changed.model.update(dtype=dtype, attention=attention)
     return changed
 
 

@@ -507,7 +507,7 @@ class DiTBlock(nn.Module):
         super().__init__()
         C, d = dit["channels"], dit["head_channels"]
         self.frames = frames
-        self.names = ("space", "time") if dit["attention"] == "factorised" else ("joint",)
+        self.names = ("space", "time") if dit["factorised"] else ("joint",)
         self.modulation_table = nn.Parameter(torch.empty(len(self.names) + 1, 3, C))
         for name in self.names:
             self.add_module(name, MultiHeadAttention(C, C, d))
@@ -553,7 +553,7 @@ class DiT(nn.Module):
         rows, self.patch, C = data["height"] + data["pad_rows"], dit["patch"], dit["channels"]
         self.grid = data["num_frames"], rows // self.patch, data["width"] // self.patch
         self.tokens = ConditioningTokens(E, text_channels, upsampler)
-        layers = 3 if dit["attention"] == "factorised" else 2
+        layers = 3 if dit["factorised"] else 2
         self.modulation = Dense(E, (3 * layers + 2) * C)
         self.stem = Dense(self.patch**2 * (6 if upsampler else 3), C)
         self.blocks = nn.ModuleList(DiTBlock(dit, self.grid[0], E) for _ in range(dit["blocks"]))

@@ -6,8 +6,8 @@ latents of the global layers, the only thing that FIT's groups exchange. In such
 exchange queries, keys and values so that each holds all latents for some of the heads, attend, and
 exchange the result back (Ulysses). Where heads do not divide, keys and values are gathered.
 
-Inside the shard_map a TPU uses the kernel of pallas_attention.py wherever that fits: it keeps the
-scores on the chip instead of writing them to memory.
+Inside the shard_map a TPU uses the kernel of pallas_attention.py and a GPU that of cuDNN wherever
+they fit: these keep the scores on the chip instead of writing them to memory.
 """
 
 import functools
@@ -19,20 +19,50 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.layers import Attend, dot_product_attention
+from snapvideo_jax.parallel import cudnn_attention, pallas_attention
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.parallel import pallas_attention
 from snapvideo_jax.parallel.mesh import BATCH_AXES
 
-Kernel = Callable[..., Array]  # (q, k, v, and a mask if there is one) -> attention
+
+class Kernel(NamedTuple):
+    """Attention as one program of a device.
+
+    attend: (q, k, v, and a mask if there is one) -> attention. fits: whether it takes (q, k).
+    """
+
+    name: str
+    attend: Callable[..., Array]
+    fits: Callable[[Array, Array], bool]
 
 
-def for_mesh(mesh: Mesh) -> Attend:
-    """Returns the attention for a mesh: split over its devices, with their fastest kernel."""
-    on_tpu = mesh.devices.flat[0].platform == "tpu"
-    kernel = pallas_attention.attention if on_tpu else dot_product_attention
-    if mesh.size == 1 and kernel is dot_product_attention:
+PLAIN = Kernel("plain", dot_product_attention, lambda q, k: True)
+PALLAS = Kernel("pallas", pallas_attention.attention, pallas_attention.fits)
+CUDNN = Kernel("cudnn", cudnn_attention.attention, cudnn_attention.fits)
+
+
+def fastest_kernel(mesh: Mesh) -> Kernel:
+    """Returns the kernel of a mesh's devices; PLAIN where they have none."""
+    if mesh.devices.flat[0].platform == "tpu":
+        return PALLAS
+    if mesh.local_devices and cudnn_attention.runs_on(mesh.local_devices[0]):
+        return CUDNN
+    return PLAIN
+
+
+def for_mesh(mesh: Mesh, choice: str = "fastest") -> Attend:
+    """Returns the attention for a mesh, split over its devices.
+
+    choice: "fastest", by the devices' kernel where it fits, or "plain", by the dot product.
+    """
+    kernel = fastest_kernel(mesh) if choice == "fastest" else PLAIN
+    if mesh.size == 1 and kernel is PLAIN:
         return dot_product_attention
     return functools.partial(attend, kernel=kernel, mesh=mesh)
+
+
+def kernel_name(attend: Attend) -> str:
+    """Returns the name of the kernel of an attention that `for_mesh` made."""
+    return attend.keywords["kernel"].name if isinstance(attend, functools.partial) else PLAIN.name
 
 
 def attend(
@@ -101,7 +131,7 @@ def local(
     *mask: Bool[Array, "*b k"],
 ) -> Float[Array, "*b n A d"]:
     """Attends to the keys that this device holds; sends nothing."""
-    return (kernel if pallas_attention.fits(q, k) else dot_product_attention)(q, k, v, *mask)
+    return (kernel.attend if kernel.fits(q, k) else dot_product_attention)(q, k, v, *mask)
 
 
 def exchange_heads(

@@ -16,8 +16,13 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
+# cuDNN's attention: primitive -> its products of queries or their gradients with keys or values.
+CUDNN_PRODUCTS = {
+    "dot_product_attention_fwd_wrapper": 2,
+    "dot_product_attention_bwd_wrapper": 5,
+}
 # Primitives that compute products, which are what is counted.
-PRODUCTS = {"dot_general", "conv_general_dilated", "pallas_call"}
+PRODUCTS = {"dot_general", "conv_general_dilated", "pallas_call", *CUDNN_PRODUCTS}
 
 # Primitives that run an inner jaxpr as it is; HOLDERS also repeat one or choose among several.
 CALLS = {
@@ -138,6 +143,8 @@ def _flops(equation: JaxprEqn) -> int:
         return _matmul_flops(equation)
     if equation.primitive.name == "conv_general_dilated":
         return _convolution_flops(equation)
+    if equation.primitive.name in CUDNN_PRODUCTS:
+        return _cudnn_flops(equation)
     return _kernel_flops(equation.params)
 
 
@@ -218,6 +225,11 @@ def _taps(
     position = starts + np.arange(rhs) * rhs_dilation
     inside = (position >= 0) & (position < lhs * lhs_dilation)
     return int(np.sum(inside & (position % lhs_dilation == 0)))
+
+
+def _cudnn_flops(equation: JaxprEqn) -> int:
+    queries, keys = (_shape(variable) for variable in equation.invars[:2])  # [b n A d], [b k A d]
+    return 2 * CUDNN_PRODUCTS[equation.primitive.name] * math.prod(queries) * keys[1]
 
 
 def _kernel_flops(params: dict[str, Any]) -> int:

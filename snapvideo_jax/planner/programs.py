@@ -12,6 +12,7 @@ from snapvideo_jax import build, trees
 from snapvideo_jax.build import Config
 from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.parallel import attention
 from snapvideo_jax.planner import cost
 
 # Ids of a text encoder that is trained along; its table is small beside everything else.
@@ -56,6 +57,11 @@ class PlannedProgram:
     def dtype(self) -> str:
         """Name of the dtype of matrix products."""
         return jnp.dtype(self.denoiser.network.dtype).name
+
+    @property
+    def attention(self) -> str:
+        """Name of the kernel that attends where it fits."""
+        return attention.kernel_name(self.denoiser.network.attend)
 
     @property
     def flops(self) -> int:

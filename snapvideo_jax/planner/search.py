@@ -252,9 +252,10 @@ def rows(config: Config) -> Rows:
         return Rows(summed=summed, exchanged=4 * fit.global_layers * latents)
     dit = model.dit
     patches = dit.blocks * frames * height * width // dit.patch**2 * dit.channels
-    factorised = dit.attention == "factorised"  # tokens change places before and after time
+    # Where it is factorised, tokens change places before and after time.
     return Rows(
-        summed=(4 if factorised else 3) * patches, exchanged=(2 if factorised else 4) * patches
+        summed=(4 if dit.factorised else 3) * patches,
+        exchanged=(2 if dit.factorised else 4) * patches,
     )
 
 

@@ -22,7 +22,10 @@ from snapvideo_jax.training import checkpoint, fed_rows, restore, telemetry
 
 # Fields that decide in which order numbers are added, or how fast parameters move; a run may
 # change them (resume.MAY_CHANGE), and then goes on with other bits.
-ARITHMETIC = ("mesh.", "training.steps", "training.accumulate", "model.remat", "model.fit.unroll")
+ARITHMETIC = (
+    "mesh.", "training.steps", "training.accumulate", "model.remat", "model.attention",
+    "model.fit.unroll",
+)  # fmt: skip
 
 
 class Difference(NamedTuple):

@@ -12,7 +12,8 @@ from snapvideo_jax.fields import flatten
 # Fields that may change between the runs of one folder; any other makes it another experiment.
 MAY_CHANGE = (
     "mesh", "log", "checkpoint", "sampling", "training.steps", "training.max_skipped",
-    "training.accumulate", "model.remat", "model.fit.unroll", "model.dit.unroll",
+    "training.accumulate", "model.remat", "model.attention",
+    "model.fit.unroll", "model.dit.unroll",
     "data.path", "data.vocabulary", "data.workers", "data.prefetch", "data.decode_seconds",
     "data.max_bad_fraction", "data.stall_seconds",
 )  # fmt: skip
@@ -24,8 +25,9 @@ LATER_FIELDS: dict[str, Any] = {
     "model.dit.channels": 1024,
     "model.dit.blocks": 30,
     "model.dit.head_channels": 64,
-    "model.dit.attention": "joint",
+    "model.dit.factorised": False,
     "model.dit.unroll": 1,
+    "model.attention": "fastest",
     "data.mixture": [],  # as JSON has it
     "data.aspect": "crop",
     "data.random_crop": False,

@@ -23,6 +23,7 @@ def row(config, *step_ms, **fields):
         "devices": 1,
         "mesh": {"data": 1, "fsdp": 1, "group": 1, "tensor": 1},
         "dtype": "bfloat16",
+        "attention": "plain",
         "batch": 8,
         "interleaved": True,
         "model_flops": 10 * 10**12,

@@ -34,7 +34,8 @@ def program(videos):
     network = types.SimpleNamespace(video=(2, 16, 16))
     return types.SimpleNamespace(
         denoiser=types.SimpleNamespace(network=network), mesh=types.SimpleNamespace(shape={}),
-        network="fit", parameters=9, dtype="float32", videos=videos, model_flops=1, flops=1,
+        network="fit", parameters=9, dtype="float32", attention="plain", videos=videos,
+        model_flops=1, flops=1,
     )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def pretended(monkeypatch):
     """run(limit, **request) -> rows, order of steps, lines: programs of one number a video, which
     at once find room for `limit` of them; a config "huge" is too big for the compiler."""
 
-    def run(limit, **changes):
+    def run(limit, may_compile=lambda: True, **changes):
         order, lines, held = [], [], weakref.WeakSet()
 
         class Arguments:
@@ -83,7 +84,7 @@ def pretended(monkeypatch):
         start = lambda compiled: (Arguments(compiled.program.videos),)
         monkeypatch.setattr(programs, "first_arguments", start)
         monkeypatch.setattr(programs, "next_arguments", lambda _, arguments, results: arguments)
-        rows_of = lambda cases: measure.measure(cases, 3, lines.append, silent)
+        rows_of = lambda cases: measure.measure(cases, 3, lines.append, silent, may_compile)
         parts = measure.run(request(**changes), jax.devices(), rows_of)
         rows = [row for part in parts for row in part]
         return rows, order, lines
@@ -125,6 +126,13 @@ def test_what_cannot_be_compiled_for_want_of_memory_leaves_the_others_in_turns(p
         ("huge", True, False),
         ("b", False, True),
     ]
+
+
+def test_when_time_is_over_nothing_more_is_compiled_and_what_is_gets_its_row(pretended):
+    answers = iter([True, False])
+    rows, order, lines = pretended(limit=2, may_compile=lambda: next(answers))
+    assert [row.config for row in rows] == ["a"] and order == ["a"] * 4
+    assert "b infer, 1 video on 1 device: no time is left to compile it" in lines
 
 
 def test_a_cpu_is_asked_what_it_has_before_it_is_filled(pretended, monkeypatch):

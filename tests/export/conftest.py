@@ -33,7 +33,7 @@ def make_config(kind):
         "upsampler": tiny.get_upsampler_config,
         "unet": tiny_unet.get_config,
         "dit": tiny_dit.get_config,
-        "joint dit": lambda: tiny_dit.get_config("joint"),
+        "joint dit": lambda: tiny_dit.get_config(factorised=False),
     }
     config = copy.deepcopy(makers[kind]())
     config.sampling.update(steps=4, guidance=2.0, guidance_low=0.5, threshold=0.9, sigma_max=20.0)

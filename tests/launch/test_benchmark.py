@@ -92,6 +92,7 @@ def test_a_config_that_cannot_be_loaded_ends_with_one_line_and_exit_code_2(tmp_p
         (["--configs=tests/tiny.py,tests/tiny.py"], "name each one once"),
         ([CONFIGS, "--devices=1,64"], "--devices=64: there are 8"),
         ([CONFIGS, "--sweep", "--batch_sizes=4", "--max_batch=2"], "is above --max_batch=2"),
+        ([CONFIGS, "--attention=fast"], "model.attention='fast' must be"),
         ([CONFIGS, "--max_batch=2"], "--max_batch does nothing here: it needs --sweep"),
         ([CONFIGS, "--topology=v5e-1", "--sweep"], "--sweep does nothing here"),
         ([CONFIGS, "--topology=v5e-1", "--repeats=3"], "--repeats does nothing here"),
@@ -117,6 +118,26 @@ def test_of_more_and_more_devices_there_is_a_row_each_and_a_picture(tmp_path, ca
     printed = capsys.readouterr().out
     assert "One call of the network, measured" in printed
     assert f"load {report['host']['load']:.1f} on " in printed
+
+
+def test_attention_of_two_kinds_makes_two_of_each_config(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        measure, "run", lambda request, devices, rows_of: seen.append(request) or []
+    )
+    launch("benchmark", CONFIGS, "--attention=fastest,plain", f"--out={tmp_path}")
+    launch("benchmark", CONFIGS, "--attention=plain", f"--out={tmp_path}")
+    both, plain = (
+        {name: config.model.attention for name, config in request.configs.items()}
+        for request in seen
+    )
+    assert both == {
+        "tiny fastest": "fastest",
+        "tiny plain": "plain",
+        "tiny_unet fastest": "fastest",
+        "tiny_unet plain": "plain",
+    }
+    assert plain == {"tiny": "plain", "tiny_unet": "plain"}
 
 
 def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):

@@ -51,17 +51,17 @@ def unet():
     return config
 
 
-def dit(attention="joint"):
+def dit(factorised=False):
     """An upsampler of 8 heads, 2 frames and 64 places."""
     config = tiny.get_upsampler_config()
     config.model.update(name="dit", remat="block", conditioning_channels=32)
-    config.model.dit.update(channels=64, blocks=2, head_channels=8, attention=attention)
+    config.model.dit.update(channels=64, blocks=2, head_channels=8, factorised=factorised)
     config.model.text_encoder.update(channels=64, heads=8, hidden=32)
     return config
 
 
 def factorised_dit():
-    return dit("factorised")
+    return dit(factorised=True)
 
 
 def parameter(path, leaf):

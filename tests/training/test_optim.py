@@ -102,7 +102,7 @@ def test_lamb_does_not_see_the_scale_of_the_gradient():
 
 
 def test_clipping_shortens_long_gradients_to_the_norm_and_leaves_short_ones():
-    norm = float(optax.global_norm(GRADS))
+    norm = float(optax.tree.norm(GRADS))
     shown = dict(eps=1.0)  # so large that Adam's step shows the length of the gradient
 
     def update(length, **options):

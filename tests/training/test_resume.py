@@ -51,6 +51,8 @@ def test_later_fields_are_fields_of_every_config_and_change_none_that_has_them()
     assert resume.with_later_fields(mine) == mine
 
 
-@pytest.mark.parametrize("config", [{}, {"model": 3}, {"model": {"fit": None, "dit": None}}])
+@pytest.mark.parametrize(
+    "config", [{}, {"model": 3}, {"model": {"fit": None, "dit": None, "attention": "plain"}}]
+)
 def test_what_is_no_config_stays_as_it_is(config):
     assert resume.with_later_fields(config) == config

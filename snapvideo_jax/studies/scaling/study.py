@@ -85,7 +85,7 @@ def resize(config: Config, family: str, size: int, steps: int) -> Config:
         channels=channels,
         blocks=blocks,
         head_channels=16,
-        attention="factorised" if factorised else "joint",
+        factorised=factorised,
     )
     if family != "fit":
         changed.diffusion.self_conditioning = 0.0
