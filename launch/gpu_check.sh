@@ -13,7 +13,6 @@
 set -u
 seconds=480 # of all parts together
 
-# Networks, one a line. Those that are not there are left out.
 networks=(
   configs/fit_500m.py
   configs/unet_284m.py
@@ -21,7 +20,7 @@ networks=(
   configs/dit_factorised_500m.py
 )
 large=configs/fit_3b9.py # its training state alone takes 78 GB
-checked=configs/shapes_fit.py,tests/tiny_unet.py
+checked=configs/shapes_fit.py,tests/tiny_unet.py,tests/tiny_dit.py
 videos=8 repeats=10 out="" tiny="" dry_run=""
 
 fail() { echo "error: $1 (see --help)" >&2; exit 2; }
@@ -39,11 +38,7 @@ cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-.venv/bin/python}
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
 
-there=()
-for network in "${networks[@]}"; do
-  if [ -e "$network" ]; then there+=("$network"); else echo "there is no $network: left out"; fi
-done
-all=$(IFS=,; echo "${there[*]}")
+all=$(IFS=,; echo "${networks[*]}")
 benchmark=(-m launch.benchmark --devices=1 --dtype=bfloat16
   "--batch_sizes=$videos" "--repeats=$repeats")
 
@@ -108,7 +103,7 @@ export XLA_PYTHON_CLIENT_MEM_FRACTION=.92 # JAX's .75 is too little to train the
 # Seconds of each part, for compiling mostly. Later parts find in JAX's cache what earlier compiled.
 part step 90 -m launch.check_step "--configs=$checked"
 part call 100 "${benchmark[@]}" "--configs=$all" --modes=infer --max_seconds=70
-part attention 120 "${benchmark[@]}" "--configs=${there[0]}" --modes=train,infer \
+part attention 120 "${benchmark[@]}" "--configs=${networks[0]}" --modes=train,infer \
   --attention=fastest,plain --max_seconds=80
 part training 100 "${benchmark[@]}" "--configs=$all" --modes=train --max_seconds=60
 part large 70 "${benchmark[@]}" "--configs=$large" --modes=infer,train --max_seconds=40

@@ -154,7 +154,7 @@ COMMANDS = {
     "evaluate": (["--checkpoint=c", "--out=o"], 6),
     "export": (["--checkpoint=c", "--out=o"], 1),
     "plan": ([], 2),
-    "benchmark": (["--out=o"], 4),
+    "benchmark": (["--out=o"], 5),
     "scaling": (["--out=o"], 2),
     "metrics": (["--metric=fvd", "--generated=g", "--out=o"], 4),
     "prepare_embed": (["--t5=t", "--out=o"], 1),

@@ -252,11 +252,9 @@ def rows(config: Config) -> Rows:
         return Rows(summed=summed, exchanged=4 * fit.global_layers * latents)
     dit = model.dit
     patches = dit.blocks * frames * height * width // dit.patch**2 * dit.channels
-    # Where it is factorised, tokens change places before and after time.
-    return Rows(
-        summed=(4 if dit.factorised else 3) * patches,
-        exchanged=(2 if dit.factorised else 4) * patches,
-    )
+    # Results of each layer; queries, keys, values and results, or all tokens before and after time.
+    summed, exchanged = (4, 2) if dit.factorised else (3, 4)
+    return Rows(summed=summed * patches, exchanged=exchanged * patches)
 
 
 def exchanges(

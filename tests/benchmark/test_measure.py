@@ -132,7 +132,7 @@ def test_when_time_is_over_nothing_more_is_compiled_and_what_is_gets_its_row(pre
     answers = iter([True, False])
     rows, order, lines = pretended(limit=2, may_compile=lambda: next(answers))
     assert [row.config for row in rows] == ["a"] and order == ["a"] * 4
-    assert "b infer, 1 video on 1 device: no time is left to compile it" in lines
+    assert "b infer, 1 video of 2 x 16 x 16 on 1 device: no time is left to compile it" in lines
 
 
 def test_a_cpu_is_asked_what_it_has_before_it_is_filled(pretended, monkeypatch):
