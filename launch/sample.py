@@ -68,6 +68,11 @@ def define_setting(name: str, text: str) -> flags.FlagHolder:
     return number_flags.define(name, None, kind, text)
 
 
+def define_solver(name: str, text: str) -> flags.FlagHolder:
+    """Defines a flag that takes a solver."""
+    return flags.DEFINE_enum(name, None, fields.FIELDS["sampling.solver"].words, text)
+
+
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
 )
@@ -97,7 +102,10 @@ AUGMENTATION = define_setting("augmentation", "Level of noise on what the upsamp
 FRAME_RATE = define_setting("frame_rate", "Frames per second; 0: still.")
 THRESHOLD = define_setting("threshold", "Percentile; 0: no thresholding.")
 OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.")
-HEUN = flags.DEFINE_bool("heun", None, "Second order (2 N - 1 calls), or Euler's (N).")
+SOLVER = define_solver("solver", "Second order: heun (2 N - 1 calls), dpmpp_2m (N); first: euler.")
+UPSAMPLER_SOLVER = define_solver("upsampler_solver", "As --solver.")
+GUIDANCE_MIN = define_setting("guidance_sigma_min", "Guidance at noise levels above this alone.")
+GUIDANCE_MAX = define_setting("guidance_sigma_max", "Guidance at noise levels up to this alone.")
 CHURN = define_setting("S_churn", "Noise added on the way, as EDM's.")
 DURATION = number_flags.define("duration", None, Real(0.001, 86_400.0), "Seconds of a long video.")
 FRAME_RATES = number_flags.define(
@@ -165,8 +173,8 @@ def check_flags() -> None:
     if not INIT_VIDEO.value:
         entry.refuse_unread("--init_video=FILE", KNOWN)
     if not UPSAMPLER.value:
-        of_upsampler = UPSAMPLER_STEP, UPSAMPLER_STEPS, UPSAMPLER_GUIDANCE, AUGMENTATION
-        entry.refuse_unread("--upsampler=FOLDER", *of_upsampler)
+        of_upsampler = UPSAMPLER_STEP, UPSAMPLER_STEPS, UPSAMPLER_GUIDANCE, UPSAMPLER_SOLVER
+        entry.refuse_unread("--upsampler=FOLDER", *of_upsampler, AUGMENTATION)
     if FRAME_RATES.value is not None:
         entry.refuse_unread("a short video; a long one has --frame_rates", FRAME_RATE)
 
@@ -198,12 +206,15 @@ def load() -> list[Stage]:
         frame_rate=span.frame_rates[-1] if span else FRAME_RATE.value,
         threshold=THRESHOLD.value,
         oscillate=OSCILLATE.value,
-        heun=HEUN.value,
+        solver=SOLVER.value,
+        guidance_sigma_min=GUIDANCE_MIN.value,
+        guidance_sigma_max=GUIDANCE_MAX.value,
         S_churn=CHURN.value,
     )
     first = dataclasses.replace(first, span=span, known=known(first, span))
     if not first.settings.guidance:
-        entry.refuse_unread("--guidance=W above 0", NEGATIVE, OSCILLATE)
+        of_guidance = NEGATIVE, OSCILLATE, GUIDANCE_MIN, GUIDANCE_MAX
+        entry.refuse_unread("--guidance=W above 0", *of_guidance)
     stages = [first]
     if UPSAMPLER.value:
         stages.append(upsampler_stage(first))
@@ -219,6 +230,7 @@ def upsampler_stage(first: Stage) -> Stage:
         UPSAMPLER_STEP.value,
         steps=UPSAMPLER_STEPS.value,
         guidance=UPSAMPLER_GUIDANCE.value,
+        solver=UPSAMPLER_SOLVER.value,
         augmentation=AUGMENTATION.value,
         frame_rate=first.settings.frame_rate,
     )
