@@ -1,9 +1,10 @@
-"""Plots of a sweep: each factor's score is a line over the field that changes.
+"""Plots of a sweep: each factor's score over the field that changes, or of solvers over their cost.
 
 matplotlib, which is only in requirements-test.txt, is imported where a plot is drawn.
 """
 
 import io
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 SweepPoint = dict[str, Any]  # the swept fields, and `oracle` as a report has it
 
+COSTS = {
+    "evaluations": "evaluations of the network a video",
+    "seconds": "seconds a video",
+}
+SOLVERS = {"heun": "Heun", "euler": "Euler", "dpmpp_2m": "DPM-Solver++(2M)"}
+COLORS = ("#1f6fb4", "#d9541e", "#2e9e5b", "#8a4fb0", "#e0b020", "#7a7a7a")
 FIELDS = {"steps": "steps of the sampler", "guidance": "guidance weight w"}
 # Color and width, thick lines first, so that lines on top of each other all show.
 FACTORS = {
@@ -35,10 +42,12 @@ def figure(points: Sequence[SweepPoint]) -> "Figure":
     """Draws scores, seen and held out, over the steps if they change, else over the guidance.
 
     points: one a combination, in the order of the sweep. With both fields swept, each guidance
-    weight has axes of its own.
+    weight has axes of its own. Several solvers or intervals of guidance are drawn over their cost.
     """
     from matplotlib.figure import Figure
 
+    if len({_sampler(point)[:3] for point in points}) > 1:
+        return _over_cost(points)
     field = "steps" if len({point["steps"] for point in points}) > 1 else "guidance"
     other = "guidance" if field == "steps" else "steps"
     values = list(dict.fromkeys(point[other] for point in points))
@@ -50,6 +59,52 @@ def figure(points: Sequence[SweepPoint]) -> "Figure":
     return result
 
 
+def _sampler(point: SweepPoint) -> tuple[str, float, float, float]:
+    """Returns what a line over cost has in common: solver, interval and weight of guidance."""
+    interval = point["guidance_sigma_min"], point["guidance_sigma_max"]
+    return point["solver"], *interval, point["guidance"]
+
+
+def _over_cost(points: Sequence[SweepPoint]) -> "Figure":
+    """Draws the score, all facts right, over evaluations and over the seconds that were measured.
+
+    A line is a solver with an interval and a weight of guidance; its points are numbers of steps.
+    """
+    from matplotlib.figure import Figure
+
+    costs = [cost for cost in COSTS if all(point[cost] is not None for point in points)]
+    result = Figure(figsize=(2.6 + 4.6 * len(costs), 4.1), layout="constrained")
+    for axes, cost in zip(result.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
+        for sampler, color in zip(dict.fromkeys(map(_sampler, points)), itertools.cycle(COLORS)):
+            line = sorted((p for p in points if _sampler(p) == sampler), key=lambda p: p[cost])
+            x = [point[cost] for point in line]
+            seen = [point["oracle"]["all"] for point in line]
+            held_out = [point["oracle"]["held_out"]["all"] for point in line]
+            axes.plot(x, seen, color=color, marker=".", label=_label(*sampler))
+            axes.plot(x, held_out, color=color, marker=".", linestyle=(0, (2, 2)))
+        _legend_of_lines(axes)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.set(xlabel=COSTS[cost], ylabel="all right by the oracle", ylim=(-0.03, 1.03))
+        axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.0%}")
+        axes.grid(color="#dddddd")
+    handles = axes.get_legend_handles_labels()[0]
+    result.legend(handles=handles, loc="outside lower center", ncols=2)
+    return result
+
+
+def _label(solver: str, low: float, high: float, weight: float) -> str:
+    guidance = f"w {weight:g}" if weight else "no guidance"
+    if weight and (low > 0 or high < 1e6):
+        guidance += f" at sigma {low:g} to {high:g}" if low else f" at sigma up to {high:g}"
+    return f"{SOLVERS[solver]}, {guidance}"
+
+
+def _legend_of_lines(axes: "Axes") -> None:
+    axes.plot([], [], "k-", label="seen in training")
+    axes.plot([], [], "k", linestyle=(0, (2, 2)), label="held out")
+
+
 def _panel(axes: "Axes", points: Sequence[SweepPoint], field: str) -> None:
     points = sorted(points, key=lambda point: point[field])
     x = [point[field] for point in points]
@@ -58,8 +113,7 @@ def _panel(axes: "Axes", points: Sequence[SweepPoint], field: str) -> None:
         held_out = [point["oracle"]["held_out"][factor] for point in points]
         axes.plot(x, seen, color=color, linewidth=width, label=factor, marker=".")
         axes.plot(x, held_out, color=color, linewidth=width, marker=".", linestyle=(0, (2, 2)))
-    axes.plot([], [], "k-", label="seen in training")
-    axes.plot([], [], "k", linestyle=(0, (2, 2)), label="held out")
+    _legend_of_lines(axes)
     if field == "steps":
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(value) for value in x])
