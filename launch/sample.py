@@ -35,8 +35,9 @@ Two stages, the second of which enlarges what the first one makes:
 Writes 00000.mp4, 00001.mp4, ... (one for each prompt and seed), a contact sheet of the first 32,
 sheet.png, and samples.json, which says how to make each again. --num=4 draws seeds seed .. seed + 3
 for each prompt; a seed gives the same pixels whatever the batch size. Batches split over all
-devices. A command that was stopped goes on where it was when it is given again; other settings
-need another --out. Steps, guidance and frame rate default to those of the run's config.
+devices, and are cut in half where their memory does not hold one. A command that was stopped goes
+on where it was when it is given again; other settings need another --out. What is not set is that
+of the run's config.
 Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out cannot be written.
 """
 
@@ -92,7 +93,7 @@ FORMAT = flags.DEFINE_enum("format", "mp4", list(output_folder.FORMATS), "Of the
 SEED = number_flags.define("seed", 0, fields.SEED, "Seed of the first sample of each prompt.")
 NUM = number_flags.define("num", 1, Whole(1, MOST_SAMPLES), "Samples of each prompt.")
 BATCH = number_flags.define(
-    "batch_size", 16, Whole(1, 65_536), "Videos a host makes at a time; rounded up to split."
+    "batch_size", 16, Whole(1, 65_536), "Videos a host makes at a time, at most; rounded to split."
 )
 STEPS = define_setting("steps", "Steps of the sampler.")
 GUIDANCE = define_setting("guidance", "Weight w; 0 is no guidance.")
@@ -143,12 +144,14 @@ def run() -> None:
 
     missing = len(folder.missing())
     rounds = max(hosts.gather(-(-missing // batch_size)))
-    progress, done = screen.progress("videos"), 0
+    progress, done, rows = screen.progress("videos"), 0, batch_size
     for batch in folder.batches(batch_size, rounds):
         # A process that lacks nothing any more computes along with those that do.
         samples = batch or work[:1]
         texts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
-        videos = stage.cascade(stages, texts, seeds, batch_size, screen.progress)
+        videos, rows = stage.cascade_in_memory(
+            stages, texts, seeds, rows, screen.progress, screen.say
+        )
         for sample, frames in zip(batch, videos, strict=False):
             if share.writes:
                 folder.add(sample, frames)
