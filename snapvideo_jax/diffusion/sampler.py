@@ -1,6 +1,6 @@
-"""Samplers with scaled inputs: EDM's (Karras et al. 2022, algorithms 1 and 2; paper 3.6), and 2M.
+"""Samplers with scaled inputs: EDM's (Karras et al. 2022; paper 3.6) and DPM-Solver++(2M).
 
-Algorithm 2 with t the grid of noise levels, D the denoiser and s = sigma_in; algorithm 1 is
+EDM's algorithm 2 with t the grid of noise levels, D the denoiser and s = sigma_in; algorithm 1 is
 gamma = 0:
 
     x = t[0] * noise

@@ -78,10 +78,7 @@ def _over_cost(points: Sequence[SweepPoint]) -> "Figure":
         for sampler, color in zip(dict.fromkeys(map(_sampler, points)), itertools.cycle(COLORS)):
             line = sorted((p for p in points if _sampler(p) == sampler), key=lambda p: p[cost])
             x = [point[cost] for point in line]
-            seen = [point["oracle"]["all"] for point in line]
-            held_out = [point["oracle"]["held_out"]["all"] for point in line]
-            axes.plot(x, seen, color=color, marker=".", label=_label(*sampler))
-            axes.plot(x, held_out, color=color, marker=".", linestyle=(0, (2, 2)))
+            _lines(axes, x, line, "all", color=color, label=_label(*sampler))
         _legend_of_lines(axes)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
@@ -100,6 +97,16 @@ def _label(solver: str, low: float, high: float, weight: float) -> str:
     return f"{SOLVERS[solver]}, {guidance}"
 
 
+def _lines(
+    axes: "Axes", x: Sequence[float], points: Sequence[SweepPoint], factor: str, **style: Any
+) -> None:
+    """Draws the scores of a factor over x: a solid line of prompts seen, a dashed one held out."""
+    seen = [point["oracle"][factor] for point in points]
+    held_out = [point["oracle"]["held_out"][factor] for point in points]
+    axes.plot(x, seen, marker=".", **style)
+    axes.plot(x, held_out, marker=".", **style | {"linestyle": (0, (2, 2)), "label": None})
+
+
 def _legend_of_lines(axes: "Axes") -> None:
     axes.plot([], [], "k-", label="seen in training")
     axes.plot([], [], "k", linestyle=(0, (2, 2)), label="held out")
@@ -109,10 +116,7 @@ def _panel(axes: "Axes", points: Sequence[SweepPoint], field: str) -> None:
     points = sorted(points, key=lambda point: point[field])
     x = [point[field] for point in points]
     for factor, (color, width) in FACTORS.items():
-        seen = [point["oracle"][factor] for point in points]
-        held_out = [point["oracle"]["held_out"][factor] for point in points]
-        axes.plot(x, seen, color=color, linewidth=width, label=factor, marker=".")
-        axes.plot(x, held_out, color=color, linewidth=width, marker=".", linestyle=(0, (2, 2)))
+        _lines(axes, x, points, factor, color=color, label=factor, linewidth=width)
     _legend_of_lines(axes)
     if field == "steps":
         axes.set_xscale("log", base=2)

@@ -673,6 +673,8 @@ class SnapVideo(nn.Module):
         settings = self.config["sampling"] | changes
         if settings["solver"] not in SOLVERS:
             raise ValueError(f"solver={settings['solver']!r} must be one of {SOLVERS}")
+        if settings["solver"] == "dpmpp_2m" and settings["oscillate"] and settings["guidance"]:
+            raise ValueError("oscillate=True: solver=dpmpp_2m extrapolates; give oscillate=False")
         sigma_in = self.config["diffusion"]["sigma_in"]
         levels, weights = noise_levels(settings), guidance_weights(settings)
         ahead = extrapolation_weights(levels, settings["solver"])
