@@ -19,6 +19,7 @@ COSTS = {
     "seconds": "seconds a video",
 }
 SOLVERS = {"heun": "Heun", "euler": "Euler", "dpmpp_2m": "DPM-Solver++(2M)"}
+EVERYWHERE = 1e6  # guidance_sigma_max of a config that guides at all noise levels
 COLORS = ("#1f6fb4", "#d9541e", "#2e9e5b", "#8a4fb0", "#e0b020", "#7a7a7a")
 FIELDS = {"steps": "steps of the sampler", "guidance": "guidance weight w"}
 # Color and width, thick lines first, so that lines on top of each other all show.
@@ -71,6 +72,7 @@ def _over_cost(points: Sequence[SweepPoint]) -> "Figure":
     A line is a solver with an interval and a weight of guidance; its points are numbers of steps.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     costs = [cost for cost in COSTS if all(point[cost] is not None for point in points)]
     result = Figure(figsize=(2.6 + 4.6 * len(costs), 4.1), layout="constrained")
@@ -81,6 +83,7 @@ def _over_cost(points: Sequence[SweepPoint]) -> "Figure":
             _lines(axes, x, line, "all", color=color, label=_label(*sampler))
         _legend_of_lines(axes)
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5)))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.set(xlabel=COSTS[cost], ylabel="all right by the oracle", ylim=(-0.03, 1.03))
         axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.0%}")
@@ -91,10 +94,12 @@ def _over_cost(points: Sequence[SweepPoint]) -> "Figure":
 
 
 def _label(solver: str, low: float, high: float, weight: float) -> str:
-    guidance = f"w {weight:g}" if weight else "no guidance"
-    if weight and (low > 0 or high < 1e6):
-        guidance += f" at sigma {low:g} to {high:g}" if low else f" at sigma up to {high:g}"
-    return f"{SOLVERS[solver]}, {guidance}"
+    """Names a solver and its guidance; a bound that no noise level reaches is left out."""
+    if not weight:
+        return f"{SOLVERS[solver]}, no guidance"
+    above = f" above sigma {low:g}" if low > 0 else ""
+    up_to = f" up to sigma {high:g}" if high < EVERYWHERE else ""
+    return f"{SOLVERS[solver]}, w {weight:g}{above}{up_to}"
 
 
 def _lines(

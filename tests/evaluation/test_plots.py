@@ -78,7 +78,7 @@ def test_several_solvers_and_intervals_are_drawn_over_evaluations_and_seconds():
     for axes, costs in zip(figure.axes, (((6, 14), (3, 5)), ((0.5, 1), (0.25, 0.5))), strict=True):
         heun, heun_held_out, fast, fast_held_out = lines(axes)
         assert heun.get_label() == "Heun, w 1"
-        assert fast.get_label() == "DPM-Solver++(2M), w 1 at sigma up to 9"
+        assert fast.get_label() == "DPM-Solver++(2M), w 1 up to sigma 9"
         assert fast.get_color() == fast_held_out.get_color() != heun.get_color()
         assert (tuple(heun.get_xdata()), tuple(fast.get_xdata())) == costs
         np.testing.assert_allclose(heun.get_ydata(), [0.24, 0.44])
