@@ -156,9 +156,12 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
 
     config.sampling = ConfigDict()
     config.sampling.steps = 256  # N, 3.6
-    config.sampling.heun = True  # second order, 2 N - 1 calls; False: Euler's steps, N
+    # "heun": second order, 2 N - 1 calls, 3.6. "euler": first order, N. "dpmpp_2m": second, N.
+    config.sampling.solver = "heun"
     config.sampling.guidance = 7.5  # w in D = D_c + w (D_c - D_u); 0 is none; open
     config.sampling.guidance_low = 1.0  # w at every other step, where it oscillates; open
+    config.sampling.guidance_sigma_min = 0.0  # guidance only at noise levels above this
+    config.sampling.guidance_sigma_max = 1e6  # and up to this one; elsewhere calls cost half
     config.sampling.oscillate = True  # 3.6: from a tenth of the steps on
     config.sampling.threshold = 0.995  # percentile of dynamic thresholding, 3.6; 0 is none; open
     config.sampling.reconstruction = 1.0  # weight of known frames, App. C.5; open

@@ -26,17 +26,22 @@ All devices of all hosts take part. Statistics of the real videos stay in --cach
 runs. The result holds every choice that decides a value, and their hash, the protocol's id: two
 results are compared where all choices are alike, else what differs is said.
 
-Several steps or guidance weights are swept, from the same prompts and noise, and on shapes drawn:
+Several settings of the sampler are swept, from the same prompts and noise, and on shapes drawn:
 
   python -m launch.evaluate --checkpoint=runs/shapes --guidance=0,0.5,1,2,4 --out=F.json \\
       --plot=F.png
+  python -m launch.evaluate --checkpoint=models/shapes --solver=heun,dpmpp_2m --steps=2,4,8,16 \\
+      --guidance_sigma_max=1e6,10 --batch_size=32 --out=F.json --plot=F.png
 
-The file then is the first one's result, and its `sweep` has a row of values for each.
+The file then is the first one's result, and its `sweep` has a row of values for each, with how
+often a video went through the network and, of several batches, the seconds that a video took in the
+fastest. A plot of several solvers or intervals is over these two.
 --sheet=FILE.png draws the shapes, each marked right or wrong.
 Exit codes: 0 done, 2 bad flags or unlike results, 3 bad videos, text or weights, 5 storage.
 """
 
 import dataclasses
+import functools
 import itertools
 import shutil
 from collections.abc import Sequence
@@ -102,11 +107,28 @@ GUIDANCE = number_flags.define(
     Several(fields.FIELDS["sampling.guidance"], 1, 64),
     "Weight w; 0 is no guidance.",
 )
+SOLVER = number_flags.define(
+    "solver", None, Several(fields.FIELDS["sampling.solver"], 1, 3), "As for launch.sample."
+)
+GUIDANCE_MIN = number_flags.define(
+    "guidance_sigma_min",
+    None,
+    Several(fields.FIELDS["sampling.guidance_sigma_min"], 1, 64),
+    "Guidance at noise levels above this alone.",
+)
+GUIDANCE_MAX = number_flags.define(
+    "guidance_sigma_max",
+    None,
+    Several(fields.FIELDS["sampling.guidance_sigma_max"], 1, 64),
+    "Guidance at noise levels up to this alone.",
+)
+OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.")
 COMPARE = flags.DEFINE_list("compare", [], "Two results, A.json,B.json: a table, or what differs.")
 
 ONLY_FOR = {"shapes": (SHEET, PLOT), "ucf101": (SPLIT, CLASS_PROMPTS), "msrvtt": (CAPTIONS,)}
 NEEDS = {"shapes": (), "reference": (REAL,), "ucf101": (REAL, SPLIT), "msrvtt": (REAL, CAPTIONS)}
 NETWORKS = {"i3d": I3D, "inception": INCEPTION, "clip": CLIP, "c3d": C3D}
+SWEPT = (SOLVER, GUIDANCE_MIN, GUIDANCE_MAX, STEPS, GUIDANCE)  # the last changes first
 SHAPES_SAMPLES = 64  # of each kind
 
 
@@ -156,7 +178,7 @@ def check_flags() -> None:
             entry.refuse_unread(f"--protocol={other}", *holders)
     if name == "shapes":
         entry.refuse_unread("another protocol than shapes", REAL)
-    if PLOT.value and max(len(STEPS.value or ()), len(GUIDANCE.value or ())) < 2:
+    if PLOT.value and max(len(flag.value or ()) for flag in SWEPT) < 2:
         raise ConfigError("--plot draws a sweep; give several --steps=N,N,.. or --guidance=W,W,..")
     for flag, needs in ((C3D_MEAN, C3D), (C3D, C3D_MEAN), (MERGES, CLIP)):
         if flag.value and not needs.value:
@@ -199,13 +221,24 @@ def protocol(stages: Sequence[Stage], shown: World | None) -> Sets:
 
 
 def sweep(first: Stage, shown: World | None) -> list[SamplerSettings]:
-    """Combines --steps and --guidance; takes the config's where a flag is missing."""
+    """Combines the values of the swept flags; takes the config's where a flag is missing."""
     rate = shown.frame_rates[0] if shown is not None else None
-    config = first.trained.config
-    return [
-        build.sampler_settings(config, steps=steps, guidance=guidance, frame_rate=rate)
-        for steps, guidance in itertools.product(STEPS.value or [None], GUIDANCE.value or [None])
-    ]
+    settings = functools.partial(
+        build.sampler_settings, first.trained.config, frame_rate=rate, oscillate=OSCILLATE.value
+    )
+    names = [flag.name for flag in SWEPT]
+    combinations = itertools.product(*(flag.value or [None] for flag in SWEPT))
+    return [settings(**dict(zip(names, values, strict=True))) for values in combinations]
+
+
+def title(settings: SamplerSettings) -> str:
+    """Returns what a column of a sweep is called."""
+    low, high = settings.guidance_sigma_min, settings.guidance_sigma_max
+    weight = f"w {settings.guidance:g}"
+    if settings.guidance and not settings.guides_everywhere:
+        weight += f" at {low:g} to {high:g}"
+    solver = "" if settings.solver == "heun" else f"{settings.solver}, "
+    return f"{solver}{settings.steps} steps, {weight}"
 
 
 def with_weights() -> dict[str, Extractor]:
@@ -245,9 +278,10 @@ def write(
     """Writes the values to --out and the screen, and the pictures that the flags ask for."""
     first, rows, columns = evaluations[0], [], {}
     for each, of in zip(settings, evaluations, strict=True):
-        row = {"steps": each.steps, "guidance": each.guidance}
-        rows.append(row | {"values": of.result.fields()["values"]} | of.result.details)
-        columns[f"{each.steps} steps, w {each.guidance:g}"] = of.result.values
+        how = {flag.name: getattr(each, flag.name) for flag in SWEPT}
+        how |= {"evaluations": each.num_evaluations, "seconds": of.seconds}
+        rows.append(how | {"values": of.result.fields()["values"]} | of.result.details)
+        columns[title(each)] = of.result.values
     details = first.result.details | ({"sweep": rows} if len(rows) > 1 else {})
     result.write(OUT.value, dataclasses.replace(first.result, details=details))
     screen.say(result.table(columns | values.chance(first.result)))

@@ -35,8 +35,9 @@ Two stages, the second of which enlarges what the first one makes:
 Writes 00000.mp4, 00001.mp4, ... (one for each prompt and seed), a contact sheet of the first 32,
 sheet.png, and samples.json, which says how to make each again. --num=4 draws seeds seed .. seed + 3
 for each prompt; a seed gives the same pixels whatever the batch size. Batches split over all
-devices. A command that was stopped goes on where it was when it is given again; other settings
-need another --out. Steps, guidance and frame rate default to those of the run's config.
+devices, and are cut in half where their memory does not hold one. A command that was stopped goes
+on where it was when it is given again; other settings need another --out. What is not set is that
+of the run's config.
 Exit codes: 0 done, 2 bad flags, 3 bad data, 5 no usable checkpoint or --out cannot be written.
 """
 
@@ -68,6 +69,11 @@ def define_setting(name: str, text: str) -> flags.FlagHolder:
     return number_flags.define(name, None, kind, text)
 
 
+def define_solver(name: str, text: str) -> flags.FlagHolder:
+    """Defines a flag that takes a solver."""
+    return flags.DEFINE_enum(name, None, fields.FIELDS["sampling.solver"].words, text)
+
+
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder of a run (its --workdir), or an exported one.", required=True
 )
@@ -87,7 +93,7 @@ FORMAT = flags.DEFINE_enum("format", "mp4", list(output_folder.FORMATS), "Of the
 SEED = number_flags.define("seed", 0, fields.SEED, "Seed of the first sample of each prompt.")
 NUM = number_flags.define("num", 1, Whole(1, MOST_SAMPLES), "Samples of each prompt.")
 BATCH = number_flags.define(
-    "batch_size", 16, Whole(1, 65_536), "Videos a host makes at a time; rounded up to split."
+    "batch_size", 16, Whole(1, 65_536), "Videos a host makes at a time, at most; rounded to split."
 )
 STEPS = define_setting("steps", "Steps of the sampler.")
 GUIDANCE = define_setting("guidance", "Weight w; 0 is no guidance.")
@@ -97,7 +103,10 @@ AUGMENTATION = define_setting("augmentation", "Level of noise on what the upsamp
 FRAME_RATE = define_setting("frame_rate", "Frames per second; 0: still.")
 THRESHOLD = define_setting("threshold", "Percentile; 0: no thresholding.")
 OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.")
-HEUN = flags.DEFINE_bool("heun", None, "Second order (2 N - 1 calls), or Euler's (N).")
+SOLVER = define_solver("solver", "Second order: heun (2 N - 1 calls), dpmpp_2m (N); first: euler.")
+UPSAMPLER_SOLVER = define_solver("upsampler_solver", "As --solver.")
+GUIDANCE_MIN = define_setting("guidance_sigma_min", "Guidance at noise levels above this alone.")
+GUIDANCE_MAX = define_setting("guidance_sigma_max", "Guidance at noise levels up to this alone.")
 CHURN = define_setting("S_churn", "Noise added on the way, as EDM's.")
 DURATION = number_flags.define("duration", None, Real(0.001, 86_400.0), "Seconds of a long video.")
 FRAME_RATES = number_flags.define(
@@ -135,12 +144,14 @@ def run() -> None:
 
     missing = len(folder.missing())
     rounds = max(hosts.gather(-(-missing // batch_size)))
-    progress, done = screen.progress("videos"), 0
+    progress, done, rows = screen.progress("videos"), 0, batch_size
     for batch in folder.batches(batch_size, rounds):
         # A process that lacks nothing any more computes along with those that do.
         samples = batch or work[:1]
         texts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
-        videos = stage.cascade(stages, texts, seeds, batch_size, screen.progress)
+        videos, rows = stage.cascade_in_memory(
+            stages, texts, seeds, rows, screen.progress, screen.say
+        )
         for sample, frames in zip(batch, videos, strict=False):
             if share.writes:
                 folder.add(sample, frames)
@@ -165,8 +176,8 @@ def check_flags() -> None:
     if not INIT_VIDEO.value:
         entry.refuse_unread("--init_video=FILE", KNOWN)
     if not UPSAMPLER.value:
-        of_upsampler = UPSAMPLER_STEP, UPSAMPLER_STEPS, UPSAMPLER_GUIDANCE, AUGMENTATION
-        entry.refuse_unread("--upsampler=FOLDER", *of_upsampler)
+        of_upsampler = UPSAMPLER_STEP, UPSAMPLER_STEPS, UPSAMPLER_GUIDANCE, UPSAMPLER_SOLVER
+        entry.refuse_unread("--upsampler=FOLDER", *of_upsampler, AUGMENTATION)
     if FRAME_RATES.value is not None:
         entry.refuse_unread("a short video; a long one has --frame_rates", FRAME_RATE)
 
@@ -198,12 +209,15 @@ def load() -> list[Stage]:
         frame_rate=span.frame_rates[-1] if span else FRAME_RATE.value,
         threshold=THRESHOLD.value,
         oscillate=OSCILLATE.value,
-        heun=HEUN.value,
+        solver=SOLVER.value,
+        guidance_sigma_min=GUIDANCE_MIN.value,
+        guidance_sigma_max=GUIDANCE_MAX.value,
         S_churn=CHURN.value,
     )
     first = dataclasses.replace(first, span=span, known=known(first, span))
     if not first.settings.guidance:
-        entry.refuse_unread("--guidance=W above 0", NEGATIVE, OSCILLATE)
+        of_guidance = NEGATIVE, OSCILLATE, GUIDANCE_MIN, GUIDANCE_MAX
+        entry.refuse_unread("--guidance=W above 0", *of_guidance)
     stages = [first]
     if UPSAMPLER.value:
         stages.append(upsampler_stage(first))
@@ -219,6 +233,7 @@ def upsampler_stage(first: Stage) -> Stage:
         UPSAMPLER_STEP.value,
         steps=UPSAMPLER_STEPS.value,
         guidance=UPSAMPLER_GUIDANCE.value,
+        solver=UPSAMPLER_SOLVER.value,
         augmentation=AUGMENTATION.value,
         frame_rate=first.settings.frame_rate,
     )

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from snapvideo_jax import keys
 from snapvideo_jax.denoiser import Denoiser, Params
 from snapvideo_jax.diffusion import edm, guidance, reconstruction, sampler, sigmas, threshold
+from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import Conditions
 
 
@@ -24,9 +25,12 @@ from snapvideo_jax.models.conditioning import Conditions
 class SamplerSettings:
     """How to sample, with names and defaults of EDM where it has them.
 
-    steps: of Heun's method, or of Euler's where `heun` is False.
+    steps: of the solver.
+    solver: "heun" (2 N - 1 calls), "euler" or "dpmpp_2m" (N calls).
     sigma_min, sigma_max, rho: of the grid of noise levels.
     guidance: weight of the text, 0 for none.
+    guidance_sigma_min, guidance_sigma_max: noise levels between which there is guidance; at the
+        others the denoiser is called without, at half the cost.
     oscillate: whether it falls to guidance_low at every other step after the first tenth.
     threshold: percentile of dynamic thresholding, 0 for none.
     reconstruction: weight of known frames at low noise (`reconstruction_weights`).
@@ -42,8 +46,10 @@ class SamplerSettings:
     rho: float
     augmentation: float
     frame_rate: float
-    heun: bool = True
+    solver: sampler.Solver = "heun"
     guidance_low: float = 1.0
+    guidance_sigma_min: float = 0.0
+    guidance_sigma_max: float = math.inf
     oscillate: bool = False
     threshold: float = 0.0
     reconstruction: float = 1.0
@@ -51,6 +57,25 @@ class SamplerSettings:
     S_min: float = 0.0
     S_max: float = math.inf
     S_noise: float = 1.0
+
+    def __post_init__(self):
+        """Raises ConfigError, one line, for settings that do not go together."""
+        low, high = self.guidance_sigma_min, self.guidance_sigma_max
+        if low >= high:
+            raise ConfigError(
+                f"guidance_sigma_min={low:g} must be below guidance_sigma_max={high:g}; for no "
+                "guidance at all give guidance=0"
+            )
+        if self.solver == "dpmpp_2m" and self.S_churn:
+            raise ConfigError(
+                f"S_churn={self.S_churn:g}: solver=dpmpp_2m adds no noise on the way; give "
+                "S_churn=0, or another solver"
+            )
+        if self.solver == "dpmpp_2m" and self.guidance and self.oscillate:
+            raise ConfigError(
+                "oscillate=True: solver=dpmpp_2m extrapolates from each step to the next, which "
+                "would make the oscillation larger; give oscillate=False, or another solver"
+            )
 
     @property
     def frame_interval(self) -> float:
@@ -60,7 +85,20 @@ class SamplerSettings:
     @property
     def num_calls(self) -> int:
         """How often a video's sampler calls the guided denoiser."""
-        return sampler.num_calls(self.steps, self.heun)
+        return sampler.num_calls(self.steps, self.solver)
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often a video goes through the network: twice in a guided call."""
+        levels = sampler.call_levels(self.grid, self.solver)
+        inside = (self.guidance_sigma_min < levels) & (levels <= self.guidance_sigma_max)
+        return len(levels) + int(np.sum(inside)) * bool(self.guidance)
+
+    @property
+    def guides_everywhere(self) -> bool:
+        """Whether all noise levels of the grid are where there is guidance."""
+        covers_bottom = self.guidance_sigma_min < self.sigma_min
+        return covers_bottom and self.sigma_max <= self.guidance_sigma_max
 
     @property
     def grid(self) -> Float[np.ndarray, " levels"]:
@@ -131,13 +169,20 @@ def sampler_inputs(
     known = _known(denoiser, request, streams) if "known" in request else None
     weights: Any = guidance_weights(settings)
     if known is not None:
-        guided = reconstruction.guide(D, conditions, uncond, known, denoiser.sigma_in)
         known_weights = reconstruction_weights(settings, denoiser.sigma_in)
         weights = reconstruction.Weights(weights, jnp.asarray(known_weights))
-    elif uncond is None:
-        guided = guidance.conditional(D, conditions)
-    else:
-        guided = guidance.classifier_free(D, conditions, uncond)
+
+    def guide(uncond: Conditions | None) -> sampler.Denoise:
+        if known is not None:
+            return reconstruction.guide(D, conditions, uncond, known, denoiser.sigma_in)
+        if uncond is None:
+            return guidance.conditional(D, conditions)
+        return guidance.classifier_free(D, conditions, uncond)
+
+    guided = guide(uncond)
+    if uncond is not None and not settings.guides_everywhere:
+        interval = settings.guidance_sigma_min, settings.guidance_sigma_max
+        guided = guidance.on_interval(guided, guide(None), *interval)
 
     def denoise(x: Array, sigma: Array, weights: Any, latents: Any) -> tuple[Array, Any]:
         estimate, latents = guided(x, sigma, weights, latents)
@@ -152,7 +197,7 @@ def sampler_inputs(
         grid=settings.grid,
         sigma_in=denoiser.sigma_in,
         controls=weights,
-        heun=settings.heun,
+        solver=settings.solver,
         churn=_churn(settings, streams, denoiser.x_shape),
     )
 

@@ -103,6 +103,10 @@ class OneOf:
         """Returns whether `value` is one."""
         return isinstance(value, str) and value in self.words
 
+    def read(self, text: str) -> str:
+        """Returns `text`, which may be one of the words or not."""
+        return text
+
     def __str__(self) -> str:
         return f"one of {', '.join(self.words)}"
 

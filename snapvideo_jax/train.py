@@ -41,7 +41,7 @@ from snapvideo_jax.evaluation.evaluate import Setting
 from snapvideo_jax.files import video
 from snapvideo_jax.parallel import batches, chips, hosts
 from snapvideo_jax.parallel import mesh as meshes
-from snapvideo_jax.planner import compiler, programs, residuals
+from snapvideo_jax.planner import programs, residuals
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.sampling.generate import generate, silent
 from snapvideo_jax.sampling.stage import Stage
@@ -446,7 +446,7 @@ def _explaining_memory(refusal: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not compiler.exhausted(error):
+        if not chips.exhausted(error):
             raise
         raise ConfigError(refusal()) from error
 

@@ -19,7 +19,7 @@ from snapvideo_jax.benchmark.programs import Case, CompiledCase
 from snapvideo_jax.benchmark.rows import Row
 from snapvideo_jax.build import Config
 from snapvideo_jax.errors import ConfigError
-from snapvideo_jax.planner import compiler
+from snapvideo_jax.parallel import chips
 
 Say = Callable[[str], None]
 Progress = Callable[[str], Callable[[int, int], None]]  # things -> (how many are done, of how many)
@@ -162,7 +162,7 @@ def attempt(
         step_done = lambda: report(next(count), len(compiled) * repeats)
         step_ms = rounds(running, repeats, step_done)
     except jax.errors.JaxRuntimeError as error:
-        if not compiler.exhausted(error):
+        if not chips.exhausted(error):
             raise
         return None
     return [Timing(ms, bytes_) for ms, bytes_ in zip(step_ms, memory, strict=True)]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from snapvideo_jax.build import Config
+from snapvideo_jax.parallel import chips
 from snapvideo_jax.planner import compiler, programs
 from snapvideo_jax.planner.programs import PlannedProgram
 
@@ -55,7 +56,7 @@ def compile_case(case: Case) -> CompiledCase:
     try:
         executable = program.call.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        if not compiler.exhausted(error):
+        if not chips.exhausted(error):
             raise
         return CompiledCase(case, program, executable=None, seconds=None, memory=None)
     seconds = time.monotonic() - start

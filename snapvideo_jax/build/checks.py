@@ -5,6 +5,7 @@ one field may be is in fields.py; here is what several decide.
 """
 
 from snapvideo_jax import fields, storage
+from snapvideo_jax.build import recipe
 from snapvideo_jax.build.config import Config
 from snapvideo_jax.build.data import world
 from snapvideo_jax.build.model import network, padded_video
@@ -44,6 +45,7 @@ def check(config: Config, memory: int = MOST_BYTES) -> None:
     for name in PLACES:
         _refuse_remote(name, values[name])
     _check_data(config)
+    recipe.sampler_settings(config)  # raises for settings that do not go together
     _check_sizes(config, min(memory, MOST_BYTES))
     network(config, dot_product_attention)
 

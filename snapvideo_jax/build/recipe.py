@@ -1,7 +1,5 @@
 """Config -> the numbers of training and sampling: optimizer, schedule, loss, sampler."""
 
-import dataclasses
-
 import optax
 
 from snapvideo_jax.build.config import Config
@@ -41,8 +39,10 @@ def objective(config: Config) -> Objective:
     )
 
 
-def sampler_settings(config: Config, **changes: float | None) -> SamplerSettings:
-    """Returns the config's `sampling` with those `changes` that are not None."""
-    settings = SamplerSettings(**config.sampling.to_dict())
+def sampler_settings(config: Config, **changes: float | str | None) -> SamplerSettings:
+    """Returns the config's `sampling` with those `changes` that are not None.
+
+    Raises ConfigError for settings that do not go together.
+    """
     changes = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(settings, **changes)
+    return SamplerSettings(**config.sampling.to_dict() | changes)

@@ -48,6 +48,23 @@ def conditional(denoise: Callable, cond) -> Callable:
     return lambda x, sigma, control, carry: denoise(x, sigma, cond, carry)
 
 
+def on_interval(
+    guided: Callable, unguided: Callable, sigma_min: float, sigma_max: float
+) -> Callable:
+    """Guides where sigma_min < sigma <= sigma_max (Kynkaanniemi et al. 2024).
+
+    Both arguments are sampler's denoisers with the same control and carry. At other levels
+    `unguided` alone runs, so that a call costs what it costs without guidance. The carry is that of
+    the conditional half either way: it goes through the ends of the interval without a jump.
+    """
+
+    def denoise(x: Float[Array, "B ..."], sigma: Float[Array, ""], control, carry):
+        inside = (sigma_min < sigma) & (sigma <= sigma_max)
+        return jax.lax.cond(inside, guided, unguided, x, sigma, control, carry)
+
+    return denoise
+
+
 def classifier_free(denoise: Callable, cond, uncond) -> Callable:
     """Returns (x, sigma, weight, carry) -> (guided D, carry) from trees of [B, ...].
 

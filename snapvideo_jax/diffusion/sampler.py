@@ -1,6 +1,6 @@
-"""EDM's samplers with scaled inputs (Karras et al. 2022, algorithms 1 and 2; paper 3.6).
+"""Samplers with scaled inputs: EDM's (Karras et al. 2022; paper 3.6) and DPM-Solver++(2M).
 
-Algorithm 2 with t the grid of noise levels, D the denoiser and s = sigma_in; algorithm 1 is
+EDM's algorithm 2 with t the grid of noise levels, D the denoiser and s = sigma_in; algorithm 1 is
 gamma = 0:
 
     x = t[0] * noise
@@ -15,7 +15,8 @@ gamma = 0:
 
 The last step, to t[N] = 0, returns exactly D / s at t[N - 1], so the sample in the data's range is
 the last D. `advance` runs the same calls of D one after the other in a single loop, which
-compiles D once: `_calls` is the table that says what each of them is for.
+compiles D once: `_calls` is the table that says what each of them is for. DPM-Solver++(2M) has one
+call a step; its equations are in `dpm_solver.py`.
 
 A denoiser is any function (x_sigma, sigma, control, carry) -> (D, carry). Both of the last are
 opaque here: the control belongs to the step (Snap Video: its guidance weight), the carry goes from
@@ -24,15 +25,17 @@ each call to the next (Snap Video: the latents).
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from snapvideo_jax.diffusion import dpm_solver
 from snapvideo_jax.diffusion.edm import ode_slope
 
+Solver = Literal["heun", "euler", "dpmpp_2m"]
 Denoise = Callable[[Array, Array, Any, Any], tuple[Array, Any]]
 
 
@@ -53,19 +56,20 @@ class Churn(NamedTuple):
 class SamplerInputs(NamedTuple):
     """What a sampler runs on.
 
-    denoise: called 2 N - 1 times, or N times without `heun`.
+    denoise: called 2 N - 1 times by "heun", N times by the other solvers.
     grid: noise levels, falling, the last 0.
     sigma_in: the input scaling factor.
     controls: tree of [N, ...]; every call of step i receives its entries i.
-    heun: whether steps are corrected (second order); False is Euler's method.
-    churn: None is the deterministic sampler, algorithm 1.
+    solver: "heun" corrects each step (second order), "euler" none; "dpmpp_2m" is of second order by
+        what it remembers of the step before.
+    churn: None is the deterministic sampler, algorithm 1; EDM's solvers alone take it.
     """
 
     denoise: Denoise
     grid: Float[np.ndarray | Array, " levels"]
     sigma_in: float
     controls: Any = None
-    heun: bool = True
+    solver: Solver = "heun"
     churn: Churn | None = None
 
 
@@ -90,7 +94,7 @@ def sample(
     sigma_in: float,
     carry: Any,
     controls: Any = None,
-    heun: bool = True,
+    solver: Solver = "heun",
     churn: Churn | None = None,
 ) -> Float[Array, "B ..."]:
     """Takes x from sigma = grid[0] down to grid[N] = 0 without a pause.
@@ -98,13 +102,19 @@ def sample(
     Returns the sample in the data's range. x and carry are as in `start`, the rest as in
     `SamplerInputs`. `sampling/generate.py` calls `start` and `advance` itself, to tell progress.
     """
-    inputs = SamplerInputs(denoise, grid, sigma_in, controls=controls, heun=heun, churn=churn)
-    return advance(inputs, start(x, carry), 0, num_calls(len(grid) - 1, heun)).D
+    inputs = SamplerInputs(denoise, grid, sigma_in, controls=controls, solver=solver, churn=churn)
+    return advance(inputs, start(x, carry), 0, num_calls(len(grid) - 1, solver)).D
 
 
-def num_calls(num_steps: int, heun: bool) -> int:
+def num_calls(num_steps: int, solver: Solver) -> int:
     """Returns how often a whole run calls the denoiser."""
-    return 2 * num_steps - 1 if heun else num_steps
+    return 2 * num_steps - 1 if solver == "heun" else num_steps
+
+
+def call_levels(grid: Float[np.ndarray, " levels"], solver: Solver) -> Float[np.ndarray, " calls"]:
+    """Returns the noise level of each call of a whole run without churn."""
+    step, corrects, _ = _calls(len(grid) - 1, solver)
+    return grid[step + corrects]
 
 
 def advance(
@@ -117,18 +127,26 @@ def advance(
 
     One compiled program serves any range, so a sampler can pause without compiling again.
     """
+    call = _multistep_call(inputs) if inputs.solver == "dpmpp_2m" else _edm_call(inputs)
+    return jax.lax.fori_loop(first, last, call, state)
+
+
+Call = Callable[[Int[Array, ""], SamplerState], SamplerState]
+
+
+def _edm_call(inputs: SamplerInputs) -> Call:
+    """Returns call k of algorithm 2: half a step of Heun's method, or one of Euler's."""
     grid, churn, sigma_in = jnp.asarray(inputs.grid), inputs.churn, inputs.sigma_in
     gamma = _gamma(grid[:-1], churn)
-    table = [jnp.asarray(column) for column in _calls(len(grid) - 1, inputs.heun)]
+    table = [jnp.asarray(column) for column in _calls(len(grid) - 1, inputs.solver)]
 
     def call(k: Int[Array, ""], state: SamplerState) -> SamplerState:
         i, corrects, finishes = (column[k] for column in table)
         t_hat, t_next = grid[i] * (1 + gamma[i]), grid[i + 1]
         if churn is not None:
             state = _add_churn(state, churn, i=i, t=grid[i], gamma=gamma[i], corrects=corrects)
-        control = jax.tree.map(lambda column: jnp.asarray(column)[i], inputs.controls)
         level = jnp.where(corrects, t_next, t_hat)
-        D_point, carry = inputs.denoise(state.point, level, control, state.carry)
+        D_point, carry = inputs.denoise(state.point, level, _control(inputs, i), state.carry)
         D = jnp.where(corrects, state.D, D_point)
         slope = ode_slope(state.x, D, t_hat, sigma_in)
         # Before the correction point is x, so the two slopes are one, and this is Euler's step.
@@ -137,10 +155,30 @@ def advance(
         x = jnp.where(finishes, point, state.x)
         return SamplerState(x=x, point=point, D=D, carry=carry)
 
-    return jax.lax.fori_loop(first, last, call, state)
+    return call
 
 
-def _calls(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _multistep_call(inputs: SamplerInputs) -> Call:
+    """Returns call i of DPM-Solver++(2M), which is its step i."""
+    assert inputs.churn is None, "DPM-Solver++(2M) adds no noise: generator.py refuses it"
+    grid, sigma_in = jnp.asarray(inputs.grid), inputs.sigma_in
+    weight = dpm_solver.step_weights(grid)
+
+    def call(i: Int[Array, ""], state: SamplerState) -> SamplerState:
+        D, carry = inputs.denoise(state.x, grid[i], _control(inputs, i), state.carry)
+        D_mid = dpm_solver.extrapolate(D, state.D, weight[i])
+        x = dpm_solver.step(state.x, D_mid, grid[i], grid[i + 1], sigma_in)
+        return SamplerState(x=x, point=x, D=D, carry=carry)
+
+    return call
+
+
+def _control(inputs: SamplerInputs, i: Int[Array, ""]) -> Any:
+    """Returns the control of step i."""
+    return jax.tree.map(lambda column: jnp.asarray(column)[i], inputs.controls)
+
+
+def _calls(num_steps: int, solver: Solver) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns, for each call, its step i, whether it corrects the step, and finishes it.
 
     For 3 steps of Heun's method:
@@ -152,7 +190,7 @@ def _calls(num_steps: int, heun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarr
         3   1   yes        yes        point, t[2]
         4   2   no         yes        x, t_hat of step 2; t[3] is 0
     """
-    if heun:
+    if solver == "heun":
         step = np.repeat(np.arange(num_steps), 2)[:-1]
     else:
         step = np.arange(num_steps)

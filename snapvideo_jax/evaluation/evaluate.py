@@ -12,6 +12,7 @@ Nothing but one batch of videos, and features, is ever in memory. All processes 
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,11 +60,16 @@ class Setting(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The result; of moving shapes also the videos, and which show all that their prompt says."""
+    """The result; of moving shapes also the videos, and which show all that their prompt says.
+
+    seconds: that sampling a video took in the fastest batch; None where there was one batch alone,
+    in which programs were compiled.
+    """
 
     result: Result
     videos: UInt8[np.ndarray, "N T H W 3"] | None = None
     right: Sequence[bool] = ()
+    seconds: float | None = None
 
 
 def evaluate(
@@ -113,7 +119,8 @@ def evaluate(
             interval = stages[0].settings.frame_interval
             videos, prompts = measured["video"], sets.samples.prompts
             evaluation = _read_back(evaluation.result, videos, prompts, world, interval)
-        return evaluation
+        several = samples.rounds > 1
+        return evaluation._replace(seconds=measured["seconds"].min() if several else None)
 
     return hosts.raise_on_all(finish)
 
@@ -181,8 +188,11 @@ def _measure_samples(
 
     def measure(rows: Sequence[int]) -> Measured:
         texts, seeds = [prompts[row] for row in rows], [seed + row for row in rows]
+        start = time.perf_counter()
         videos = cascade(stages, texts, seeds, setting.batch_size, setting.progress)[:, :frames]
+        seconds = (time.perf_counter() - start) / setting.batch_size
         measured = _features(networks, videos, setting.batch_size)
+        measured["seconds"] = np.full(len(videos), seconds)
         if "clip" in networks and networks["clip"].texts is not None:
             measured["clip_text"] = networks["clip"].texts(texts)
         if keep_videos:

@@ -20,6 +20,7 @@ and for an upsampler
     augmentation    float32 [B], the level of that noise, 0 to 1
 """
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -40,9 +41,10 @@ SCALE = {
     "augmentation": 1000.0,
 }
 END = 1  # the id at the end of a text
+SOLVERS = ("heun", "euler", "dpmpp_2m")
 SETTINGS = (
-    "steps", "heun", "guidance", "oscillate", "guidance_low", "threshold", "sigma_min", "sigma_max",
-    "rho",
+    "steps", "solver", "guidance", "oscillate", "guidance_low", "guidance_sigma_min",
+    "guidance_sigma_max", "threshold", "sigma_min", "sigma_max", "rho",
 )  # fmt: skip
 
 
@@ -779,14 +781,20 @@ class SnapVideo(nn.Module):
         if unknown := set(changes) - set(SETTINGS):
             raise ValueError(f"{unknown} are no settings of the sampler; those are {SETTINGS}")
         settings = self.config["sampling"] | changes
+        if settings["solver"] not in SOLVERS:
+            raise ValueError(f"solver={settings['solver']!r} must be one of {SOLVERS}")
+        if settings["solver"] == "dpmpp_2m" and settings["oscillate"] and settings["guidance"]:
+            raise ValueError("oscillate=True: solver=dpmpp_2m extrapolates; give oscillate=False")
         sigma_in = self.config["diffusion"]["sigma_in"]
         levels, weights = noise_levels(settings), guidance_weights(settings)
+        ahead = extrapolation_weights(levels, settings["solver"])
         conditions = self.conditions(batch)
         both = doubled(conditions) if settings["guidance"] else None
         latents = self.no_latents(len(noise))
 
         def guided(x: Tensor, sigma: float, weight: float, latents: Any) -> tuple[Tensor, Any]:
-            if both is None:
+            inside = settings["guidance_sigma_min"] < sigma <= settings["guidance_sigma_max"]
+            if both is None or not inside:
                 D, latents = self.denoise(x, sigma, conditions, latents)
             else:
                 twice = () if isinstance(latents, tuple) else torch.cat([latents, latents])
@@ -798,12 +806,14 @@ class SnapVideo(nn.Module):
                 D = thresholded(D, settings["threshold"])
             return D, latents
 
-        x, D = levels[0] * noise.float(), noise
-        for sigma, below, weight in zip(levels[:-1], levels[1:], weights, strict=True):
+        x, D = levels[0] * noise.float(), torch.zeros_like(noise, dtype=torch.float32)
+        for i, (sigma, below) in enumerate(itertools.pairwise(levels)):
+            D_before, weight = D, weights[i]
             D, latents = guided(x, sigma, weight, latents)
-            slope = (x - D / sigma_in) / sigma
+            D_mid = D + ahead[i] * (D - D_before)
+            slope = (x - D_mid / sigma_in) / sigma
             point = x + (below - sigma) * slope
-            if settings["heun"] and below:
+            if settings["solver"] == "heun" and below:
                 D_point, latents = guided(point, below, weight, latents)
                 at_point = (point - D_point / sigma_in) / below
                 point = x + (below - sigma) * (slope + at_point) / 2
@@ -819,6 +829,18 @@ def noise_levels(settings: dict[str, Any]) -> list[float]:
     fraction = np.arange(N) / max(N - 1, 1)
     grid = np.append((top + fraction * (bottom - top)) ** rho, 0.0)
     return grid.astype(np.float32).tolist()
+
+
+def extrapolation_weights(levels: list[float], solver: str) -> list[float]:
+    """Returns how far each step of DPM-Solver++(2M) takes D on to its middle; 0 for the others.
+
+    The first step and the last, to 0, have nothing to take it from, or no middle.
+    """
+    N = len(levels) - 1
+    if solver != "dpmpp_2m" or N < 3:
+        return [0.0] * N
+    h = -np.diff(np.log(levels[:-1]))
+    return [0.0, *(h[1:] / h[:-1] / 2).tolist(), 0.0]
 
 
 def guidance_weights(settings: dict[str, Any]) -> list[float]:

@@ -92,6 +92,11 @@ def memory(device: jax.Device) -> int:
     return (device.memory_stats() or {}).get("bytes_limit", sys.maxsize)
 
 
+def exhausted(error: BaseException) -> bool:
+    """Returns whether a program failed for want of a device's memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def of(kind: str) -> Chip | None:
     """Returns the chip of a `device_kind`; None for one that the table lacks, such as a CPU."""
     return next((chip for form, chip in CHIPS if re.fullmatch(form, kind)), None)

@@ -82,7 +82,7 @@ def _compile(lowered: jax.stages.Lowered) -> CompilerReport:
     try:
         program = compile_lowered(lowered)
     except jax.errors.JaxRuntimeError as error:
-        if not exhausted(error):
+        if not chips.exhausted(error):
             raise
         return CompilerReport(
             text="",
@@ -108,11 +108,6 @@ def total_bytes(analysis: Any) -> int:
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes  # the rest is donated
     working = analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
     return analysis.argument_size_in_bytes + working + results
-
-
-def exhausted(error: BaseException) -> bool:
-    """Returns whether a program failed for want of a device's memory."""
-    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

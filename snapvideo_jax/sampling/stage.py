@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from snapvideo_jax import build
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames, SamplerSettings
-from snapvideo_jax.parallel import batches
+from snapvideo_jax.parallel import batches, chips
 from snapvideo_jax.sampling import trained
 from snapvideo_jax.sampling.generate import REPORTS, Progress, generate
 from snapvideo_jax.sampling.long_video import Span, generate_long
@@ -115,6 +116,43 @@ def cascade(
         videos = generator(prompts, seeds, batch_size, low_res=videos)
     assert videos is not None, "there is a first stage"
     return videos
+
+
+def cascade_in_memory(
+    stages: Sequence[Stage],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    batch_size: int,
+    progress: Callable[[str], Progress],
+    log: Callable[[str], None],
+) -> tuple[Videos, int]:
+    """Makes what `cascade` makes, with half the batch whenever the devices' memory is exhausted.
+
+    Returns the videos, and the batch size that fits. In a job of several processes, which need not
+    run out of memory alike, nothing is tried again.
+
+    Args:
+        stages, prompts, seeds, batch_size, progress: as for `cascade`.
+        log: called with a line for each batch size that does not fit.
+
+    Raises:
+        ConfigError: the smallest batch does not fit.
+    """
+    smallest = max(batches.shard(stage.trained.mesh).rows for stage in stages)
+    while True:
+        try:
+            return cascade(stages, prompts, seeds, batch_size, progress), batch_size
+        except jax.errors.JaxRuntimeError as error:
+            if not chips.exhausted(error) or jax.process_count() > 1:
+                raise
+        if batch_size <= smallest:
+            raise ConfigError(
+                f"a batch of {smallest}, the smallest that splits over the devices, is more than "
+                "their memory holds; sample on more devices, or on larger ones"
+            )
+        half = max(batch_size // 2, smallest)
+        log(f"the devices' memory does not hold {batch_size} videos at a time; trying {half}")
+        batch_size = half
 
 
 def record(stages: Sequence[Stage], file_format: str) -> dict[str, Any]:

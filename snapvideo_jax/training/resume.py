@@ -43,6 +43,9 @@ LATER_FIELDS: dict[str, Any] = {
     "log.evaluate_every": 0,
     "log.evaluate_samples": 64,
     "log.evaluate_path": "",
+    "sampling.solver": "heun",
+    "sampling.guidance_sigma_min": 0.0,
+    "sampling.guidance_sigma_max": 1e6,
 }
 
 # Fields that may differ between the processes of one job.
@@ -87,8 +90,11 @@ def check_same_experiment(workdir: Path, saved: dict, meta: dict) -> None:
 
 
 def with_later_fields(config: dict) -> dict:
-    """Returns a stored config with the fields that came after it."""
+    """Returns a stored config with the fields that came after it, or in the place of others."""
     config = copy.deepcopy(config)
+    sampling = config.get("sampling")
+    if isinstance(sampling, dict) and sampling.pop("heun", True) is False:
+        sampling["solver"] = "euler"  # which was a field of its own
     for name, value in LATER_FIELDS.items():
         first, *sections, field = name.split(".")
         place = config.get(first)

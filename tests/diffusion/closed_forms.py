@@ -43,6 +43,24 @@ def edm_algorithm_2(D, x, t, S_churn, S_tmin, S_tmax, S_noise, eps):
     return x, calls
 
 
+def dpm_solver_2m(D, x, sigma, sigma_in):
+    """Lu et al. 2022, algorithm 2, line by line: x of the data, alpha = 1 / sigma_in, sigma > 0.
+
+    lambda is ln(alpha / sigma). The last level is 0, where lambda ends and D is the answer.
+    """
+    alpha, N = 1 / sigma_in, len(sigma) - 1
+    lam = np.log(alpha / sigma[:-1])
+    h = lam[1:] - lam[:-1]
+    buffer = [D(x, sigma[0])]
+    x = sigma[1] / sigma[0] * x - alpha * (np.exp(-h[0]) - 1) * buffer[0]
+    for i in range(2, N):
+        r = h[i - 2] / h[i - 1]
+        buffer.append(D(x, sigma[i - 1]))
+        D_i = (1 + 1 / (2 * r)) * buffer[-1] - 1 / (2 * r) * buffer[-2]
+        x = sigma[i] / sigma[i - 1] * x - alpha * (np.exp(-h[i - 1]) - 1) * D_i
+    return D(x, sigma[N - 1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Gaussians:
     """A mixture of normals in the plane."""

@@ -1,5 +1,6 @@
 """Classifier-free guidance, with denoisers whose answers are known."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -106,3 +107,25 @@ def test_guiding_F_and_guiding_D_are_the_same(si):
         of_F = D(guidance.extrapolate(F_cond, F_uncond, 3.0))
         of_D = guidance.extrapolate(D(F_cond), D(F_uncond), 3.0)
         np.testing.assert_allclose(of_F, of_D, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.9, 5.0), (1.0, 4.0), (5.0, 6.0)])
+def test_outside_of_the_interval_only_the_conditional_half_runs(low, high):
+    rows = []
+    noted = lambda size: lambda: rows.append(size)
+
+    def counted(x, sigma, text, carry):
+        jax.debug.callback(noted(len(x)))
+        return x * sigma / 9 + text["text"] + carry[:, :1], carry + text["text"][:, :2]
+
+    guided = guidance.classifier_free(counted, COND, UNCOND)
+    unguided = guidance.conditional(counted, COND)
+    between = guidance.on_interval(guided, unguided, low, high)
+    for sigma in (4.0, 1.0, 0.9):
+        rows.clear()
+        got = jax.jit(between)(X, jnp.float32(sigma), jnp.float32(2), CARRY)
+        jax.effects_barrier()
+        inside = low < sigma <= high
+        assert rows == [6 if inside else 3]
+        expected = (guided if inside else unguided)(X, jnp.float32(sigma), jnp.float32(2), CARRY)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)

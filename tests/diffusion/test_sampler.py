@@ -1,6 +1,7 @@
 """The sampler against closed forms and against EDM's algorithm 2, written again in float64."""
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from snapvideo_jax.diffusion import sampler, sigmas
 from tests.diffusion import closed_forms
 
 grid_of = functools.partial(sigmas.sampling_grid, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+SOLVERS = typing.get_args(sampler.Solver)
 every_scale = pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
 
 
@@ -57,14 +59,14 @@ def white(si):
     return without_carry(lambda x, sigma: si / (1 + si**2 * sigma**2) * x)
 
 
-def white_errors(si, N, n=2000, heun=True):
+def white_errors(si, N, n=2000, solver="heun"):
     """(sampled, exact) from n starting points at sigma_max.
 
     The exact flow scales x with its deviation sqrt(1 / si^2 + sigma^2) down to sigma_min, where
     the sampler answers with the ideal estimate.
     """
     start = 80 * np.random.default_rng(0).standard_normal(n).astype(np.float32)
-    sampled = sampler.sample(white(si), jnp.asarray(start), grid_of(N), si, None, heun=heun)
+    sampled = sampler.sample(white(si), jnp.asarray(start), grid_of(N), si, None, solver=solver)
     deviation = lambda sigma: np.sqrt(1 / si**2 + sigma**2)
     arrived = start * deviation(0.002) / deviation(80.0)
     return np.asarray(sampled), si / (1 + (si * 0.002) ** 2) * arrived
@@ -79,20 +81,27 @@ def test_n_steps_take_2n_minus_1_evaluations_at_the_levels_of_the_grid(N):
 
 
 @pytest.mark.parametrize("N", [1, 5])
-def test_euler_takes_n_evaluations_with_the_control_of_each_step(N):
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+def test_euler_and_2m_take_n_evaluations_with_the_control_of_each_step(N, solver):
     grid = grid_of(N)
-    _, _, levels, controls = notes_of(bend(jnp, 1.0), jnp.ones(3), grid, heun=False)
+    _, _, levels, controls = notes_of(bend(jnp, 1.0), jnp.ones(3), grid, solver=solver)
     np.testing.assert_array_equal(levels, grid[:-1])
     np.testing.assert_array_equal(controls, 10 * np.arange(N))
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_levels_of_all_calls_are_known_before(solver):
+    _, _, levels, _ = notes_of(bend(jnp, 1.0), jnp.ones(3), grid_of(4), solver=solver)
+    np.testing.assert_array_equal(sampler.call_levels(grid_of(4), solver), levels)
+
+
 @every_scale
-@pytest.mark.parametrize("heun", [True, False])
-def test_the_sample_is_the_last_estimate_bit_for_bit(si, heun):
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_sample_is_the_last_estimate_bit_for_bit(si, solver):
     grid = grid_of(3)
     estimate = np.float32([0.1, -0.7, 1 / 3])
     last = without_carry(lambda x, sigma: jnp.where(sigma == grid[2], estimate, x))
-    got = sampler.sample(last, jnp.ones(3), grid, si, None, heun=heun)
+    got = sampler.sample(last, jnp.ones(3), grid, si, None, solver=solver)
     np.testing.assert_array_equal(got, estimate)
 
 
@@ -163,14 +172,17 @@ def test_a_sample_with_its_own_noise_does_not_depend_on_its_batch():
 
 
 @every_scale
-def test_it_is_of_second_order_and_euler_of_first(si):
+def test_heun_and_2m_are_of_second_order_and_euler_of_first(si):
     error = {}
-    for heun, N in [(True, 20), (True, 40), (True, 80), (False, 40), (False, 80)]:
-        sampled, exact = white_errors(si, N, heun=heun)
-        error[heun, N] = np.abs(sampled - exact).max()
-    assert 3.8 < error[True, 20] / error[True, 40] < 5.5
-    assert 3.8 < error[True, 40] / error[True, 80] < 5.5
-    assert 1.7 < error[False, 40] / error[False, 80] < 2.3
+    runs = [("heun", 20), ("heun", 40), ("heun", 80), ("dpmpp_2m", 40), ("dpmpp_2m", 80)]
+    for solver, N in [*runs, ("dpmpp_2m", 160), ("euler", 40), ("euler", 80)]:
+        sampled, exact = white_errors(si, N, solver=solver)
+        error[solver, N] = np.abs(sampled - exact).max()
+    assert 3.8 < error["heun", 20] / error["heun", 40] < 5.5
+    assert 3.8 < error["heun", 40] / error["heun", 80] < 5.5
+    assert 3.4 < error["dpmpp_2m", 40] / error["dpmpp_2m", 80] < 5.5
+    assert 3.4 < error["dpmpp_2m", 80] / error["dpmpp_2m", 160] < 5.5
+    assert 1.7 < error["euler", 40] / error["euler", 80] < 2.3
 
 
 @pytest.mark.parametrize("si", [1.0, 4.0, 32.0])
@@ -189,8 +201,28 @@ def test_a_heun_step_is_exact_where_the_slope_is_linear_in_the_level():
 
 def test_an_euler_step_follows_the_slope_at_its_start():
     denoise = without_carry(lambda x, sigma: jnp.where(sigma == 4, 0.25 * x, x))
-    got = sampler.sample(denoise, jnp.float32([2.0]), np.float32([4, 1, 0]), 2.0, None, heun=False)
+    x, grid = jnp.float32([2.0]), np.float32([4, 1, 0])
+    got = sampler.sample(denoise, x, grid, 2.0, None, solver="euler")
     assert got[0] == pytest.approx(2.0 - 3 * (2.0 - 0.5 / 2) / 4)
+
+
+@every_scale
+def test_2m_is_exact_where_the_estimate_is_constant_however_long_the_steps(si):
+    """Then x - D / si shrinks as the level does, which every other solver only approaches."""
+    grid, D, x = np.float32([80, 0.5, 0.002, 0]), jnp.float32([0.3, -0.7]), jnp.float32([50, -90])
+    denoise = lambda x, sigma, control, points: (D, points.at[2 - control].set(x))
+    inputs = sampler.SamplerInputs(denoise, grid, si, jnp.arange(3), solver="dpmpp_2m")
+    last, middle, _ = sampler.advance(inputs, sampler.start(x, jnp.zeros((3, 2))), 0, 3).carry
+    np.testing.assert_allclose(middle, D / si + 0.5 / 80 * (x - D / si), rtol=1e-6)
+    np.testing.assert_allclose(last, D / si + 0.002 / 80 * (x - D / si), rtol=1e-6)
+
+
+def test_2m_is_algorithm_2_of_its_paper_on_the_scaled_data():
+    start, grid = 80 * np.random.default_rng(1).standard_normal(64), grid_of(9).astype(np.float64)
+    expected = closed_forms.dpm_solver_2m(bend(np, 4.0), start, grid, 4.0)
+    denoise, x = without_carry(bend(jnp, 4.0)), jnp.asarray(start, jnp.float32)
+    got = sampler.sample(denoise, x, grid_of(9), 4.0, None, solver="dpmpp_2m")
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
 
 
 def test_the_program_is_the_same_whatever_the_number_of_steps_and_holds_one_denoiser():
@@ -208,15 +240,15 @@ def test_the_program_is_the_same_whatever_the_number_of_steps_and_holds_one_deno
     assert size(4)[1] == 1
 
 
-@pytest.mark.parametrize("heun, total", [(True, 9), (False, 5)])
-def test_a_sampler_that_pauses_is_the_whole_sampler_and_compiled_once(heun, total):
+@pytest.mark.parametrize("solver, total", [("heun", 9), ("euler", 5), ("dpmpp_2m", 5)])
+def test_a_sampler_that_pauses_is_the_whole_sampler_and_compiled_once(solver, total):
     noise = np.random.default_rng(4).standard_normal((5, 8, 3)).astype(np.float32)
-    churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0)
+    churn = sampler.Churn(lambda i: jnp.asarray(noise)[i], 10.0) if solver != "dpmpp_2m" else None
     denoise = without_carry(bend(jnp, 4.0))
-    inputs = sampler.SamplerInputs(denoise, grid_of(5), 4.0, heun=heun, churn=churn)
+    inputs = sampler.SamplerInputs(denoise, grid_of(5), 4.0, solver=solver, churn=churn)
     x = jnp.asarray(80 * np.random.default_rng(3).standard_normal((8, 3)), jnp.float32)
     advance = jax.jit(lambda *place: sampler.advance(inputs, *place))
-    assert sampler.num_calls(5, heun) == total
+    assert sampler.num_calls(5, solver) == total
     state = sampler.SamplerState(x, x, jnp.zeros_like(x), None)
     for first, last in ((0, 1), (1, 4), (4, total)):
         state = advance(state, first, last)

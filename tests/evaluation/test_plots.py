@@ -14,9 +14,17 @@ def scores(rate):
     return {factor: rate + 0.01 * i for i, factor in enumerate(FACTORS)}
 
 
-def point(steps, guidance, rate):
-    oracle = scores(rate) | {"held_out": scores(rate / 2)}
-    return {"steps": steps, "guidance": guidance, "oracle": oracle}
+def point(steps, guidance, rate, solver="heun", high=1e6, evaluations=1, seconds=None):
+    return {
+        "steps": steps,
+        "guidance": guidance,
+        "solver": solver,
+        "guidance_sigma_min": 0.0,
+        "guidance_sigma_max": high,
+        "evaluations": evaluations,
+        "seconds": seconds,
+        "oracle": scores(rate) | {"held_out": scores(rate / 2)},
+    }
 
 
 STEPS = [point(32, 1.0, 0.6), point(8, 1.0, 0.2), point(16, 1.0, 0.4)]
@@ -58,6 +66,28 @@ def test_with_both_swept_each_weight_has_its_own_axes():
         "guidance weight w: 2",
     ]
     assert all(list(lines(axes)[0].get_xdata()) == [8, 16] for axes in figure.axes)
+
+
+HEUN = [point(N, 1.0, 0.1 * N, "heun", 1e6, 4 * N - 2, N / 4) for N in (4, 2)]
+FAST = [point(N, 1.0, 0.1 * N, "dpmpp_2m", 9.0, N + 1, N / 8) for N in (4, 2)]
+
+
+def test_several_solvers_and_intervals_are_drawn_over_evaluations_and_seconds():
+    figure = plots.figure([*HEUN, *FAST])
+    assert [axes.get_xlabel() for axes in figure.axes] == list(plots.COSTS.values())
+    for axes, costs in zip(figure.axes, (((6, 14), (3, 5)), ((0.5, 1), (0.25, 0.5))), strict=True):
+        heun, heun_held_out, fast, fast_held_out = lines(axes)
+        assert heun.get_label() == "Heun, w 1"
+        assert fast.get_label() == "DPM-Solver++(2M), w 1 up to sigma 9"
+        assert fast.get_color() == fast_held_out.get_color() != heun.get_color()
+        assert (tuple(heun.get_xdata()), tuple(fast.get_xdata())) == costs
+        np.testing.assert_allclose(heun.get_ydata(), [0.24, 0.44])
+        np.testing.assert_allclose(heun_held_out.get_ydata(), [0.14, 0.24])
+
+
+def test_seconds_that_were_not_measured_have_no_axes():
+    points = [each | {"seconds": None} for each in [*HEUN, *FAST]]
+    assert len(plots.figure(points).axes) == 1
 
 
 def test_a_plot_is_a_png_that_can_be_read():

@@ -82,11 +82,15 @@ def test_the_sampler_makes_the_same_video_of_the_same_noise(exported, model):
     differ(*sample_both(exported, model))
 
 
-PLAIN = dict(oscillate=False, threshold=0.0, heun=False)
+PLAIN = dict(oscillate=False, threshold=0.0, solver="euler")
+FAST = dict(oscillate=False, solver="dpmpp_2m", guidance_sigma_min=0.5, guidance_sigma_max=10.0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [PLAIN, {"guidance": 0.0}, {"heun": False}, {"steps": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [PLAIN, FAST, FAST | {"steps": 2}, {"guidance": 0.0}, {"solver": "euler"}, {"steps": 1}],
+)
 @pytest.mark.parametrize("exported", ["fit"], indirect=True)
 def test_other_settings_make_the_same_video_too(exported, model, changes):
     differ(*sample_both(exported, model, **changes))
@@ -96,7 +100,8 @@ def test_other_settings_make_the_same_video_too(exported, model, changes):
 def test_every_setting_changes_the_video(exported, model):
     batch, noise = tensors(exported.request), torch.ones(2, *exported.denoiser.x_shape)
     first = model.sample(batch, noise)
-    for name, value in (PLAIN | {"guidance": 0.0, "steps": 3, "guidance_low": 2.0}).items():
+    others = {"guidance": 0.0, "steps": 3, "guidance_low": 2.0, "guidance_sigma_min": 0.5}
+    for name, value in (PLAIN | others | {"guidance_sigma_max": 10.0}).items():
         assert not torch.equal(model.sample(batch, noise, **{name: value}), first), name
 
 
@@ -127,6 +132,10 @@ def test_autocast_is_near_too(exported, model):
 
 @pytest.mark.parametrize("exported", ["fit"], indirect=True)
 def test_what_the_sampler_and_the_encoder_lack_is_refused(exported, model, monkeypatch):
+    with pytest.raises(ValueError, match="solver='ddim' must be one of"):
+        model.sample(tensors(exported.request), torch.ones(1), solver="ddim")
+    with pytest.raises(ValueError, match="oscillate=True: solver=dpmpp_2m extrapolates"):
+        model.sample(tensors(exported.request), torch.ones(1), solver="dpmpp_2m")
     with pytest.raises(ValueError, match="{'step'} are no settings of the sampler; those are"):
         model.sample(tensors(exported.request), torch.ones(2, *exported.denoiser.x_shape), step=1)
     monkeypatch.setitem(model.config["model"]["text_encoder"], "source", "stored")

@@ -45,33 +45,38 @@ def evaluate(run, folder, *flags):
     return json.loads(out.read_text())
 
 
+MANY = "--num_samples=8", "--steps=3", "--batch_size=8"
+
+
 @pytest.fixture(scope="module")
 def swept(trained_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     plot = folder / "scores.png"
-    flags = "--num_samples=4", "--steps=2,3", "--guidance=0,1.5", f"--plot={plot}"
-    return evaluate(trained_folder, folder, *flags), plot
+    swept = "--solver=heun,dpmpp_2m", "--guidance=0,1.5", "--nooscillate"
+    return evaluate(trained_folder, folder, *MANY, *swept, f"--plot={plot}"), plot
 
 
 def test_a_sweep_has_a_row_for_every_combination_and_the_report_of_the_first(swept):
     report, plot = swept
     rows = report["sweep"]
-    combinations = [(2, 0.0), (2, 1.5), (3, 0.0), (3, 1.5)]
-    assert [(row["steps"], row["guidance"]) for row in rows] == combinations
+    combinations = [("heun", 0.0), ("heun", 1.5), ("dpmpp_2m", 0.0), ("dpmpp_2m", 1.5)]
+    assert [(row["solver"], row["guidance"]) for row in rows] == combinations
+    assert [row["evaluations"] for row in rows] == [5, 10, 3, 6]
+    assert all(0 < row["seconds"] < 60 for row in rows)
     assert rows[0]["oracle"] == report["oracle"]
-    assert report["choices"]["sampling"]["first"]["steps"] == 2
-    assert all(row["oracle"]["n"] == row["oracle"]["held_out"]["n"] == 4 for row in rows)
+    assert report["choices"]["sampling"]["first"]["solver"] == "heun"
+    assert all(row["oracle"]["n"] == row["oracle"]["held_out"]["n"] == 8 for row in rows)
     assert len({row["oracle"]["clutter"] for row in rows}) == 4  # each was sampled by itself
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_combination_scores_as_it_does_in_a_sweep(swept, trained_folder, tmp_path, capsys):
-    flags = "--num_samples=4", "--steps=3", "--guidance=1.5"
-    report = evaluate(trained_folder, tmp_path, *flags)
+    flags = "--solver=dpmpp_2m", "--guidance=1.5", "--nooscillate"
+    report = evaluate(trained_folder, tmp_path, *MANY, *flags)
     assert report["oracle"] == swept[0]["sweep"][3]["oracle"]
     assert report["values"] == swept[0]["sweep"][3]["values"]
     printed = capsys.readouterr().out
-    assert "8/8 videos" in printed and "chance" in printed
+    assert "16/16 videos" in printed and "chance" in printed
     assert "left out: random_conv needs 65 samples and real videos" in printed
     expected = {"flicker", "speed", "dynamic_degree", *noise_levels.NAMES, "held out: all"}
     assert expected <= set(report["values"])
@@ -83,6 +88,7 @@ def test_one_combination_scores_as_it_does_in_a_sweep(swept, trained_folder, tmp
         ("--steps=8,many", "--steps"),
         ("--steps=8,0", "must be 1 to 64 values"),
         ("--guidance=", "--g"),
+        ("--solver=heun,ddim", "must be 1 to 3 values between commas, each one of heun, euler"),
     ],
 )
 def test_what_is_no_list_of_numbers_is_a_flag_error(tmp_path, flag, says):

@@ -456,15 +456,39 @@ def test_known_frames_and_lengths_that_cannot_be_are_one_line(
         ("--upsampler_step=3", "--upsampler=FOLDER"),
         ("--upsampler_steps=3", "--upsampler=FOLDER"),
         ("--upsampler_guidance=3", "--upsampler=FOLDER"),
+        ("--upsampler_solver=euler", "--upsampler=FOLDER"),
         ("--t5=T5", "a model that was trained on stored text states"),
         ("--negative_prompt=a", "--guidance=W above 0"),
         ("--oscillate", "--guidance=W above 0"),
+        ("--guidance_sigma_max=9", "--guidance=W above 0"),
     ],
 )
 def test_a_flag_that_nothing_would_read_is_refused(trained_folder, tmp_path, flag, needs):
     name = flag.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"^{name} does nothing here: it needs {needs}$"):
         made(trained_folder, tmp_path / "out", "--guidance=0", flag)
+
+
+def test_a_solver_that_adds_no_noise_refuses_churn_in_one_line(trained_folder, tmp_path):
+    says = (
+        r"^S_churn=5: solver=dpmpp_2m adds no noise on the way; give S_churn=0, or another solver$"
+    )
+    with pytest.raises(ConfigError, match=says):
+        made(trained_folder, tmp_path / "out", "--solver=dpmpp_2m", "--S_churn=5", "--nooscillate")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_flags_of_solver_and_interval_decide_the_video_and_are_recorded(
+    trained_folder, tmp_path
+):
+    fast = "--solver=dpmpp_2m", "--nooscillate"
+    plain, how = made(trained_folder, tmp_path / "plain", *fast)
+    assert (how["solver"], how["guidance_sigma_min"]) == ("dpmpp_2m", 0.0)
+    part, how = made(trained_folder, tmp_path / "part", *fast, "--guidance_sigma_min=1")
+    assert how["guidance_sigma_min"] == 1.0 and not np.array_equal(part, plain)
+    with pytest.raises(ConfigError, match="solver is 'dpmpp_2m' there and 'heun' here"):
+        made(trained_folder, tmp_path / "plain", "--nooscillate")
 
 
 def test_what_training_never_showed_is_noted(trained_folder, tmp_path, capsys):

@@ -88,7 +88,7 @@ def test_kernels_of_the_sampler_are_in_the_networks_dtype():
 
 
 def test_euler_asks_once_a_step():
-    assert made("sample", sampling__heun=False).calls == 3
+    assert made("sample", sampling__solver="euler").calls == 3
 
 
 def network_flops():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from snapvideo_jax import build, generator
-from snapvideo_jax.errors import StorageError
+from snapvideo_jax.diffusion import sampler
+from snapvideo_jax.errors import ConfigError, StorageError
 from snapvideo_jax.generator import KnownFrames
 from snapvideo_jax.sampling import long_video
 from snapvideo_jax.sampling.generate import generate
@@ -59,13 +60,78 @@ def test_the_prompt_matters_where_there_is_guidance(trained, videos):
 
 
 def test_every_technique_of_the_settings_changes_the_sample_and_repeats(trained, videos):
-    changes = dict(heun=False), dict(S_churn=5.0), dict(guidance_low=0.0), dict(threshold=0.5)
+    changes = dict(solver="euler"), dict(S_churn=5.0), dict(guidance_low=0.0), dict(threshold=0.5)
     for change in changes:
         settings = dataclasses.replace(build.sampler_settings(trained.config), **change)
         other = generate(trained, settings, PROMPTS, [5, 6, 7, 8], 4)
         assert not np.array_equal(other, videos), change
     again = generate(trained, settings, PROMPTS[::-1], [8, 7, 6, 5], 4)
     assert np.array_equal(again[::-1], other)
+
+
+FAST = dict(solver="dpmpp_2m", oscillate=False, guidance_sigma_max=5.0)
+
+
+def test_2m_with_guidance_on_an_interval_pauses_repeats_and_keeps_known_frames(trained, picture):
+    settings = build.sampler_settings(trained.config, **FAST)
+    known = KnownFrames(np.stack([picture, 0 * picture], 1), np.array([True, False]))
+    make = lambda prompts, seeds, **how: generate(
+        trained, settings, prompts, seeds, batch_size=4, known=known, **how
+    )
+    led = make(PROMPTS, [5, 6, 7, 8])
+    assert (led[:, 0] == picture[0]).all() and (led[:, 1].std(axis=(1, 2, 3)) > 0).all()
+    assert np.array_equal(make(PROMPTS[::-1], [8, 7, 6, 5], reports=1)[::-1], led)
+
+
+def conds_of(trained, **changes):
+    """How many conditionals the program of a sampler has."""
+    settings = build.sampler_settings(trained.config, **changes)
+    request = request_of(["a red circle"], trained.text, 0.25, (16, 16))
+    request["window"] = np.zeros(1, np.int32)
+
+    def run(params, request, seeds):
+        state = generator.start(trained.denoiser, settings, request, seeds)
+        inputs = generator.sampler_inputs(trained.denoiser, settings, params, request, seeds)
+        return sampler.advance(inputs, state, 0, settings.num_calls).D
+
+    return str(jax.make_jaxpr(run)(trained.params, request, np.zeros(1, "i4"))).count(" cond[")
+
+
+def test_only_a_part_of_the_grid_needs_a_program_with_two_ways(trained):
+    top = trained.config.sampling.sigma_max
+    assert conds_of(trained) == conds_of(trained, guidance_sigma_max=top) == 0
+    assert conds_of(trained, guidance_sigma_max=top / 2) == 1
+    assert conds_of(trained, guidance_sigma_max=top / 2, guidance=0.0) == 0
+
+
+def test_evaluations_are_counted_twice_where_there_is_guidance(trained):
+    """Grid 80, 5.9, 0.05 or so: Heun's calls are at 80, 5.9, 5.9, 0.05, 0.05, 2M's at three."""
+    count = lambda **changes: build.sampler_settings(trained.config, **changes).num_evaluations
+    levels = build.sampler_settings(trained.config).grid
+    middle = dict(guidance_sigma_min=float(levels[2]), guidance_sigma_max=float(levels[1]))
+    assert [count(), count(guidance=0.0), count(**middle)] == [10, 5, 7]
+    fast = dict(solver="dpmpp_2m", oscillate=False)
+    assert [count(**fast), count(**fast, guidance=0.0), count(**fast, **middle)] == [6, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(solver="dpmpp_2m", oscillate=False, S_churn=10.0), "adds no noise on the way"),
+        (dict(solver="dpmpp_2m", oscillate=True), "give oscillate=False, or another solver"),
+        (
+            dict(guidance_sigma_min=2.0, guidance_sigma_max=2.0),
+            "guidance_sigma_min=2 must be below",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(changes, says):
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{says}[^\n]*$"):
+        build.sampler_settings(tiny.get_config(), **changes)
+    config = tiny.get_config()
+    config.sampling.update(changes)
+    with pytest.raises(ConfigError, match=says):
+        build.check(config)
 
 
 @pytest.mark.parametrize(("threshold", "inside"), [(0.0, False), (0.5, True)])

@@ -45,6 +45,12 @@ def test_a_whole_section_may_be_later():
         check(old, stored(data__tfds__split="test"))
 
 
+@pytest.mark.parametrize("heun, solver", [(True, "heun"), (False, "euler")])
+def test_the_field_before_the_solver_s_says_which_it_was(heun, solver):
+    old = stored(sampling__solver=None, sampling__heun=heun)["config"]
+    assert resume.with_later_fields(old) == stored(sampling__solver=solver)["config"]
+
+
 def test_later_fields_are_fields_of_every_config_and_change_none_that_has_them():
     assert resume.LATER_FIELDS.keys() <= flatten(stored()["config"]).keys()
     mine = stored(model__fit__write_scale=0.3)["config"]
