@@ -58,6 +58,8 @@ class ForkServer:
 
 def serve() -> None:
     """Answers each line of stdin, a command, with its process, then exit code, stdout, stderr."""
+    import clu.metric_writers  # noqa: F401  and with it tensorflow
+
     import snapvideo_jax.benchmark.measure
     import snapvideo_jax.export.export_folder
     import snapvideo_jax.train  # noqa: F401  what commands import, but the commands themselves

@@ -42,7 +42,7 @@ def wait_until(condition, pid):
     while not condition():
         os.kill(pid, 0)  # raises where there is none
         assert time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(0.003)
 
 
 def newest(workdir):
