@@ -5,6 +5,7 @@ forked before JAX has a backend, and so before there are threads.
 """
 
 import atexit
+import importlib
 import json
 import os
 import runpy
@@ -19,11 +20,14 @@ ROOT = Path(__file__).parent.parent
 
 
 class ForkServer:
-    """Launches commands, one at a time; a context to be closed. environment: of all of them."""
+    """Launches commands, one at a time; a context to be closed.
 
-    def __init__(self, environment: Mapping[str, str]):
+    environment: of all of them. modules: what they need beside what all import.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *modules: str):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fork_server"],
+            [sys.executable, "-m", "tests.fork_server", *modules],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -58,11 +62,12 @@ class ForkServer:
 
 def serve() -> None:
     """Answers each line of stdin, a command, with its process, then exit code, stdout, stderr."""
-    import clu.metric_writers  # noqa: F401  and with it tensorflow
-
     import snapvideo_jax.benchmark.measure
     import snapvideo_jax.export.export_folder
     import snapvideo_jax.train  # noqa: F401  what commands import, but the commands themselves
+
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
 
     for line in sys.stdin:
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
