@@ -78,7 +78,7 @@ def planned(config: Config, kind: str, devices: Sequence[jax.Device]) -> Planned
 
 
 def model_flops(config: Config, kind: str, devices: Sequence[jax.Device]) -> int:
-    """Counts the FLOPs of a planned program's mathematics, over all devices, in seconds."""
+    """Counts the FLOPs of a planned program's mathematics, over all devices; that takes seconds."""
     return _assembly(kind)(*build.without_recompute(config, devices)).flops
 
 
