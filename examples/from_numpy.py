@@ -1,5 +1,6 @@
 """Computes a part of an exported model in numpy alone: the embedding of the noise level.
 
+  pip install numpy safetensors
   python from_numpy.py exported 0.5
 
 A kernel is [inputs, outputs], so a layer is x @ kernel + bias. docs/export.md has the names.
@@ -8,8 +9,11 @@ A kernel is [inputs, outputs], so a layer is x @ kernel + bias. docs/export.md h
 import sys
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import load_file
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
+
+import numpy as np  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 
 folder, sigma = Path(sys.argv[1]), float(sys.argv[2])
 parameters = {}

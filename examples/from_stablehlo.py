@@ -1,5 +1,6 @@
 """Samples from an exported folder by its StableHLO alone: jax, safetensors and sentencepiece.
 
+  pip install jax safetensors sentencepiece
   python from_stablehlo.py exported "a red circle moves left" video.npy
 
 Runs on whatever device jax finds. Writes uint8 [frames, height, width, 3].
@@ -9,11 +10,14 @@ import json
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
-import sentencepiece
-from jax import export
-from safetensors.numpy import load_file
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import sentencepiece  # noqa: E402
+from jax import export  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 
 folder, prompt, out = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 config = json.loads((folder / "config.json").read_text())["config"]

@@ -1,5 +1,6 @@
 """Samples from an exported folder in PyTorch: torch, safetensors and sentencepiece.
 
+  pip install torch safetensors sentencepiece
   python from_torch.py exported "a red circle moves left" video.npy
 
 Runs on a GPU, in bfloat16, where there is one. Writes uint8 [frames, height, width, 3].
@@ -8,8 +9,11 @@ Runs on a GPU, in bfloat16, where there is one. Writes uint8 [frames, height, wi
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 folder, prompt, out = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.path.insert(0, str(folder))

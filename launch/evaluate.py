@@ -202,7 +202,10 @@ def world(last: Stage) -> World | None:
     if PROTOCOL.value != "shapes":
         return None
     if last.trained.config.data.source != "shapes":
-        raise ConfigError("--protocol=shapes needs a run trained with data.source=shapes")
+        raise ConfigError(
+            "--protocol=shapes, the default, scores runs that were trained on shapes; compare this "
+            "one with videos of your own: --protocol=reference --real=DIR"
+        )
     return build.world(last.trained.config)
 
 

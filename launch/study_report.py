@@ -28,11 +28,14 @@ def write(
     pictures: Mapping[str, bytes],
     tables: Sequence[Table],
 ) -> None:
-    """Writes NAME.json, NAME.md and the pictures to `folder`, and the tables to the screen."""
+    """Writes the tables to the screen, and NAME.json, NAME.md and the pictures to `folder`.
+
+    The screen comes first: where the disk is full, it has what hours of training have come to.
+    """
+    for table in tables:
+        screen.say(for_screen(table))
     storage.write(folder / f"{name}.json", json.dumps(study, indent=2).encode() + b"\n")
     storage.write(folder / f"{name}.md", markdown.encode())
     for picture, content in pictures.items():
         storage.write(folder / picture, content)
-    for table in tables:
-        screen.say(for_screen(table))
     screen.say(f"\n{folder / f'{name}.md'} has it all")

@@ -174,7 +174,7 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Le
             keep_every=config.checkpoint.keep_every,
             log=log,
         )
-        report = stack.enter_context(_report(run, state, checkpoints.steps))
+        report = stack.enter_context(_report(run, state, checkpoints.steps, ledger))
         signals = stack.enter_context(hosts.Signals())  # outlasts the last save
         stack.callback(ledger.write)
         stack.enter_context(_closing(checkpoints, ledger))
@@ -195,10 +195,8 @@ def _loop(run: Run, state: TrainState, trace: profiler.Trace, ledger: goodput.Le
             trace.before(step, state)
             ledger.begin(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                before = time.monotonic()
                 with ledger.time("data"):
                     batch = next(feed)
-                report.waited(time.monotonic() - before)
                 if run.record_rows:
                     fed_rows.record(run.workdir, step, batch)
                 with ledger.time("compile" if step == start + 1 else "training"):
@@ -268,7 +266,7 @@ def _speed(run: Run) -> Speed | None:
     chip = chips.of(devices[0].device_kind)
     if chip is None:
         return None
-    flops = programs.planned(run.config, "train", devices).model_flops
+    flops = programs.model_flops(run.config, "train", devices)
     peak = chip.peak if run.config.model.dtype == "bfloat16" else 0.0  # that of the sheets
     return Speed(flops / len(devices), peak)
 
@@ -347,7 +345,12 @@ def _graft(run: Run, state: TrainState) -> TrainState:
     return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
 
 
-def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -> telemetry.Report:
+def _report(
+    run: Run,
+    state: TrainState,
+    saved_steps: Callable[[], list[int]],
+    ledger: goodput.Ledger,
+) -> telemetry.Report:
     """Opens what tells people about the run."""
     config, start = run.config, int(state.step)
     return telemetry.Report(
@@ -364,7 +367,8 @@ def _report(run: Run, state: TrainState, saved_steps: Callable[[], list[int]]) -
         saved_steps=saved_steps,
         log=run.log,
         boards=_boards(run) if hosts.is_first() else (),
-        speed=_speed(run),
+        waited=lambda: ledger.seconds("data"),
+        speed=lambda: _speed(run),
     )
 
 

@@ -28,6 +28,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Where most of the time goes. These files start first, so that no worker ends long after the other.
 LONGEST = (
+    "test_kills.py", "test_flips.py", "test_verify_resume.py",
     "test_train.py", "test_meshes_agree.py", "test_entry.py", "test_benchmark.py", "test_hosts.py",
     "test_fit.py", "test_programs.py", "test_measure.py", "test_sample.py", "test_tpu.py",
     "test_generate.py", "test_unet.py", "test_step.py",

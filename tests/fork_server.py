@@ -5,6 +5,7 @@ forked before JAX has a backend, and so before there are threads.
 """
 
 import atexit
+import importlib
 import json
 import os
 import runpy
@@ -22,11 +23,14 @@ CURRENT = r"(__main__|snapvideo_jax|launch|configs|tests|jax|jaxlib|flax|optax|o
 
 
 class ForkServer:
-    """Launches commands; a context to be closed. environment: of all of them."""
+    """Launches commands, one at a time; a context to be closed.
 
-    def __init__(self, environment: Mapping[str, str]):
+    environment: of all of them. modules: what they need beside what all import.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *modules: str):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fork_server"],
+            [sys.executable, "-m", "tests.fork_server", *modules],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -44,18 +48,30 @@ class ForkServer:
 
     def launch(self, name: str, *flags: object) -> subprocess.CompletedProcess:
         """Does what `python -m launch.NAME FLAGS` does."""
-        command = [f"launch.{name}", *map(str, flags)]
-        print(json.dumps(command), file=self._process.stdin, flush=True)
+        self.start(name, *flags)
+        return self.wait()
+
+    def start(self, name: str, *flags: object) -> int:
+        """Begins with what `python -m launch.NAME FLAGS` does; returns the id of its process."""
+        self._command = [f"launch.{name}", *map(str, flags)]
+        print(json.dumps(self._command), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def wait(self) -> subprocess.CompletedProcess:
+        """Waits for the end of what was started."""
         code, stdout, stderr = json.loads(self._process.stdout.readline())
-        return subprocess.CompletedProcess(command, code, stdout, stderr)
+        return subprocess.CompletedProcess(self._command, code, stdout, stderr)
 
 
 def serve() -> None:
-    """Answers each line of stdin, a command, with one of its exit code, stdout and stderr."""
+    """Answers each line of stdin, a command, with its process, then exit code, stdout, stderr."""
     warnings.filterwarnings("error", category=DeprecationWarning, module=CURRENT)
     import snapvideo_jax.benchmark.measure
     import snapvideo_jax.export.export_folder
     import snapvideo_jax.train  # noqa: F401  what commands import, but the commands themselves
+
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
 
     for line in sys.stdin:
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
@@ -64,6 +80,7 @@ def serve() -> None:
                 os.dup2(stdout.fileno(), 1)
                 os.dup2(stderr.fileno(), 2)
                 os._exit(run(json.loads(line)))
+            print(pid, flush=True)
             _, status = os.waitpid(pid, 0)
             said = []
             for file in (stdout, stderr):

@@ -31,12 +31,13 @@ lint() {
 }
 
 part install install
+# Compiling is most of the work, and each file compiles by itself; tests/conftest.py orders them.
+both=(-n 2 --dist loadfile --no-loadscope-reorder)
 if [ $# -eq 0 ]; then
   part lint lint
   part types "$python" -m basedpyright --level error
-  # Compiling is most of the work, and each file compiles by itself; tests/conftest.py orders them.
-  set -- -n 2 --dist loadfile --no-loadscope-reorder
+  set -- "${both[@]}"
 fi
-[ "$1" != --faults ] || set -- -m faults "${@:2}"
+[ "$1" != --faults ] || set -- -m faults "${both[@]}" "${@:2}"
 part tests "$python" -m pytest "$@"
 echo "$seconds"

@@ -63,6 +63,13 @@ FAULTS = {
         "training/test_telemetry.py": ["lines_of_metrics_wait_while_the_disk_is_full"],
         "launch/test_sample.py": ["samples_on_a_full_disk_are_whole_and_go_on_when_there_is_room"],
         "export/test_export_folder.py": ["a_full_disk_leaves_nothing_behind"],
+        "studies/miniature/test_miniature.py": [
+            "a_study_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room"
+        ],
+        "launch/test_scaling.py": [
+            "a_report_on_a_full_disk_is_one_line_and_the_screen_has_the_figures",
+            "a_disk_that_does_not_hold_the_vocabulary_ends_a_study_before_it_trains",
+        ],
     },
     "a folder that cannot be written, or is a bucket": {
         "test_train.py": [

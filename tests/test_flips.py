@@ -1,6 +1,8 @@
 """One flipped bit in any file that a run reads changes no bit of what comes out of it."""
 
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ import pytest
 from snapvideo_jax import build
 from snapvideo_jax.errors import Preempted, UserError
 from snapvideo_jax.train import train
+from snapvideo_jax.training import checkpoint
 from tests import test_train
-from tests.test_train import assert_same, config, quiet, stop_at
+from tests.test_train import assert_same, config, quiet
 
 FLIPS = 20  # of each kind of file
+REST = {"checkpoint__every_steps": 8}  # of a run that goes on: it saves at its end alone
 KINDS = {
     "arrays": "checkpoints/*/state/**/*",
     "meta": "checkpoints/*/meta/*",
@@ -36,12 +40,16 @@ def compile_once():
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """The folder of a run that was stopped on its way, and resumes."""
+    """The folder of a run that was stopped after two checkpoints, and resumes."""
     folder = tmp_path_factory.mktemp("stopped")
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, 40)
-        with pytest.raises(Preempted):
-            train(config(), folder, quiet)
+
+    def stop(line):
+        if line.startswith("step 4/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        train(config(checkpoint__every_steps=1, log__every_seconds=1e-6), folder, stop)
+    assert len(checkpoint.step_folders(folder / "checkpoints")) == 2
     return folder
 
 
@@ -50,7 +58,7 @@ def whole(stopped, tmp_path_factory):
     """(final state, metrics) of the run when nothing is flipped."""
     folder = tmp_path_factory.mktemp("whole")
     shutil.copytree(stopped, folder, dirs_exist_ok=True)
-    return train(config(), folder, quiet), (folder / "metrics.jsonl").read_bytes()
+    return train(config(**REST), folder, quiet), (folder / "metrics.jsonl").read_bytes()
 
 
 def flip(path, draw):
@@ -70,7 +78,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(stopped, whole, tmp_path, k
         files = [path for path in folder.glob(KINDS[kind]) if path.is_file()]
         flip(draw.choice([path for path in files if path.stat().st_size]), draw)
         try:
-            state = train(config(), folder, quiet)
+            state = train(config(**REST), folder, quiet)
         except UserError as error:
             assert "\n" not in str(error)
             refused += 1

@@ -43,7 +43,6 @@ ENTRIES = {
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_BYTES = 5_000_000_000
 TORCH_MODEL = Path(__file__).with_name("torch_model.py")  # imports torch, and nothing of ours
-_digest = jax.jit(leaf_digests.digest)  # leaf by leaf: that of a whole tree needs nearly its memory
 
 
 class Exported(NamedTuple):
@@ -116,7 +115,8 @@ def write(
             config = config | {"data": config["data"] | {"vocabulary": ""}}  # the one beside it
         leaves = leaves_by_name(params)
         rounded = lambda name: _rounded(name, leaves[name], dtype)
-        digests = {name: int(_digest(rounded(name))) for name in leaves}
+        # Leaf by leaf: digests of a whole tree at once need nearly its memory.
+        digests = {name: int(leaf_digests.digest(rounded(name))) for name in leaves}
         _write_params(unfinished, leaves, dtype, shard_bytes)
         for name, content in (files or {}).items():
             (unfinished / name).write_bytes(content)
@@ -177,7 +177,7 @@ def load_params(folder: str | Path, abstract: Any) -> Any:
         part = lambda index: safetensors.read(file, info, index)
         sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         array = jax.make_array_from_callback(leaf.shape, sharding, part)
-        if exported.digests.get(name) != int(_digest(array)):
+        if exported.digests.get(name) != int(leaf_digests.digest(array)):
             raise DataError(f"{file}: {name} failed its checksum; export the run again")
         return array.astype(leaf.dtype)
 

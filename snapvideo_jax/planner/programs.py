@@ -84,9 +84,17 @@ def planned(config: Config, kind: str, devices: Sequence[jax.Device]) -> Planned
     """
     if kind == "upsample" and not config.data.low_res:
         raise ConfigError("this config is a first stage; --program=sample is its sampler")
-    assemble = {"train": _train, "network": _network}.get(kind, _sample)
-    plain = assemble(*build.without_recompute(config, devices))
-    return dataclasses.replace(assemble(config, devices), model_flops=plain.flops)
+    program = _assembly(kind)(config, devices)
+    return dataclasses.replace(program, model_flops=model_flops(config, kind, devices))
+
+
+def model_flops(config: Config, kind: str, devices: Sequence[jax.Device]) -> int:
+    """Counts the FLOPs of a planned program's mathematics, over all devices; that takes seconds."""
+    return _assembly(kind)(*build.without_recompute(config, devices)).flops
+
+
+def _assembly(kind: str) -> Callable[[Config, Sequence[jax.Device]], PlannedProgram]:
+    return {"train": _train, "network": _network}.get(kind, _sample)
 
 
 def _train(config: Config, devices: Sequence[jax.Device]) -> PlannedProgram:

@@ -31,6 +31,9 @@ NEVER = 30 * 86_400  # seconds; Orbax waits by the clock on the wall, which may 
 FAILURES = OSError, ValueError, StorageError  # of a save
 MOST_FAILURES = 3  # in a row
 PATIENCE = 10  # seconds for the threads of a failed save to end
+# What a replica writes of an array that many hold, at least: to cut out its part takes a program
+# of its own, a millisecond for each array and device, while the loop waits.
+LEAST_PART = 1 << 20  # bytes
 DISK_FULL = re.compile("RESOURCE_EXHAUSTED|No space left|ENOSPC|quota exceeded", re.IGNORECASE)
 STEP_NAME = re.compile(r"0|[1-9][0-9]{0,9}")
 
@@ -74,6 +77,14 @@ def last_saved(folder: Path) -> int:
 def _marker(folder: Path) -> Path:
     """Returns the file that says that steps were committed; it outlives their folder."""
     return folder.with_name("saved.json")
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    """Returns what writes each item of a checkpoint."""
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=LEAST_PART)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    state = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    return {"state": state, "meta": ocp.JsonCheckpointHandler()}
 
 
 def failure(error: Exception) -> str:
@@ -121,7 +132,9 @@ class Checkpoints:
     def _open(self) -> None:
         """Makes Orbax's manager, and removes what an earlier one has not committed."""
         hosts.broadcast(self._remove_unfinished)
-        self._manager = ocp.CheckpointManager(self._folder.absolute(), options=self._options)
+        self._manager = ocp.CheckpointManager(
+            self._folder.absolute(), options=self._options, item_handlers=_handlers()
+        )
 
     def _remove_unfinished(self) -> None:
         for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
@@ -146,7 +159,7 @@ class Checkpoints:
         """
         self._settle()
         meta = sealed(meta | {"format": FORMAT, "step": step, "digests": leaf_digests.of(state)})
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
         self._saving, self._size = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         try:
             before()

@@ -212,7 +212,8 @@ def _difference(a: np.ndarray, b: np.ndarray) -> str:
 
 def _lines(path: Path) -> dict[int, bytes]:
     """Returns step -> line, of steps alone."""
-    return {step: line for (step, is_evaluation), line in telemetry.rows(path) if not is_evaluation}
+    rows = telemetry.rows(path)
+    return {row.entries["step"]: row.line for row in rows if not row.is_evaluation}
 
 
 def _changes(before: bytes, after: bytes) -> str:

@@ -75,6 +75,10 @@ class Ledger:
             if part in self._seconds:
                 self._seconds[part] += self._clock() - before
 
+    def seconds(self, part: str) -> float:
+        """Returns what a part has taken in this start."""
+        return self._seconds[part]
+
     def begin(self, step: int) -> None:
         """Notes that a step begins."""
         self._last = step

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from snapvideo_jax.trees import leaves_by_name
 
 
+@jax.jit  # so that leaves of one shape are traced once
 def digest(leaf: jax.Array) -> jax.Array:
     """Computes a uint32 that any single flipped bit changes and that is the same on every mesh.
 

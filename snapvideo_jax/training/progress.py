@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,11 @@ class Speed(NamedTuple):
 
 
 class Progress:
-    """One line every few seconds: step, loss, videos/s, time left, share of time without batch."""
+    """One line every few seconds: step, loss, videos/s, time left, share of time without batch.
+
+    waited: returns how long the loop has waited for batches so far, in seconds. speed: called after
+    the first step, in a thread, because counting the work of a large model takes seconds.
+    """
 
     def __init__(
         self,
@@ -33,9 +38,10 @@ class Progress:
         every_seconds: float,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        speed: Speed | None = None,
+        waited: Callable[[], float] = lambda: 0.0,
+        speed: Callable[[], Speed | None] = lambda: None,
     ):
-        self._speed = speed
+        self._waited, self._count = waited, speed
         self._steps, self._batch_size, self._every, self._log = (
             steps,
             batch_size,
@@ -46,10 +52,6 @@ class Progress:
         self._compiled = self._advised = False
         self._restart(start)
 
-    def waited(self, seconds: float) -> None:
-        """Adds time that the loop waited for the next batch."""
-        self._waited += seconds
-
     def step(self, step: int, loss: float) -> dict[str, float]:
         """Counts a finished step; speaks when it is time, and then returns the rates, else {}.
 
@@ -58,6 +60,9 @@ class Progress:
         self._losses.append(loss)
         if not self._compiled:
             self._compiled = True
+            background = ThreadPoolExecutor(1)
+            self._speed = background.submit(self._count)
+            background.shutdown(wait=False)
             self._log(
                 f"first step after {duration_text(self._clock() - self._then)}: loss {loss:.4f}"
             )
@@ -69,12 +74,12 @@ class Progress:
         seconds_a_step = elapsed / max(step - self._step, 1)
         rates = {
             "videos_per_second": self._batch_size / max(seconds_a_step, 1e-9),
-            "data_wait": self._waited / max(elapsed, 1e-9),
+            "data_wait": (self._waited() - self._waited_then) / max(elapsed, 1e-9),
         }
-        if self._speed:
-            rates["tflops_per_device"] = self._speed.flops / max(seconds_a_step, 1e-9) / 1e12
-            if self._speed.peak:
-                rates["mfu"] = rates["tflops_per_device"] * 1e12 / self._speed.peak
+        if speed := self._speed.result():
+            rates["tflops_per_device"] = speed.flops / max(seconds_a_step, 1e-9) / 1e12
+            if speed.peak:
+                rates["mfu"] = rates["tflops_per_device"] * 1e12 / speed.peak
         self._log(
             f"step {step:{self._width}d}/{self._steps}  loss {np.mean(self._losses):.4f}  "
             f"{rates['videos_per_second']:.1f} videos/s  "
@@ -88,7 +93,8 @@ class Progress:
         return rates
 
     def _restart(self, step: int) -> None:
-        self._step, self._then, self._waited, self._losses = step, self._clock(), 0.0, []
+        self._step, self._then, self._losses = step, self._clock(), []
+        self._waited_then = self._waited()
 
 
 def _speed_text(rates: dict[str, float]) -> str:

@@ -55,9 +55,12 @@ def read(workdir: Path) -> Status:
     ledger = _ledger(workdir / "goodput.json")
     begun = [ledger["step"]] if isinstance(ledger, dict) else []
     metrics = workdir / "metrics.jsonl"
-    rows = [storage.parse_object(line, telemetry.ROW) for _, line in telemetry.rows(metrics)]
-    losses = [(row["step"], row["loss"]) for row in rows if NUMBER.holds(row.get("loss"))]
-    measured = [row for row in rows if "loss" not in row]
+    rows = list(telemetry.rows(metrics))
+    steps = [row.entries for row in rows if not row.is_evaluation]
+    losses = [
+        (entries["step"], entries["loss"]) for entries in steps if NUMBER.holds(entries["loss"])
+    ]
+    measured = [row.entries for row in rows if row.is_evaluation]
     saved = sorted(checkpoint.step_folders(workdir / "checkpoints"))
     pictures = sorted(path.name for path in (workdir / "samples").glob("*"))
     return Status(

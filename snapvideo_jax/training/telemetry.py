@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from snapvideo_jax.parallel import hosts
 from snapvideo_jax.training.boards import Board
 from snapvideo_jax.training.progress import Progress, Speed
 
-ROW = {"step": STEP}
+ENTRIES = {"step": STEP}
 MEASURED = "evaluation/"  # before the names of what an evaluation measured
 
 
@@ -34,7 +35,7 @@ class MetricsFile:
         Raises StorageError where the file cannot be read or written.
         """
         self._path, self._pending = path, b""
-        lines = [line for place, line in rows(path) if place <= (resume_step, False)]
+        lines = [row.line for row in rows(path) if row.place <= (resume_step, False)]
         storage.write(path, b"".join(lines))
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -52,8 +53,25 @@ class MetricsFile:
             self._pending = b""
 
 
-def rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
-    """Yields ((step, whether it is an evaluation), line) of each row that is whole and in order."""
+class Row(NamedTuple):
+    """A line of metrics.jsonl, and what it says."""
+
+    line: bytes
+    entries: dict[str, Any]
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether it says what was measured of the model, not how a step went."""
+        return "loss" not in self.entries
+
+    @property
+    def place(self) -> tuple[int, bool]:
+        """Its place in the file's order: an evaluation comes after the line of its step."""
+        return self.entries["step"], self.is_evaluation
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """Yields each row of a file that is whole and in order."""
     if not path.exists():
         return
     try:
@@ -63,11 +81,10 @@ def rows(path: Path) -> Iterator[tuple[tuple[int, bool], bytes]]:
     last = (0, True)
     for line in lines:
         with contextlib.suppress(storage.Damaged):
-            row = storage.parse_object(line, ROW)
-            place = row["step"], "loss" not in row
-            if place > last and line.endswith(b"\n"):
-                last = place
-                yield place, line
+            row = Row(line, storage.parse_object(line, ENTRIES))
+            if row.place > last and line.endswith(b"\n"):
+                last = row.place
+                yield row
 
 
 class Nowhere:
@@ -98,7 +115,8 @@ class Report:
         saved_steps: Callable[[], list[int]],
         log: Callable[[str], None],
         boards: Sequence[Board] = (),
-        speed: Speed | None = None,
+        waited: Callable[[], float] = lambda: 0.0,
+        speed: Callable[[], Speed | None] = lambda: None,
     ):
         """Opens the metrics file.
 
@@ -115,7 +133,8 @@ class Report:
             saved_steps: returns the steps of the checkpoints that there are.
             log: called with each line for the screen.
             boards: open ones, which are closed with the report.
-            speed: for TFLOP/s and MFU, where the devices are known.
+            waited: returns the seconds that the loop has waited for batches so far.
+            speed: returns what TFLOP/s and MFU are computed from, where the devices are known.
         """
         self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
         self._batch_size, self._saved_steps, self._step = batch_size, saved_steps, start
@@ -132,6 +151,7 @@ class Report:
             batch_size=batch_size,
             every_seconds=every_seconds,
             log=log,
+            waited=waited,
             speed=speed,
         )
 
@@ -141,10 +161,6 @@ class Report:
     def __exit__(self, *error: object) -> None:
         for board in self._boards:
             board.close()
-
-    def waited(self, seconds: float) -> None:
-        """Adds time that the loop waited for the next batch."""
-        self._progress.waited(seconds)
 
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches one step's metrics, writes them, and gives up on a run that has diverged."""

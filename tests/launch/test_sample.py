@@ -4,10 +4,9 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import types
 
@@ -26,8 +25,9 @@ from snapvideo_jax.sampling import generate as generate_module
 from snapvideo_jax.sampling import known_frames, output_folder
 from snapvideo_jax.sampling.generate import generate
 from snapvideo_jax.sampling.trained import load
+from tests.fork_server import ForkServer
 from tests.in_process import launch
-from tests.launch.test_entry import ENVIRONMENT, ROOT
+from tests.launch.test_entry import ENVIRONMENT
 from tests.mutations import mutations
 from tests.test_storage import fill
 
@@ -502,28 +502,24 @@ def test_what_training_never_showed_is_noted(trained_folder, tmp_path, capsys):
     assert "note" not in capsys.readouterr().out
 
 
-def command(run, out, prompts):
-    return [
-        *(sys.executable, "-m", "launch.sample", f"--checkpoint={run}", f"--out={out}"),
-        *(f"--prompts={prompts}", "--num=4", "--batch_size=8", "--format=npz", "--seed=3"),
-        "--steps=60",  # so that there is time to kill it
-    ]
-
-
 def test_a_killed_command_of_32_samples_ends_with_the_same_files(trained_folder, tmp_path):
     prompts, whole, broken = (tmp_path / name for name in ("p.txt", "whole", "broken"))
     prompts.write_text("\n".join(f"a red circle moves left {i}" for i in range(8)))
-    options = dict(cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
-    with subprocess.Popen(command(trained_folder, broken, prompts), **options) as process:
-        while process.poll() is None and not (broken / "00003.npz").exists():
+    flags = (
+        *(f"--checkpoint={trained_folder}", f"--prompts={prompts}", "--num=4", "--batch_size=8"),
+        *("--format=npz", "--seed=3", "--steps=60"),  # so many that there is time to kill it
+    )
+    with ForkServer(ENVIRONMENT) as commands:
+        pid = commands.start("sample", *flags, f"--out={broken}")
+        while not (broken / "00003.npz").exists():
+            os.kill(pid, 0)  # raises where it has ended
             time.sleep(0.01)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL and not (broken / "samples.json").exists()
-    for out in (whole, broken):
-        done = subprocess.run(
-            command(trained_folder, out, prompts), stdout=subprocess.PIPE, **options
-        )
-        assert done.returncode == 0, done.stderr
-        assert ("videos are in" in done.stdout) == (out == broken)
+        os.kill(pid, signal.SIGKILL)
+        assert commands.wait().returncode == -signal.SIGKILL
+        assert not (broken / "samples.json").exists()
+        for out in (whole, broken):
+            done = commands.launch("sample", *flags, f"--out={out}")
+            assert done.returncode == 0, done.stderr
+            assert ("videos are in" in done.stdout) == (out == broken)
     assert len(contents(whole)) == 34
     assert contents(broken) == contents(whole)

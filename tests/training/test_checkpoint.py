@@ -94,6 +94,20 @@ def test_another_mesh_reads_the_same_bits(folder, shape):
     assert_same(newest(folder, shape=shape).state, tree(mesh(2, 4), 3))
 
 
+def test_small_arrays_on_many_devices_are_saved_without_a_program_for_each(tmp_path):
+    state, events = tree(mesh(8, 1)), []
+    leaf_digests.of(state)  # its program is there from now on
+    note = lambda name, seconds, **about: events.append(name)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", keep_last=3, keep_every=0)
+        checkpoints.save(1, state, {})
+        checkpoints.close()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert not [name for name in events if "compile" in name]
+
+
 def test_a_part_is_restored_alone(folder):
     target = {"ema": abstract(tree(mesh(2, 4)))["ema"]}
     restored = restore.newest(folder, target, print)

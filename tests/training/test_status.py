@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError, StorageError
 from snapvideo_jax.parallel import hosts
 from snapvideo_jax.training import status
@@ -85,6 +86,16 @@ def test_a_run_before_its_first_step_has_little_to_say(run):
         "step": f"{'░' * 60} 0 of 100",
         "saved": "no checkpoint yet",
     }
+
+
+def test_each_line_of_metrics_is_parsed_once(run, monkeypatch):
+    parsed, parse = [], storage.parse_object
+    monkeypatch.setattr(
+        storage, "parse_object", lambda line, kinds: parsed.append(line) or parse(line, kinds)
+    )
+    status.read(run)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    assert [line for line in parsed if line in lines] == lines
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

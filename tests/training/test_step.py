@@ -49,8 +49,8 @@ class Run:
 
     def __init__(self, program):
         self.program = program
-        lowered = program.step.lower(program.abstract_state, BATCH)
-        self._step = lowered.compile(compiler_options=QUICKLY)
+        self.lowered = program.step.lower(program.abstract_state, BATCH)
+        self._step = self.lowered.compile(compiler_options=QUICKLY)
 
     def step(self, state):
         """(state, metrics) of one step from a copy of `state`, wherever that lies."""
@@ -73,8 +73,7 @@ def eight():
 
 
 def test_parts_of_the_step_have_scopes_for_a_profile(eight):
-    program = eight.program
-    lowered = program.step.lower(program.abstract_state, BATCH).as_text(debug_info=True)
+    lowered = eight.lowered.as_text(debug_info=True)
     for scope in ("loss/jvp(FIT)", "loss/jvp(T5Encoder)", "optimizer/sqrt", "ema/sub"):
         assert f"jit(step)/{scope}" in lowered, scope
 

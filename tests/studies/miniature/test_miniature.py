@@ -14,6 +14,7 @@ from snapvideo_jax.planner import cost
 from snapvideo_jax.studies.miniature import averaging, plots, report, scoring, units
 from tests import tiny
 from tests.in_process import launch
+from tests.test_storage import fill
 
 CONFIG = tiny.get_config()
 
@@ -207,6 +208,38 @@ def test_a_study_writes_its_page_goes_on_where_it_was_and_is_not_mixed(runs, tmp
     assert runs == ["unet-1"]
     with pytest.raises(ConfigError, match="holds a study of other settings; give another --out"):
         launch("reproduce", "--steps=13", "--seeds=0", f"--out={tmp_path}")
+
+
+@pytest.mark.faults
+def test_a_study_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
+    runs, disk, monkeypatch, capsys
+):
+    folder, run, ballast = disk(2 << 20), units.run, []
+    left = {2: 0, 8: 16 << 10}  # bytes, when so many networks were trained
+
+    def filling(unit_, text, progress):
+        if len(runs) in left:
+            ballast.append(fill(folder, leave=left[len(runs)]))
+        return run(unit_, text, progress)
+
+    monkeypatch.setattr(units, "run", filling)
+    flags = "--steps=12", "--seeds=0", f"--out={folder / 'out'}"
+    with pytest.raises(StorageError, match="cannot write .*units/half-0.json: No space") as full:
+        launch("reproduce", *flags)
+    assert "\n" not in str(full.value)
+    done = sorted(path.name for path in (folder / "out" / "units").iterdir())
+    assert done == sorted(f"{name}.json" for name in runs[:2])
+    ballast.pop().unlink()
+
+    with pytest.raises(StorageError, match="cannot write .*out/.*: No space left on device"):
+        launch("reproduce", *flags)
+    assert runs[3] == runs[2] and len(runs) == 9 and len(set(runs)) == 8  # one was not written
+    assert "against" in capsys.readouterr().out  # the tables
+    assert not list((folder / "out").glob(".*"))
+    ballast.pop().unlink()
+
+    launch("reproduce", *flags)
+    assert len(runs) == 9 and (folder / "out" / "miniature_sweeps.png").exists()
 
 
 def test_a_damaged_network_is_trained_again_and_damaged_settings_are_one_line(
