@@ -129,14 +129,8 @@ def cascade_in_memory(
     """Makes what `cascade` makes, with half the batch whenever the devices' memory is exhausted.
 
     Returns the videos, and the batch size that fits. In a job of several processes, which need not
-    run out of memory alike, nothing is tried again.
-
-    Args:
-        stages, prompts, seeds, batch_size, progress: as for `cascade`.
-        log: called with a line for each batch size that does not fit.
-
-    Raises:
-        ConfigError: the smallest batch does not fit.
+    run out of memory alike, nothing is tried again. log: called with a line for each batch size
+    that does not fit. Raises ConfigError where not even the smallest does.
     """
     smallest = max(batches.shard(stage.trained.mesh).rows for stage in stages)
     while True:
