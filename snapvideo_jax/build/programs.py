@@ -92,8 +92,8 @@ def with_batch_size(config: Config, batch_size: int) -> Config:
 def with_video(config: Config, video: tuple[int, int, int]) -> Config:
     """Returns a copy of the config for videos of (T, H, W) pixels, without padding.
 
-    Padding grows with the height. FIT has as many groups and latents as before, and larger groups,
-    as the paper's upsampler has. Raises ConfigError where its groups cannot grow so.
+    Padding grows with the height. FIT has as many groups and latents as before: its groups grow, as
+    those of the paper's upsampler are larger. Raises ConfigError where they cannot.
     """
     changed, data = copy.deepcopy(config), config.data
     before, group = (data.num_frames, data.height, data.width), config.model.fit.group

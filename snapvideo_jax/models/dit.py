@@ -30,7 +30,7 @@ from snapvideo_jax.models.layers import (
     sinusoid,
 )
 from snapvideo_jax.models.patches import Grouping, patchify, ungroup, unpatchify
-from snapvideo_jax.models.remat import remat_module
+from snapvideo_jax.models.remat import stack
 
 ROW = ("batch", "tokens", None)
 ZERO = nn.initializers.zeros
@@ -152,15 +152,7 @@ class DiT(nn.Module):
         frames = x if low_res is None else jnp.concatenate([x, low_res], axis=-1)
         stem = dense(self.channels, self.dtype, "stem")(ungroup(patchify(frames, self.frame)))
         row = constrain(stem + positions(self.video[0], self.frame, self.channels), ROW)
-        unroll = min(self.unroll, self.blocks) if train else 1
-        Blocks = nn.scan(
-            remat_module(DiTBlock, self.remat, static_argnums=3, looped=unroll < self.blocks),
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=self.blocks,
-            unroll=unroll,
-        )
+        Blocks = stack(DiTBlock, self.remat, blocks=self.blocks, unroll=self.unroll, train=train)
         row, _ = Blocks(
             frames=self.video[0] if self.factorised else None,
             head_channels=self.head_channels,

@@ -28,7 +28,7 @@ from snapvideo_jax.models.layers import (
     row_major,
 )
 from snapvideo_jax.models.patches import Grouping, group, patchify, ungroup, unpatchify
-from snapvideo_jax.models.remat import remat_module
+from snapvideo_jax.models.remat import stack
 
 TOKENS = ("batch", "tokens", None)
 GROUPED = ("batch", "groups", None, None)
@@ -139,16 +139,7 @@ class FIT(nn.Module):
         low_res = conditions.low_res
         frames = x if low_res is None else jnp.concatenate([x, low_res], axis=-1)
         tokens = ungroup(self.stem(frames)), ungroup(self.initial_latents(previous))
-        # Without a gradient nothing is stacked, and a loop is as fast.
-        unroll = min(self.unroll, self.blocks) if train else 1
-        Blocks = nn.scan(
-            remat_module(FITBlock, self.remat, static_argnums=3, looped=unroll < self.blocks),
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=self.blocks,
-            unroll=unroll,
-        )
+        Blocks = stack(FITBlock, self.remat, blocks=self.blocks, unroll=self.unroll, train=train)
         (patches, latents), _ = Blocks(
             groups=self.latent_shape[0],
             heads=(

@@ -1,4 +1,7 @@
-"""What the forward pass saves for the backward pass, and what that computes again."""
+"""What the forward pass saves for the backward pass, what that computes again, and the loop.
+
+`stack` is the loop over blocks that all transformers here have.
+"""
 
 import math
 from collections.abc import Callable
@@ -64,6 +67,26 @@ def remat_module(
         policy=REMAT[policy],
         static_argnums=(static_argnums,),
         prevent_cse=not looped and policy != "dots",
+    )
+
+
+def stack(
+    block: type[nn.Module], policy: str, *, blocks: int, unroll: int, train: bool
+) -> type[nn.Module]:
+    """Returns a module of `blocks` blocks in a row, whose parameters are stacked along axis 0.
+
+    A block takes what it changes, constants and `train`, and returns (what it changed, None).
+    unroll: blocks in one turn of the loop, in training: elsewhere nothing is stacked up for a
+    gradient, and a loop is as fast.
+    """
+    unroll = min(unroll, blocks) if train else 1
+    return nn.scan(
+        remat_module(block, policy, static_argnums=3, looped=unroll < blocks),
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+        length=blocks,
+        unroll=unroll,
     )
 
 

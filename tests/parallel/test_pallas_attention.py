@@ -52,6 +52,17 @@ def test_short_sequences_are_packed_where_they_fill_rows():
     assert fits((16,)) and not fits((9,))
 
 
+def test_a_block_has_fewer_queries_where_keys_are_many():
+    """All patches of a DiT at 16 x 72 x 128 are 10,240; FIT's and fewer have blocks of 512."""
+    tokens = lambda n: jax.ShapeDtypeStruct((1, n, 16, 64), jnp.bfloat16)
+    row = lambda n: jnp.zeros((1, n, 16 * 64), jnp.bfloat16)
+    blocks = lambda n: pallas_attention._blocks(pallas_attention._Packing(16, 0), row(n), row(n))
+    assert blocks(8192).rows == blocks(2560).rows == 512
+    assert blocks(10_240).rows == 320 and blocks(10_240).grid == (1, 8, 32)
+    fits = lambda n: pallas_attention.fits(tokens(n), tokens(n))
+    assert fits(10_240) and not fits(81_920)
+
+
 def test_bfloat16_goes_in_and_out_with_float32_between():
     qkv, _, _ = draw((1,), 64, 64, 2, 64, False)
     half = [x.astype(jnp.bfloat16) for x in qkv]
