@@ -2,9 +2,10 @@
 
 Left alone, the compiler gathers patch tokens to attend within groups, since it merges the axes of
 examples and groups. So attention runs in a shard_map, which sends nothing but ungrouped tokens: the
-latents of the global layers, the only thing that FIT's groups exchange. In such a layer the devices
-exchange queries, keys and values so that each holds all latents for some of the heads, attend, and
-exchange the result back (Ulysses). Where heads do not divide, keys and values are gathered.
+latents of the global layers, the only thing that FIT's groups exchange, or all tokens of a DiT. In
+such a layer the devices exchange queries, keys and values so that each holds all tokens for some of
+the heads, attend, and exchange the result back (Ulysses). Where heads do not divide, keys and
+values are gathered.
 
 Inside the shard_map a TPU uses the kernel of pallas_attention.py and a GPU that of cuDNN wherever
 they fit: these keep the scores on the chip instead of writing them to memory.

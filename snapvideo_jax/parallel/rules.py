@@ -52,7 +52,7 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
 ACTIVATIONS = (
     ("batch", ("data", "fsdp")),
     ("groups", "group"),
-    ("tokens", "group"),
+    ("tokens", "group"),  # FIT's in order of their groups, a DiT's by frames
     ("hidden", "tensor"),
 )
 
