@@ -150,8 +150,8 @@ def test_there_are_over_four_hundred_abuses():
 
 # Flags without which a command does nothing, and how many of its flags hold numbers.
 COMMANDS = {
-    "sample": (["--checkpoint=c", "--out=o", "--prompt=a"], 18),
-    "evaluate": (["--checkpoint=c", "--out=o"], 6),
+    "sample": (["--checkpoint=c", "--out=o", "--prompt=a"], 20),
+    "evaluate": (["--checkpoint=c", "--out=o"], 9),
     "export": (["--checkpoint=c", "--out=o"], 1),
     "plan": ([], 2),
     "benchmark": (["--out=o"], 5),

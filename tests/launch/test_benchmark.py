@@ -136,8 +136,10 @@ def test_attention_of_two_kinds_makes_two_of_each_config(tmp_path, monkeypatch):
         "tiny plain": "plain",
         "tiny_unet fastest": "fastest",
         "tiny_unet plain": "plain",
+        "tiny_dit fastest": "fastest",
+        "tiny_dit plain": "plain",
     }
-    assert plain == {"tiny": "plain", "tiny_unet": "plain"}
+    assert plain == {"tiny": "plain", "tiny_unet": "plain", "tiny_dit": "plain"}
 
 
 def test_a_sweep_doubles_the_batch(tmp_path, monkeypatch):

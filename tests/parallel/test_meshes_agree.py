@@ -54,7 +54,7 @@ def unet():
 def dit(factorised=False):
     """An upsampler of 8 heads, 2 frames and 64 places."""
     config = tiny.get_upsampler_config()
-    config.model.update(name="dit", remat="block", conditioning_channels=32)
+    config.model.update(name="dit", conditioning_channels=32)
     config.model.dit.update(channels=64, blocks=2, head_channels=8, factorised=factorised)
     config.model.text_encoder.update(channels=64, heads=8, hidden=32)
     return config
