@@ -176,7 +176,7 @@ def _read(folder: Path, tree: Any) -> Any:
     """
     path: Any = folder.absolute()
     try:
-        return ocp.PyTreeCheckpointHandler().restore(
+        state = ocp.PyTreeCheckpointHandler().restore(
             path,
             args=ocp.args.PyTreeRestore(
                 item=tree,
@@ -186,6 +186,10 @@ def _read(folder: Path, tree: Any) -> Any:
         )
     except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
         raise _Broken(f"is incomplete: {str(error).splitlines()[0][:200]}") from error
+    for name, leaf in leaves_by_name(state).items():
+        if isinstance(leaf, jax.ShapeDtypeStruct):  # Orbax leaves out what its own list lacks
+            raise _Broken(f"is incomplete: its list of arrays has no {name}")
+    return state
 
 
 def _read_meta(folder: Path, step: int) -> dict:

@@ -154,6 +154,15 @@ def test_a_folder_that_says_it_is_of_another_step_is_passed_over(folder):
     assert restore.newest_meta(folder)["step"] == 2
 
 
+def test_an_array_that_orbax_does_not_list_is_missed_by_name(folder):
+    """A bit flipped in a name there: Orbax restores what it knows, and leaves out the rest."""
+    listed = folder / "3" / "state" / "_METADATA"
+    listed.write_text(listed.read_text().replace('"key": "half"', '"key": "halg"'))
+    said = []
+    assert newest(folder, said.append).step == 2
+    assert said == ["ignoring checkpoint 3 is incomplete: its list of arrays has no params/half"]
+
+
 def test_meta_data_that_cannot_be_read_are_passed_over_and_never_none(folder):
     (folder / "3" / "meta" / "metadata").write_text("[]")
     (folder / "2" / "meta" / "metadata").unlink()
