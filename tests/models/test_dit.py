@@ -10,7 +10,7 @@ from snapvideo_jax import trees
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.models.conditioning import ConditioningTokens
 from snapvideo_jax.models.dit import DiT, DiTBlock, positions
-from snapvideo_jax.models.layers import dot_product_attention
+from snapvideo_jax.models.layers import dot_product_attention, sinusoid
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.planner import cost
 from snapvideo_jax.training import optim
@@ -146,6 +146,10 @@ def test_a_block_is_the_identity_at_initialization(factorised):
 def test_every_token_has_a_place_of_its_own():
     places = np.asarray(positions(4, Grouping(2, (1, 3, 5)), 32))[0]
     assert places.shape == (60, 32) and len(np.unique(places.round(4), axis=0)) == 60
+    t, row, column = 3, 2, 4  # the last: frames first, then rows
+    parts = (t, 12), (row, 10), (column, 10)
+    last = [np.asarray(sinusoid(jnp.arange(5), width))[at] for at, width in parts]
+    np.testing.assert_allclose(places.reshape(4, 3, 5, 32)[t, row, column], np.concatenate(last))
 
 
 def test_the_order_of_frames_matters(toy):
