@@ -98,30 +98,19 @@ SHEET = entry.define_file("sheet", "PNG file for a contact sheet of shapes.")
 SEED = number_flags.define("seed", 0, Whole(0, 2**30), "Chooses prompts and noise.")
 BATCH = number_flags.define("batch_size", 64, Whole(1, 65_536), "Videos a host makes at a time.")
 PLOT = entry.define_file("plot", "PNG file for the scores of a sweep of shapes.")
-STEPS = number_flags.define(
-    "steps", None, Several(fields.FIELDS["sampling.steps"], 1, 64), "Steps of the sampler."
-)
-GUIDANCE = number_flags.define(
-    "guidance",
-    None,
-    Several(fields.FIELDS["sampling.guidance"], 1, 64),
-    "Weight w; 0 is no guidance.",
-)
-SOLVER = number_flags.define(
-    "solver", None, Several(fields.FIELDS["sampling.solver"], 1, 3), "As for launch.sample."
-)
-GUIDANCE_MIN = number_flags.define(
-    "guidance_sigma_min",
-    None,
-    Several(fields.FIELDS["sampling.guidance_sigma_min"], 1, 64),
-    "Guidance at noise levels above this alone.",
-)
-GUIDANCE_MAX = number_flags.define(
-    "guidance_sigma_max",
-    None,
-    Several(fields.FIELDS["sampling.guidance_sigma_max"], 1, 64),
-    "Guidance at noise levels up to this alone.",
-)
+
+
+def _define_swept(field: str, text: str, most: int = 64) -> flags.FlagHolder:
+    """Defines the flag of a field of `sampling` that takes several values."""
+    kind = Several(fields.FIELDS[f"sampling.{field}"], 1, most)
+    return number_flags.define(field, None, kind, text)
+
+
+STEPS = _define_swept("steps", "Steps of the sampler.")
+GUIDANCE = _define_swept("guidance", "Weight w; 0 is no guidance.")
+SOLVER = _define_swept("solver", "As for launch.sample.", most=3)
+GUIDANCE_MIN = _define_swept("guidance_sigma_min", "Guidance at noise levels above this alone.")
+GUIDANCE_MAX = _define_swept("guidance_sigma_max", "Guidance at noise levels up to this alone.")
 OSCILLATE = flags.DEFINE_bool("oscillate", None, "Whether the weight oscillates.")
 COMPARE = flags.DEFINE_list("compare", [], "Two results, A.json,B.json: a table, or what differs.")
 

@@ -40,6 +40,10 @@ class Conditions:
     low_res: Any = None  # float [B, T, H, W, C]
     augmentation: Any = None  # float [B]
 
+    def beside(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W D"]:
+        """Returns x and, of an upsampler, the low resolution as further channels."""
+        return x if self.low_res is None else jnp.concatenate([x, self.low_res], axis=-1)
+
     def drop_text(self, keep: Bool[Array, " B"] | bool) -> "Conditions":
         """Returns the conditions without text where `keep` is False: zero states, all hidden."""
         keep = jnp.broadcast_to(jnp.asarray(keep), self.frame_interval.shape)

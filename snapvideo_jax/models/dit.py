@@ -148,9 +148,8 @@ class DiT(nn.Module):
         scalars = tokens[:, : -conditions.text.shape[1]].sum(axis=1)
         modulation = self.modulation(scalars, vectors=3 * layers + 2)
         shared = rearrange(modulation[:, :-2], "B (L V) C -> B L V C", V=3)
-        low_res = conditions.low_res
-        frames = x if low_res is None else jnp.concatenate([x, low_res], axis=-1)
-        stem = dense(self.channels, self.dtype, "stem")(ungroup(patchify(frames, self.frame)))
+        patches = ungroup(patchify(conditions.beside(x), self.frame))
+        stem = dense(self.channels, self.dtype, "stem")(patches)
         row = constrain(stem + positions(self.video[0], self.frame, self.channels), ROW)
         Blocks = stack(DiTBlock, self.remat, blocks=self.blocks, unroll=self.unroll, train=train)
         row, _ = Blocks(

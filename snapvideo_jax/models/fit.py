@@ -136,9 +136,7 @@ class FIT(nn.Module):
         conditioning = ConditioningTokens(self.conditioning_channels, self.dtype, name="tokens")(
             c_noise, conditions
         )
-        low_res = conditions.low_res
-        frames = x if low_res is None else jnp.concatenate([x, low_res], axis=-1)
-        tokens = ungroup(self.stem(frames)), ungroup(self.initial_latents(previous))
+        tokens = ungroup(self.stem(conditions.beside(x))), ungroup(self.initial_latents(previous))
         Blocks = stack(FITBlock, self.remat, blocks=self.blocks, unroll=self.unroll, train=train)
         (patches, latents), _ = Blocks(
             groups=self.latent_shape[0],

@@ -145,8 +145,7 @@ class UNet(nn.Module):
             return layer(h, embedding, conditioning, train)
 
         last = len(self.widths) - 1
-        low_res = conditions.low_res
-        frames = x if low_res is None else jnp.concatenate([x, low_res], axis=-1)
+        frames = conditions.beside(x)
         h, skips = self.encode(rearrange(frames, "B T H W C -> (B T) H W C"), block)
         h = block("middle0", h, last, attention=True)
         h = block("middle1", h, last, attention=False)

@@ -1,5 +1,6 @@
-"""Inputs of networks that carry no latents, and their layers in numpy, one head at a time."""
+"""Of networks that carry no latents: inputs, layers in numpy, and what holds of each of them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,3 +35,29 @@ def attention(p, x, context):
         weights = np.exp(q[:, head] @ k[:, head].T / 4)
         out.append(weights / weights.sum(1, keepdims=True) @ v[:, head])
     return linear(p["o"], np.concatenate(out, axis=1))
+
+
+def draws_random_bits(model, train):
+    """Whether a pass through the network draws any."""
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = jax.eval_shape(model.init, rngs, *inputs(model))
+    run = lambda v: model.apply(v, *inputs(model), train=train, rngs=rngs)
+    return "random_bits" in str(jax.make_jaxpr(run)(variables))
+
+
+def assert_hidden_text_changes_no_bit(run, params, x, c_noise, conditions, previous):
+    """Asserts it of F = run(params, ...), and that visible text changes it."""
+    padded = ~conditions.text_mask[..., None]
+    other = conditions.replace(text=jnp.where(padded, 1e3, conditions.text))
+    before = run(params, x, c_noise, conditions, previous)
+    np.testing.assert_array_equal(before, run(params, x, c_noise, other, previous))
+    real = conditions.replace(text=conditions.text + jnp.float32([1, 0, 0])[None, :, None])
+    changed = np.asarray(before) != run(params, x, c_noise, real, previous)
+    np.testing.assert_array_equal(changed.any(axis=(1, 2, 3, 4)), conditions.text_mask.any(axis=1))
+
+
+def assert_every_kernel_has_a_gradient(gradients):
+    """Asserts it, and that all gradients are finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(leaf).all(), path
+        assert np.any(leaf) or path[-1].key != "kernel", f"{path} has no gradient"

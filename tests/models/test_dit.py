@@ -14,7 +14,16 @@ from snapvideo_jax.models.layers import dot_product_attention, sinusoid
 from snapvideo_jax.models.patches import Grouping
 from snapvideo_jax.planner import cost
 from snapvideo_jax.training import optim
-from tests.models.plain import attention, inputs, linear, normal, silu
+from tests.models.plain import (
+    assert_every_kernel_has_a_gradient,
+    assert_hidden_text_changes_no_bit,
+    attention,
+    draws_random_bits,
+    inputs,
+    linear,
+    normal,
+    silu,
+)
 
 TOY = dict(
     video=(3, 4, 8),  # 3 frames of 2 x 4 patches
@@ -186,14 +195,8 @@ def test_frames_see_each_other_through_time_and_places_through_space_alone(toy):
 
 
 def test_hidden_text_changes_no_bit_of_F(toy):
-    _, run, params, (x, c_noise, conditions, previous) = toy
-    padded = ~conditions.text_mask[..., None]
-    other = conditions.replace(text=jnp.where(padded, 1e3, conditions.text))
-    before = run(params, x, c_noise, conditions, previous)
-    np.testing.assert_array_equal(before, run(params, x, c_noise, other, previous))
-    real = conditions.replace(text=conditions.text + jnp.float32([1, 0, 0])[None, :, None])
-    differs = np.asarray(before) != run(params, x, c_noise, real, previous)
-    np.testing.assert_array_equal(differs.any(axis=(1, 2, 3, 4)), conditions.text_mask.any(axis=1))
+    _, run, params, args = toy
+    assert_hidden_text_changes_no_bit(run, params, *args)
 
 
 def test_each_scalar_condition_modulates(toy):
@@ -214,14 +217,7 @@ def test_each_scalar_condition_modulates(toy):
 @pytest.mark.parametrize("remat", ["none", "block"])
 def test_the_network_draws_dropout_only_in_training(remat):
     model = DiT(**TOY, remat=remat)
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.eval_shape(model.init, rngs, *inputs(model))
-
-    def draws(train):
-        run = lambda v: model.apply(v, *inputs(model), train=train, rngs=rngs)
-        return "random_bits" in str(jax.make_jaxpr(run)(variables))
-
-    assert draws(True) and not draws(False)
+    assert draws_random_bits(model, train=True) and not draws_random_bits(model, train=False)
 
 
 @FORMS
@@ -240,9 +236,7 @@ def test_remat_and_unrolling_change_no_value_and_all_gradients_are_finite(
     assert "remat" in str(gradient.jaxpr)
     value, grads = gradient.lower().compile()(params)
     np.testing.assert_allclose(value, jax.jit(loss(unroll=2))(params), rtol=1e-5)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        assert np.isfinite(leaf).all(), path
-        assert np.any(leaf) or path[-1].key != "kernel", f"{path} has no gradient"
+    assert_every_kernel_has_a_gradient(grads)
 
 
 def test_an_upsampler_reads_its_low_resolution_as_further_channels(random_params):
