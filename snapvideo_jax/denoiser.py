@@ -68,9 +68,14 @@ class Denoiser:
 
         Results are the same bits, from half the memory; updates need kernels in float32.
         """
+        dtype = self.network.dtype
 
         def cast(path: tuple, leaf: Array) -> Array:
-            return leaf.astype(self.network.dtype) if path[-1].key == "kernel" else leaf
+            if path[-1].key != "kernel":
+                return leaf
+            if dtype == jnp.bfloat16:  # the same rounding, and a TPU is slow at a cast alone
+                leaf = jax.lax.reduce_precision(leaf, exponent_bits=8, mantissa_bits=7)
+            return leaf.astype(dtype)
 
         return jax.tree_util.tree_map_with_path(cast, params)
 
@@ -203,6 +208,7 @@ class Denoiser:
         latents = self.no_latents(x_sigma.shape[0])
         if self.network.latent_shape is not None:
             constant, first = jax.lax.stop_gradient((params, conditions[0]))
-            _, new = self.F(constant, x_sigma, log_sigma, first, latents, dropout_keys[0])
+            looped = dataclasses.replace(self, network=self.network.looped())
+            _, new = looped.F(constant, x_sigma, log_sigma, first, latents, dropout_keys[0])
             latents = jnp.where(edm.expand(keep_latents, new), new, 0)
         return self.F(params, x_sigma, log_sigma, conditions[1], latents, dropout_keys[1])[0]

@@ -24,9 +24,17 @@ KEYS = jax.random.key(1), jax.random.key(2)
 
 
 class Linear(nn.Module):
-    """F = a x + b mean(latents) + c_noise + mean(text); latents + b mean(x) + mean(text)."""
+    """F = a x + b mean(latents) + c_noise + mean(text); latents + b mean(x) + mean(text).
 
+    gain: times which the latents are returned.
+    """
+
+    gain: float = 1.0
     latent_shape = (1, 2, 3)
+    dtype = jnp.bfloat16
+
+    def looped(self):
+        return self
 
     @nn.compact
     def __call__(self, x, c_noise, given, previous, train=False):
@@ -39,7 +47,7 @@ class Linear(nn.Module):
         news = jnp.square(b) * x.mean(axis=(1, 2, 3, 4)) + text
         if train:
             a = a * jax.random.uniform(self.make_rng("dropout"))
-        return a * x + edm.expand(told, x), previous + edm.expand(news, previous)
+        return a * x + edm.expand(told, x), self.gain * (previous + edm.expand(news, previous))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +97,16 @@ def test_the_encoder_trained_along_reads_the_ids():
     np.testing.assert_array_equal(given.text, table[batch["text_ids"]])
 
 
+def test_kernels_are_cast_to_the_nearest_number_and_other_leaves_are_not(setting):
+    """The float32 of random bits; 0, the smallest and the largest; NaN stays NaN."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 10_000, np.uint32).view(np.float32)
+    leaf = jnp.concatenate([bits, jnp.float32([0, -0.0, 1e-45, -1e-39, 3.4e38, jnp.inf])])
+    cast = jax.jit(setting[0].cast_kernels)({"up": {"kernel": leaf, "bias": leaf}})["up"]
+    assert (cast["kernel"].dtype, cast["bias"].dtype) == (jnp.bfloat16, jnp.float32)
+    wide = lambda x: np.asarray(x.astype(jnp.float32))
+    np.testing.assert_array_equal(wide(cast["kernel"]), wide(leaf.astype(jnp.bfloat16)))
+
+
 def test_the_network_is_given_scaled_noise_and_a_quarter_of_ln_sigma(setting):
     made, params, x_sigma, given = setting
     latents = jnp.asarray(RNG.standard_normal((3, 1, 2, 3)), jnp.float32)
@@ -116,6 +134,14 @@ def test_without_kept_latents_it_is_a_single_pass_from_zeros(setting):
     made, params, x_sigma, given = setting
     single, _ = made.F(params, x_sigma, LOG_SIGMA, given, made.no_latents(3), KEYS[1])
     np.testing.assert_array_equal(twice(setting, params, [False] * 3), single)
+
+
+def test_the_first_pass_alone_has_its_blocks_in_a_loop(setting, monkeypatch):
+    monkeypatch.setattr(Linear, "looped", lambda network: Linear(gain=2.0))
+    kept, cut = (twice(setting, setting[1], [keep] * 3) for keep in (True, False))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(cut, twice(setting, setting[1], [False] * 3))
+    assert np.abs(kept - twice(setting, setting[1], [True] * 3)).min() > 0
 
 
 def test_latents_are_kept_for_exactly_the_chosen_examples(setting):

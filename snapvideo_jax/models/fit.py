@@ -120,6 +120,13 @@ class FIT(nn.Module):
         num_groups = self.grouping.num_groups(self.video)
         return num_groups, self.latents // num_groups, self.latent_channels
 
+    def looped(self) -> "FIT":
+        """Returns this network with its blocks in a loop, for passes that take no gradient.
+
+        They keep nothing for a backward pass, so they are as fast, and compile sooner.
+        """
+        return self.clone(unroll=1)
+
     @nn.compact
     def __call__(
         self,

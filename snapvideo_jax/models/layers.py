@@ -129,6 +129,17 @@ def wide_bias(
     return inputs.astype(dtype), kernel.astype(dtype), bias
 
 
+def fixed_bias(
+    inputs: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike, **_: Any
+) -> tuple[Array, Array, Array | None]:
+    """Casts as `wide_bias` does, and lets no gradient reach the bias, which stays as it is.
+
+    A bias of keys adds one number to all scores of a query, and softmax is blind to it: its
+    gradient is 0 but for rounding, which an optimizer would enlarge to full steps.
+    """
+    return wide_bias(inputs, kernel, jax.lax.stop_gradient(bias), dtype=dtype)
+
+
 class Dense(nn.Dense):
     """A projection with `wide_bias`."""
 
@@ -154,6 +165,7 @@ def dense(
         dtype=dtype,
         kernel_init=kernel_init,
         dot_general=product(name, jax.lax.dot_general),
+        promote_dtype=fixed_bias if name == "k" else wide_bias,
         name=name,
     )
 

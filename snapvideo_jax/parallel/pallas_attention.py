@@ -10,7 +10,7 @@ their tokens see only those of their own sequence.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ BLOCK_SCORES = 2**22  # of a head, at most: of more than 8,192 keys, a block has
 MAX_KEYS = 10_240
 # Of a head and a row of tokens; with fewer, starting a step of the grid takes longer than its work.
 MIN_SCORES = 4096
+TURN_SCORES = 2**19  # of the heads that are written out one after the other, at least
 MASKED = -1e30
 VMEM_BYTES = 64 * 2**20  # a kernel's limit: all that a v5p core has, by JAX's table
 
@@ -127,6 +128,27 @@ class _Blocks(NamedTuple):
         """Returns the block of the bias on the keys."""
         return pl.BlockSpec((1, 1, self.keys), lambda b, h, i: (b, 0, 0))
 
+    @property
+    def turn(self) -> int:
+        """Lanes of the heads that are written out one after the other; a loop has the others."""
+        unit = math.lcm(self.d, LANES)
+        enough = lambda size: size // self.d * self.rows * self.keys >= TURN_SCORES
+        sizes = (n for n in range(unit, self.width, unit) if self.width % n == 0 and enough(n))
+        return next(sizes, self.width) if self.width % unit == 0 else self.width
+
+    def heads_of_turn(self) -> list[slice]:
+        """Returns the lanes of each head of a turn."""
+        return [slice(start, start + self.d) for start in range(0, self.turn, self.d)]
+
+    def each_turn(self, body: Callable[[Any], None]) -> None:
+        """Calls `body` with the lanes of each turn."""
+        turns = self.width // self.turn
+        if turns == 1:
+            body(slice(None))
+        else:
+            lanes = lambda i: pl.ds(pl.multiple_of(i * self.turn, LANES), self.turn)
+            jax.lax.fori_loop(0, turns, lambda i, _: body(lanes(i)), None)
+
 
 def _blocks(packing: _Packing, q: Array, k: Array) -> _Blocks:
     batch, n, width = q.shape
@@ -179,16 +201,19 @@ def _call(
 
 def _forward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
     q_ref, k_ref, v_ref, *bias_ref, out_ref = refs
-    d = blocks.d
-    for head in range(blocks.width // d):
-        q, k, v = (_head(ref, head, d) for ref in (q_ref, k_ref, v_ref))
-        scores, total = _weights(q, k, bias_ref[0] if masked else None, sequence=blocks.sequence)
-        out = _product(scores.astype(v.dtype), v, axes=(1, 0)) / total
-        out_ref[0, :, head * d : (head + 1) * d] = out.astype(out_ref.dtype)
+
+    def turn(lanes: Any) -> None:
+        inputs, (out_of,) = _by_head((q_ref, k_ref, v_ref), lanes), _by_head((out_ref,), lanes)
+        for head in blocks.heads_of_turn():
+            q, k, v = (of[:, head] for of in inputs)
+            scores, total = _weights(q, k, bias_ref[0] if masked else None, blocks.sequence)
+            out = _product(scores.astype(v.dtype), v, axes=(1, 0)) / total
+            out_of[:, head] = out.astype(out_ref.dtype)
+
+    blocks.each_turn(turn)
 
 
 def _backward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
-    d = blocks.d
     q_ref, k_ref, v_ref, dout_ref, *bias_ref = refs[: 5 if masked else 4]
     dq_ref, dk_ref, dv_ref, dk_sum, dv_sum = refs[5 if masked else 4 :]
     step, last = pl.program_id(2), pl.num_programs(2) - 1
@@ -198,17 +223,21 @@ def _backward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    for head in range(blocks.width // d):
-        q, k, v, dout = (_head(ref, head, d) for ref in (q_ref, k_ref, v_ref, dout_ref))
-        weights, total = _weights(q, k, bias_ref[0] if masked else None, sequence=blocks.sequence)
-        weights = weights / total
-        dweights = _product(dout, v, axes=(1, 1))
-        mean = jnp.sum(weights * dweights, axis=-1, keepdims=True)
-        dscores = (weights * (dweights - mean) * d**-0.5).astype(q.dtype)
-        lanes = slice(head * d, (head + 1) * d)
-        dq_ref[0, :, lanes] = _product(dscores, k, axes=(1, 0)).astype(dq_ref.dtype)
-        dk_sum[:, lanes] += _product(dscores, q, axes=(0, 0))
-        dv_sum[:, lanes] += _product(weights.astype(dout.dtype), dout, axes=(0, 0))
+    def turn(lanes: Any) -> None:
+        inputs = _by_head((q_ref, k_ref, v_ref, dout_ref), lanes)
+        dq_of, dk_of, dv_of = _by_head((dq_ref, dk_sum, dv_sum), lanes)
+        for head in blocks.heads_of_turn():
+            q, k, v, dout = (of[:, head] for of in inputs)
+            weights, total = _weights(q, k, bias_ref[0] if masked else None, blocks.sequence)
+            weights = weights / total
+            dweights = _product(dout, v, axes=(1, 1))
+            mean = jnp.sum(weights * dweights, axis=-1, keepdims=True)
+            dscores = (weights * (dweights - mean) * blocks.d**-0.5).astype(q.dtype)
+            dq_of[:, head] = _product(dscores, k, axes=(1, 0)).astype(dq_ref.dtype)
+            dk_of[:, head] += _product(dscores, q, axes=(0, 0))
+            dv_of[:, head] += _product(weights.astype(dout.dtype), dout, axes=(0, 0))
+
+    blocks.each_turn(turn)
 
     @pl.when(step == last)
     def _():
@@ -216,8 +245,9 @@ def _backward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
         dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
 
 
-def _head(ref: Any, head: int, d: int) -> Array:
-    return ref[0, :, head * d : (head + 1) * d]
+def _by_head(refs: Sequence[Any], lanes: Any) -> list[Any]:
+    """Returns the lanes of a turn of each array of a block, [tokens, lanes]."""
+    return [ref.at[0, :, lanes] if len(ref.shape) == 3 else ref.at[:, lanes] for ref in refs]
 
 
 def _weights(q: Array, k: Array, bias_ref: Any, sequence: int) -> tuple[Array, Array]:

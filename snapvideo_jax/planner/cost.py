@@ -155,9 +155,11 @@ def _body_work(jaxpr: Jaxpr, side: int) -> tuple[int, int]:
         name = equation.primitive.name
         if name == "dot_general":
             rows += _tile_rows(equation, side)
-        elif name in CALLS:
+        elif name in CALLS or name == "scan":
             inner = [_body_work(inner, side) for inner in jaxprs_in_params(equation.params)]
-            rows, elements = rows + sum(r for r, _ in inner), elements + sum(e for _, e in inner)
+            turns = _repeats(equation, trips=None)
+            rows += turns * sum(r for r, _ in inner)
+            elements += turns * sum(e for _, e in inner)
         elif name not in WITHOUT_COST and name != "cond":
             shapes = map(_shape, (*equation.invars, *equation.outvars))
             largest = max(shapes, key=math.prod, default=())

@@ -5,6 +5,7 @@ norms are left out of weight decay and of the trust ratio, which would freeze le
 at zero for thousands of steps; and layers stacked by `nn.scan` get one trust ratio each.
 """
 
+import collections
 from typing import Any
 
 import jax
@@ -50,6 +51,30 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), apply)
 
 
+def global_norm(grads: Any) -> Float[Array, ""]:
+    """Returns the l2 norm of all leaves as one vector.
+
+    Leaves of one shape and layer name, which a mesh splits alike, are squared and added before they
+    are summed: a TPU reads several arrays at a time faster than one.
+    """
+    leaves_by_kind = collections.defaultdict(list)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        leaves_by_kind[names(path)[-2:], leaf.shape].append(leaf)
+    squares = (sum(map(jnp.square, leaves)) for leaves in leaves_by_kind.values())
+    return jnp.sqrt(sum(map(jnp.sum, squares)))
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """update = update min(1, max_norm / |update|), as Optax's, with `global_norm`."""
+
+    def apply(updates, state, params=None):
+        norm = global_norm(updates)
+        scale = jnp.where(norm < max_norm, 1.0, max_norm / norm)
+        return jax.tree.map(lambda update: update * scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), apply)
+
+
 def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
     """Rises linearly from 0 over `warmup_steps`, then falls by a half cosine to 0 at the end."""
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, steps)
@@ -67,7 +92,7 @@ def make_optimizer(
     """Chains global-norm clipping and "lamb" or "adam" (decoupled decay, the same mask)."""
     trust = optax.masked(scale_by_layer_trust_ratio(), adapted_mask)
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
+        clip_by_global_norm(clip_norm),
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, adapted_mask),
         *([trust] if name == "lamb" else []),

@@ -207,7 +207,7 @@ def train_step(
         mean_loss, grads = loss_and_gradient(
             state.params, batch, streams, denoiser, objective, accumulate
         )
-    grad_norm = optax.tree.norm(grads)
+    grad_norm = optim.global_norm(grads)
     finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
     if_finite = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 

@@ -239,6 +239,7 @@ def test_blocks_that_are_written_out_are_those_of_the_loop(toy, remat):
         out = lambda p: model.apply({"params": p}, *args, train=train, rngs=rngs)[0]
         return jax.jit(jax.value_and_grad(lambda p: jnp.sum(out(p) ** 2)), compiler_options=QUICKLY)
 
+    assert FIT(**TOY | {"blocks": 2, "unroll": 2}).looped() == FIT(**TOY | {"blocks": 2})
     written, looped = program(2).lower(params), program(1).lower(params)
     loops = lambda lowered: lowered.as_text().count("stablehlo.while")
     assert loops(looped) == loops(written) + 2  # there and back

@@ -132,6 +132,20 @@ def test_the_gradient_of_a_bias_is_summed_in_float32():
     np.testing.assert_array_equal(slopes["params"]["bias"], [1001, 1001])
 
 
+def test_a_bias_of_keys_changes_nothing_and_is_not_trained(block):
+    """It adds one number to all scores of a query; all other parameters have a gradient."""
+    _, params, inputs = block
+    module = layers.AttentionBlock(heads=2, head_channels=4, attend=ATTEND)
+    out = jax.jit(lambda params: module.apply({"params": params}, *inputs))
+    bias = params["attention"]["k"]["bias"]
+    moved = params["attention"] | {"k": params["attention"]["k"] | {"bias": bias + 1}}
+    np.testing.assert_allclose(out(params | {"attention": moved}), out(params), atol=1e-5)
+    gradient = jax.grad(lambda params: jnp.sum(jnp.sin(out(params))))(params)
+    assert not gradient["attention"]["k"]["bias"].any()
+    gradient["attention"]["k"].pop("bias")
+    assert all(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
 def test_hidden_units_are_materialized_and_their_gradient_is_left_alone(random_params):
     x = jnp.asarray(normal(0, 1, 4, 6))
     module = layers.FeedForward()

@@ -27,6 +27,24 @@ def draw(batch, n, k, heads, width, masked):
     return (normal(0, n), normal(1, k), normal(2, k)), normal(3, n), mask
 
 
+def test_heads_in_a_loop_attend_as_they_do_one_after_the_other(monkeypatch):
+    qkv, dout, _ = draw((2,), 16, 24, 6, 64, False)
+    row = jnp.zeros((2, 16, 6 * 64))
+    turn = lambda: pallas_attention._blocks(pallas_attention._Packing(6, 0), row, row).turn
+
+    def out_and_gradients():
+        with pltpu.force_tpu_interpret_mode():
+            out, pull_back = jax.vjp(pallas_attention.attention, *qkv)
+            return out, *pull_back(dout)
+
+    assert turn() == 6 * 64
+    in_a_row = out_and_gradients()
+    monkeypatch.setattr(pallas_attention, "TURN_SCORES", 1)
+    assert turn() == 2 * 64
+    for a, b in zip(out_and_gradients(), in_a_row, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_it_is_softmax_attention_and_so_is_its_gradient(case):
     qkv, dout, mask = draw(*case)
@@ -92,6 +110,15 @@ def test_a_matrix_unit_pays_for_whole_tiles():
     assert (cost.EXP + 4) * scores < narrow.elements < (cost.EXP + 7) * scores
     (wide,) = cost.kernels(pallas_attention.attention, 256, shape, shape, shape)
     assert wide.rows == narrow.rows / 2
+
+
+def test_heads_in_a_loop_cost_what_they_cost_one_after_the_other(monkeypatch):
+    shape = jax.ShapeDtypeStruct((1, 256, 4, 64), jnp.bfloat16)
+    count = lambda: cost.kernels(pallas_attention.attention, 128, shape, shape, shape)
+    monkeypatch.setattr(pallas_attention, "TURN_SCORES", 2**30)
+    in_a_row = count()
+    monkeypatch.setattr(pallas_attention, "TURN_SCORES", 1)
+    assert count() == in_a_row
 
 
 def test_a_kernel_counts_in_every_turn_of_a_loop_and_in_one_branch_of_a_choice():

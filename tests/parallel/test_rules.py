@@ -1,5 +1,6 @@
 """The sharding table against the real parameter trees: FIT 500M with an encoder, the U-Net."""
 
+import collections
 import re
 
 import jax
@@ -53,6 +54,14 @@ def test_every_parameter_has_exactly_one_rule(state, others):
     for name in (*parameters[0], *parameters[1]):
         matching = [pattern for pattern, _ in rules.RULES if re.search(f"(^|/){pattern}$", name)]
         assert len(matching) == 1, (name, matching)
+
+
+def test_leaves_of_one_layer_name_and_shape_are_split_alike(state, others):
+    """So their squares are added where they lie (`optim.global_norm`)."""
+    axes = collections.defaultdict(set)
+    for name, leaf in (by_name(state.params) | others).items():
+        axes[tuple(name.split("/")[-2:]), leaf.shape].add(leaf.sharding.spec)
+    assert max(map(len, axes.values())) == 1
 
 
 def test_every_rule_is_used(state, others):

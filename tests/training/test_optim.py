@@ -114,6 +114,13 @@ def test_clipping_shortens_long_gradients_to_the_norm_and_leaves_short_ones():
     assert np.abs(longer - shorter).max() > 1e-3
 
 
+def test_the_global_norm_is_that_of_all_leaves_as_one_vector():
+    """Leaves of one name and shape are added first; here two kernels and two biases."""
+    grads = GRADS | {"blocks": {"a": {"up": GRADS["stem"]}, "b": {"up": scaled(GRADS["stem"], 2)}}}
+    vector = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)]).astype(float)
+    np.testing.assert_allclose(optim.global_norm(grads), np.linalg.norm(vector), rtol=1e-6)
+
+
 def test_a_leaf_that_starts_at_zero_moves_from_the_first_steps_of_the_warm_up():
     params = {"norm": {"scale": jnp.zeros(4)}, "up": {"kernel": jnp.ones((2, 2))}}
     schedule = optim.warmup_cosine(5e-3, 10_000, 550_000)
