@@ -203,7 +203,7 @@ def _forward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
     q_ref, k_ref, v_ref, *bias_ref, out_ref = refs
 
     def turn(lanes: Any) -> None:
-        inputs, (out_of,) = _by_head((q_ref, k_ref, v_ref), lanes), _by_head((out_ref,), lanes)
+        inputs, (out_of,) = _of_turn((q_ref, k_ref, v_ref), lanes), _of_turn((out_ref,), lanes)
         for head in blocks.heads_of_turn():
             q, k, v = (of[:, head] for of in inputs)
             scores, total = _weights(q, k, bias_ref[0] if masked else None, blocks.sequence)
@@ -224,8 +224,8 @@ def _backward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
     def turn(lanes: Any) -> None:
-        inputs = _by_head((q_ref, k_ref, v_ref, dout_ref), lanes)
-        dq_of, dk_of, dv_of = _by_head((dq_ref, dk_sum, dv_sum), lanes)
+        inputs = _of_turn((q_ref, k_ref, v_ref, dout_ref), lanes)
+        dq_of, dk_of, dv_of = _of_turn((dq_ref, dk_sum, dv_sum), lanes)
         for head in blocks.heads_of_turn():
             q, k, v, dout = (of[:, head] for of in inputs)
             weights, total = _weights(q, k, bias_ref[0] if masked else None, blocks.sequence)
@@ -245,7 +245,7 @@ def _backward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
         dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
 
 
-def _by_head(refs: Sequence[Any], lanes: Any) -> list[Any]:
+def _of_turn(refs: Sequence[Any], lanes: Any) -> list[Any]:
     """Returns the lanes of a turn of each array of a block, [tokens, lanes]."""
     return [ref.at[0, :, lanes] if len(ref.shape) == 3 else ref.at[:, lanes] for ref in refs]
 
