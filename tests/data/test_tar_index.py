@@ -120,7 +120,7 @@ def test_examples_are_those_of_the_same_files_in_a_folder(indexed, tmp_path):
 def test_shards_are_packed_as_files_are(indexed, tmp_path):
     packing = pack.Packing(height=18, width=32, encoding="png", quality=95, shard_rows=2)
     source = sources.open_folder(indexed)
-    totals = pack.pack(source, tmp_path / "p/1.0.0", packing, workers=2, report=quiet)
+    totals = pack.pack(source, tmp_path / "p/1.0.0", packing, pack.processes(2, quiet))
     assert (totals.videos, totals.pictures) == (3, 1)
     assert totals.source_bytes == 2 * len(FILM) + len(b"no video") + len(CAT)
     assert [name for name, _ in totals.unusable] == ["a.tar/x/2.mp4"]
