@@ -210,8 +210,8 @@ def test_a_folder_of_shards_needs_its_index_and_the_shards_of_it(shards):
         ({"size": -1}, "line 2: lies outside a.tar"),
         ({"offset": None}, "line 2: lacks offset or size"),
         ({"offset": True}, "line 2: lacks offset or size"),
-        ({"shard": "../../x.tar"}, "line 2: is not a path inside the data folder"),
-        ({"shard": ["a.tar"]}, "line 2: does not exist or is no file"),
+        ({"shard": "../../x.tar"}, "line 2: '.*' is not a path inside the data folder"),
+        ({"shard": ["a.tar"]}, "line 2: .* does not exist or is no file"),
     ],
 )
 def test_a_damaged_index_is_refused_by_line(indexed, change, line):
