@@ -94,6 +94,10 @@ class Inside:
         """Returns the bytes of a file, links followed; else ValueError with the reason."""
         if "://" in name or "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
             raise ValueError("is not a path inside the data folder")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError("is no name in UTF-8; rename the file") from None
         folder, _, base = name.rpartition("/")
         if folder not in self._folders:
             self._folders[folder] = self._real(folder)

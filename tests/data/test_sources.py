@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,7 @@ def test_a_table_that_is_not_utf_8_and_two_lists_are_refused(tmp_path):
         ({"video": "http://host/a.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
         ({"video": "file:///etc/passwd", "caption": ""}, "line 2: '.*' is not a path inside"),
         ({"video": "x" * 5000 + ".mp4", "caption": ""}, "line 2: 'x{200}' File name too long"),
+        ({"video": "\ud800.mp4", "caption": ""}, r"line 2: '\\ud800.mp4' is no name in UTF-8"),
         ({"video": "a\0.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
         ({"video": "link.mp4", "caption": ""}, "line 2: '.*' is a link that leaves"),
         ({"video": "folder/outside.mp4", "caption": ""}, "line 2: '.*' is a link that leaves"),
@@ -272,6 +274,11 @@ def test_missing_folders_videos_and_captions_are_named(tmp_path):
         sources.open_folder(tmp_path)
     (tmp_path / "x/a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match=r"x/a\.txt: is not UTF-8"):
+        sources.open_folder(tmp_path)
+    for name in (b"caf\xe9.mp4", b"caf\xe9.txt"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "x") + b"/" + name)).touch()
+    (tmp_path / "x/a.txt").write_text("")
+    with pytest.raises(DataError, match="is no name in UTF-8; rename the file"):
         sources.open_folder(tmp_path)
 
 
