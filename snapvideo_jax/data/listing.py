@@ -107,6 +107,8 @@ class Inside:
                 status = os.stat(self._real(name))
         except (FileNotFoundError, NotADirectoryError):
             raise ValueError("does not exist or is no file") from None
+        except OSError as error:
+            raise ValueError(f"cannot be read: {reason(error)}") from error
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("does not exist or is no file")
         return status.st_size
@@ -122,8 +124,8 @@ def _size(inside: Inside, name: str) -> int:
     """Returns the bytes of a file in a list; ValueError says which is none."""
     try:
         return inside.size(name)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{name[:200]!r} {reason(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{name[:200]!r} {error}") from error
 
 
 def _lines(path: Path, read: Callable[[str], Any]) -> Iterator[tuple[int, Any]]:
@@ -297,8 +299,8 @@ def _captioned_files(root: Path) -> Iterator[Entry]:
             )
         try:
             size, _ = inside.size(name), inside.size(text)
-        except (ValueError, OSError) as error:
-            raise DataError(f"{root / name}: it or its caption {reason(error)}") from error
+        except ValueError as error:
+            raise DataError(f"{root / name}: it or its caption {error}") from error
         yield Entry(kind, name, clean_caption(_read_text(root / text)), size)
 
 

@@ -204,7 +204,7 @@ def open_folder(path: str | Path) -> FolderSource:
     if not rows["video"]:
         raise DataError(
             f"{root}: no video in it; add {' '.join(listing.VIDEO_SUFFIXES)} files, each with "
-            "name.txt"
+            "name.txt, or rows to the list that is there"
         )
     return FolderSource(
         root,

@@ -174,7 +174,10 @@ def test_a_table_that_is_not_utf_8_and_two_lists_are_refused(tmp_path):
         ({"video": "/etc/passwd", "caption": ""}, "line 2: '.*' is not a path inside"),
         ({"video": "http://host/a.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
         ({"video": "file:///etc/passwd", "caption": ""}, "line 2: '.*' is not a path inside"),
-        ({"video": "x" * 5000 + ".mp4", "caption": ""}, "line 2: 'x{200}' File name too long"),
+        (
+            {"video": "x" * 5000 + ".mp4", "caption": ""},
+            "line 2: 'x{200}' cannot be read: File name too long",
+        ),
         ({"video": "\ud800.mp4", "caption": ""}, r"line 2: '\\ud800.mp4' is no name in UTF-8"),
         ({"video": "a\0.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
         ({"video": "link.mp4", "caption": ""}, "line 2: '.*' is a link that leaves"),
