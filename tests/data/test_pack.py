@@ -361,7 +361,7 @@ def test_a_full_disk_or_a_missing_folder_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("film, times", [("bikes.mp4", 5), ("h264.mp4", 5), ("mpeg4.avi", 3)])
+@pytest.mark.parametrize("film, times", [("bikes.mp4", 5), ("h264.mp4", 5), ("mpeg4.avi", 4)])
 def test_files_cost_what_pyav_does_and_packed_frames_far_less(tmp_path, film, times):
     command = [sys.executable, "-m", "tests.data.reading_speed", film, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
