@@ -98,7 +98,10 @@ def _write(
     """
     path = root / listing.INDEX
     unfinished = path.with_name(f".{path.name}.unfinished")
-    done = _resume(unfinished, root, names)
+    try:
+        done = _resume(unfinished, root, names)
+    except OSError as error:
+        raise StorageError(f"cannot go on with {unfinished}: {reason(error)}") from error
     for number, rows in enumerate(read(names[done:]), start=done + 1):
         storage.append(unfinished, "".join(json.dumps(row) + "\n" for row in rows).encode())
         report(number, len(names))
@@ -124,11 +127,11 @@ def _resume(unfinished: Path, root: Path, names: Sequence[str]) -> int:
             position += len(line)
         done = 0
         for line, name in zip(lines[:-1], names, strict=False):
-            row = json.loads(line)
-            if (row["shard"], row["bytes"]) != (name, (root / name).stat().st_size):
+            now = json.dumps({"shard": name, "bytes": (root / name).stat().st_size})
+            if not line.startswith(now.removesuffix("}").encode() + b","):
                 break
             done += 1
-        file.truncate(starts[done] if starts else 0)
+        file.truncate(starts[done] if done else 0)
     return done
 
 
@@ -163,7 +166,10 @@ def _totals(path: Path) -> Totals:
 
 def _shard_row(root: Path, name: str) -> dict[str, Any]:
     path = root / name
-    return {"shard": name, "bytes": path.stat().st_size, "sha256": storage.digest(path)}
+    try:
+        return {"shard": name, "bytes": path.stat().st_size, "sha256": storage.digest(path)}
+    except storage.Damaged as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _rows(root: Path, shard: str) -> list[dict[str, Any]]:

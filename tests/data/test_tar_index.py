@@ -173,6 +173,19 @@ def test_an_index_that_was_killed_goes_on_where_it_was(shards, tmp_path, monkeyp
     assert (shards / "index.jsonl").read_bytes() == whole
 
 
+def test_an_index_that_cannot_be_continued_or_a_shard_that_cannot_be_read_is_one_line(
+    shards, monkeypatch
+):
+    (shards / ".index.jsonl.unfinished").write_bytes(b'no line\n{"shard"\n{"shard": \xff\n')
+    assert tar_index.index(shards, workers=1, report=quiet).shards == 2
+    assert len(sources.open_folder(shards).videos) == 3
+    (shards / "index.jsonl").unlink()
+    damaged = storage.Damaged("cannot be read: Input/output error")
+    monkeypatch.setattr(storage, "digest", lambda path: (_ for _ in ()).throw(damaged))
+    with pytest.raises(DataError, match=r"a\.tar: cannot be read: Input/output error"):
+        tar_index.index(shards, workers=1, report=quiet)
+
+
 def test_a_folder_is_indexed_by_one_process_at_a_time(shards):
     with storage.lock(shards), pytest.raises(ConfigError, match="in use by another process"):
         tar_index.index(shards, workers=1, report=quiet)
