@@ -9,7 +9,8 @@ any other: --config.data.source=folder --config.data.path=DIR. Nothing is extrac
 The caption of NAME.mp4 is the member NAME.txt, or "caption" or "captions" of NAME.json. Links,
 devices and paths that lead out of a folder refuse the shard, and so does compression (.tar.gz).
 
-Where DIR/index.jsonl is there already, the shards are compared with it, digests and all.
+Ctrl-C, or a kill, loses the shards in work; the same command goes on. Where DIR/index.jsonl is
+there already, the shards are compared with it, digests and all.
 Exit codes: 0 done, 2 bad flags, 3 bad shards or others than indexed, 5 DIR cannot be written.
 """
 

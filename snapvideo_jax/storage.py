@@ -67,14 +67,16 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, name: str = "lock") -> IO[str]:
     """Returns a file that is locked as long as it is open; the lock ends with its process, too.
+
+    name: of the file in `folder`; locks of other names exclude nobody.
 
     Raises:
       ConfigError: another process holds it.
       StorageError: it cannot be written.
     """
-    path = folder / "lock"
+    path = folder / name
     try:
         file = path.open("w")
     except OSError as error:

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "errors": set(),
 }  # fmt: skip
 ONLY_IN = {
+    "apache_beam": {"data/pack_beam.py"},
     "tensorflow": {"data/pipeline.py", "data/convert.py"},
     "tensorflow_datasets": {
         "data/convert.py",

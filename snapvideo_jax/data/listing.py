@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapvideo_jax.data.text import clean_caption
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, reason
 from snapvideo_jax.files.tar import Member
 
 MANIFEST, CSV, INDEX = "manifest.jsonl", "manifest.csv", "index.jsonl"
@@ -94,6 +94,10 @@ class Inside:
         """Returns the bytes of a file, links followed; else ValueError with the reason."""
         if "://" in name or "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
             raise ValueError("is not a path inside the data folder")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError("is no name in UTF-8; rename the file") from None
         folder, _, base = name.rpartition("/")
         if folder not in self._folders:
             self._folders[folder] = self._real(folder)
@@ -103,6 +107,8 @@ class Inside:
                 status = os.stat(self._real(name))
         except (FileNotFoundError, NotADirectoryError):
             raise ValueError("does not exist or is no file") from None
+        except OSError as error:
+            raise ValueError(f"cannot be read: {reason(error)}") from error
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("does not exist or is no file")
         return status.st_size
@@ -112,6 +118,14 @@ class Inside:
         if os.path.commonpath((self._root, real)) != self._root:
             raise ValueError("is a link that leaves the data folder")
         return real
+
+
+def _size(inside: Inside, name: str) -> int:
+    """Returns the bytes of a file in a list; ValueError says which is none."""
+    try:
+        return inside.size(name)
+    except ValueError as error:
+        raise ValueError(f"{name[:200]!r} {error}") from error
 
 
 def _lines(path: Path, read: Callable[[str], Any]) -> Iterator[tuple[int, Any]]:
@@ -129,7 +143,7 @@ def _lines(path: Path, read: Callable[[str], Any]) -> Iterator[tuple[int, Any]]:
                         yield number, read(text)
                 except UnicodeDecodeError as error:
                     raise DataError(f"{path} line {number}: is not UTF-8; save it so") from error
-                except (ValueError, OSError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path} line {number}: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -140,7 +154,7 @@ def _manifest_rows(manifest: Path) -> Iterator[Entry]:
 
     def read(line: str) -> Entry:
         kind, name, captions = _parse_row(_parse_json(line))
-        return Entry(kind, name, captions, inside.size(name))
+        return Entry(kind, name, captions, _size(inside, name))
 
     return (entry for _, entry in _lines(manifest, read))
 
@@ -179,11 +193,12 @@ def captions_of(row: dict[str, Any]) -> Captions:
 
 def _csv_rows(table: Path) -> Iterator[Entry]:
     """Yields rows of a table with columns path and caption, or with WebVid's."""
-    inside, number = Inside(table.parent), 1
+    inside, number = Inside(table.parent), 0  # the last line that was read
     try:
         with table.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines, strict=True)
-            to_path, caption = _columns(rows.fieldnames or ())
+            names, number = rows.fieldnames or (), 1
+            to_path, caption = _columns(names)
             for row in rows:
                 number = rows.line_num
                 if None in row or None in row.values():
@@ -191,10 +206,12 @@ def _csv_rows(table: Path) -> Iterator[Entry]:
                 name = to_path(row)
                 if (kind := kind_of(name)) is None:
                     raise ValueError(f"{name!r} ends like none of {' '.join(SUFFIXES)}")
-                yield Entry(kind, name, clean_caption(row[caption]), inside.size(name))
+                yield Entry(kind, name, clean_caption(row[caption]), _size(inside, name))
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: is not UTF-8 after line {number}; save it so") from error
-    except (ValueError, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(f"{table} line {number + 1}: {error}") from error
+    except ValueError as error:
         raise DataError(f"{table} line {number}: {error}") from error
     except OSError as error:
         raise DataError(f"{table}: cannot be read: {error.strerror}") from error
@@ -202,6 +219,8 @@ def _csv_rows(table: Path) -> Iterator[Entry]:
 
 def _columns(names: Any) -> tuple[Callable[[dict[str, str]], str], str]:
     """Returns row -> path, and the column of captions; ValueError for a table of other columns."""
+    if len(set(names)) < len(names):
+        raise ValueError("two columns have the same name")
     if {"path", "caption"} <= set(names):
         return lambda row: row["path"], "caption"
     if {"videoid", "page_dir", "name"} <= set(names):  # WebVid's
@@ -220,7 +239,7 @@ def _index_rows(index: Path) -> Iterator[Entry]:
         nonlocal shard, size
         row = _parse_json(line)
         if isinstance(row, dict) and "shard" in row:
-            shard, size = str(row["shard"]), inside.size(str(row["shard"]))
+            shard, size = str(row["shard"]), _size(inside, str(row["shard"]))
             if size != row.get("bytes"):
                 raise ValueError(
                     f"{shard} has {size} bytes, and had {row.get('bytes')}; {REMAKE}{root}"
@@ -280,7 +299,7 @@ def _captioned_files(root: Path) -> Iterator[Entry]:
             )
         try:
             size, _ = inside.size(name), inside.size(text)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise DataError(f"{root / name}: it or its caption {error}") from error
         yield Entry(kind, name, clean_caption(_read_text(root / text)), size)
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,10 @@ class Packing(NamedTuple):
     seconds: int = 600
 
 
+# (shards, number of files in others, folder of `pack_shard`'s notes) -> packs the shards
+PackShards = Callable[[Sequence[Shard], int, Path], None]
+
+
 class Totals(NamedTuple):
     """What a build holds. loss: mean and least peak signal-to-noise ratio, dB; None if lossless."""
 
@@ -67,12 +72,7 @@ class Totals(NamedTuple):
 
 
 def pack(
-    source: FolderSource,
-    folder: str | Path,
-    packing: Packing,
-    *,
-    workers: int,
-    report: Callable[[int, int], None],
+    source: FolderSource, folder: str | Path, packing: Packing, pack_shards: PackShards
 ) -> Totals:
     """Packs all files of `source` into `folder`.
 
@@ -81,8 +81,7 @@ def pack(
       folder: of the build; made where there is none. A version such as 1.0.0 as its last part is
         the build's, and the part before that is its name.
       packing: size and encoding.
-      workers: processes at a time.
-      report: called with files done and files in all.
+      pack_shards: packs the shards that are not there yet; `processes` does it on this machine.
 
     Raises:
       ConfigError: the folder holds a build of other files or of another packing, or another process
@@ -94,17 +93,55 @@ def pack(
     with contextlib.closing(storage.lock(folder)):
         header = _claim(source, folder, packing)
         if "shards" not in header:
-            parts = storage.make_folder(folder / PARTS)
-            for unfinished in folder.glob(".*.tmp"):  # of a call that was stopped
-                unfinished.unlink(missing_ok=True)
             shards = list(_shards(source, folder, packing))
-            done = {path.stem for path in parts.glob("*.json")}
-            missing = [shard for shard in shards if Path(shard.path).name not in done]
-            _pack_all(missing, len(_rows(source)), parts, workers, report)
+            _pack_missing(shards, folder, pack_shards)
             lines = "".join(json.dumps(captions) + "\n" for _, _, captions in _rows(source))
             storage.write(folder / CAPTIONS, lines.encode())
             header = _complete(header, shards, folder)
         return _totals(source, header)
+
+
+def pack_share(
+    source: FolderSource,
+    folder: str | Path,
+    packing: Packing,
+    pack_shards: PackShards,
+    *,
+    host: int,
+    hosts: int,
+) -> None:
+    """Packs the shards that are the share of one of several machines, which all call this.
+
+    They mount the same files, and the same folder. A call of `pack` completes the build; it packs
+    what is still missing.
+
+    Args:
+      source: the files.
+      folder: of the build.
+      packing: size and encoding.
+      pack_shards: as of `pack`.
+      host: number of this machine, in range(hosts).
+      hosts: how many there are.
+
+    Raises as `pack` does.
+    """
+    folder = storage.make_folder(folder)
+    with contextlib.closing(storage.lock(folder, f"lock.{host}of{hosts}")):
+        if "shards" not in _claim(source, folder, packing):
+            share = list(_shards(source, folder, packing))[host::hosts]
+            _pack_missing(share, folder, pack_shards)
+
+
+def _pack_missing(shards: Sequence[Shard], folder: Path, pack_shards: PackShards) -> None:
+    """Packs the shards that no call has completed yet."""
+    parts = storage.make_folder(folder / PARTS)
+    complete = {path.stem for path in parts.glob("*.json")}
+    missing = {name: shard for shard in shards if (name := Path(shard.path).name) not in complete}
+    for unfinished in folder.glob(".*.tmp"):  # of a call that was stopped
+        if unfinished.name[1:].rsplit(".", 2)[0] in missing:
+            unfinished.unlink(missing_ok=True)
+    done = sum(len(shard.rows) for shard in shards if Path(shard.path).name in complete)
+    pack_shards(list(missing.values()), done, parts)
 
 
 def _rows(source: FolderSource) -> list[tuple[str, str, list[str]]]:
@@ -174,23 +211,45 @@ def _members(
     }
 
 
+def pack_shard(shard: Shard, parts: Path, report_row: Callable[[], None] = lambda: None) -> None:
+    """Packs one shard in a process of its own, and notes in the folder `parts` that it is whole.
+
+    report_row: called for each of its files.
+    """
+    _pack_shard(shard, parts, _Processes(), report_row)
+
+
+def _pack_shard(
+    shard: Shard, parts: Path, processes: "_Processes", report_row: Callable[[], None]
+) -> None:
+    result = _pack_one(shard, processes, report_row)
+    storage.write(parts / f"{Path(shard.path).name}.json", json.dumps(result).encode())
+
+
+def processes(workers: int, report: Callable[[int, int], None]) -> PackShards:
+    """Returns what packs shards by processes of this machine; the first error ends them all.
+
+    Args:
+      workers: processes at a time.
+      report: called with files done and files in all.
+    """
+    return lambda shards, done, parts: _pack_all(shards, done, parts, workers, report)
+
+
 def _pack_all(
     shards: Sequence[Shard],
-    total: int,
+    done: int,
     parts: Path,
     workers: int,
     report: Callable[[int, int], None],
 ) -> None:
-    """Packs shards with a thread for each worker process; the first error ends them all."""
-    done = total - sum(len(shard.rows) for shard in shards)
+    total = done + sum(len(shard.rows) for shard in shards)
     rows: queue.Queue[int | None] = queue.Queue()  # a number for each file, None for each shard
     processes = _Processes()
 
     def one(shard: Shard) -> None:
         try:
-            result = _pack_one(shard, processes, lambda: rows.put(1))
-            content = json.dumps(result).encode()
-            storage.write(parts / f"{Path(shard.path).name}.json", content)
+            _pack_shard(shard, parts, processes, lambda: rows.put(1))
         finally:
             rows.put(None)
 
@@ -312,9 +371,7 @@ def _complete(header: dict[str, Any], shards: Sequence[Shard], folder: Path) -> 
     tfds_build.write_metadata(folder, build_name(folder), layout, lengths)
     header = header | {"shards": parts}
     storage.write(folder / HEADER, json.dumps(header, indent=1).encode() + b"\n")
-    for name in parts:
-        (folder / PARTS / f"{name}.json").unlink()
-    (folder / PARTS).rmdir()
+    shutil.rmtree(folder / PARTS)
     return header
 
 

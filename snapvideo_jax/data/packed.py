@@ -23,7 +23,7 @@ CAPTIONS = "captions.jsonl"  # of all records, so that nobody has to read the re
 ENCODINGS = ("jpeg", "png", "raw")
 MAX_BYTES = 256 * 2**20  # of one record: every clip that is drawn reads all of it
 
-Frame = bytes | memoryview
+Frame = Any  # bytes, or an array of them: a JPEG or PNG file, or pixels
 _BASELINE = b"\xff\xc0\x00\x11\x08"  # in a JPEG of 8 bits and 3 colors, before its size
 
 
@@ -79,7 +79,8 @@ def decompress(frame: Frame, form: FrameFormat) -> UInt8[np.ndarray, "H W 3"]:
         if form.encoding == "jpeg":  # the decoder alone: to look at the file first takes as long
             if _BASELINE + struct.pack(">HH", form.height, form.width) not in frame:
                 raise ValueError(f"is no JPEG of {form.height} x {form.width} pixels")
-            return np.asarray(Image.frombytes("RGB", size, frame, "jpeg", "RGB", "", 1, 0))
+            picture = Image.frombytes("RGB", size, frame, "jpeg", "RGB", "", 1, 0)
+            return np.frombuffer(picture.tobytes(), np.uint8).reshape(shape)
         with Image.open(io.BytesIO(frame), formats=("PNG",)) as picture:
             return np.asarray(picture.convert("RGB")).reshape(shape)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -219,7 +220,4 @@ def _frames(values: Sequence[bytes], form: FrameFormat) -> Sequence[Frame]:
     if form.encoding != "raw":
         return values
     (whole,), size = values, form.height * form.width * 3
-    if len(whole) % size:
-        raise ValueError(f"{len(whole)} bytes are no frames of {size}")
-    view = memoryview(whole)
-    return [view[start : start + size] for start in range(0, len(whole), size)]
+    return list(np.frombuffer(whole, np.uint8).reshape(-1, size))

@@ -126,7 +126,7 @@ class Feed(Iterator[Batch]):
         rows, last = len(self._spec.rows), None
         try:
             for step in steps:
-                parts = [x.numpy() for x in next(iterator)]
+                parts = [x.numpy().reshape(rows, *x.shape[2:]) for x in next(iterator)]
                 problems = (self._problems.get(p) for p in range(step * rows, (step + 1) * rows))
                 if last := next(filter(None, problems), None):
                     break
@@ -190,17 +190,31 @@ def _dataset(spec: FeedSpec, load_position: Callable[[int], Parts], start: int, 
     tf.config.set_visible_devices([], "TPU")
     kinds = (tf.uint8, tf.string, tf.float32, tf.int32)
     shapes = ((*(span.stop - span.start for span in spec.box), 3), (), (), (2,))
-
-    def example(position):
-        parts = tf.numpy_function(
-            lambda p: load_position(int(p)), [position], kinds, stateful=False
-        )
-        return tuple(tf.ensure_shape(x, s) for x, s in zip(parts, shapes, strict=True))
-
     n = len(spec.rows)
-    data = tf.data.Dataset.range(start * n, stop * n)
-    data = data.map(example, num_parallel_calls=spec.workers, deterministic=True)
+    several = _rows_a_call(n, spec.workers)
+
+    def load_several(first: np.integer) -> tuple[np.ndarray, ...]:
+        videos, captions, intervals, sizes = zip(
+            *(load_position(int(first) + k) for k in range(several)), strict=True
+        )
+        texts = np.array(captions, object)  # as bytes they would lose zeros at their ends
+        return np.stack(videos), texts, np.stack(intervals), np.stack(sizes)
+
+    def examples(first):
+        parts = tf.numpy_function(load_several, [first], kinds, stateful=False)
+        return tuple(tf.ensure_shape(x, (several, *s)) for x, s in zip(parts, shapes, strict=True))
+
+    data = tf.data.Dataset.range(start * n, stop * n, several)
+    data = data.map(examples, num_parallel_calls=spec.workers, deterministic=True)
     options = tf.data.Options()
     options.threading.private_threadpool_size = spec.workers
     options.autotune.enabled = False
-    return data.batch(n, drop_remainder=True).with_options(options)
+    return data.batch(n // several, drop_remainder=True).with_options(options)
+
+
+def _rows_a_call(rows: int, workers: int) -> int:
+    """Returns how many rows of a batch a thread makes in one call of Python from tensorflow.
+
+    Such a call takes as long as to draw a small example. All threads make parts of each batch.
+    """
+    return max(k for k in range(1, max(1, rows // workers) + 1) if rows % k == 0)

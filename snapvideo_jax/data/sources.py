@@ -175,7 +175,7 @@ def _row(seed: int, g: int, attempt: int, count: int) -> int:
     Substitutes come in an order of their own, so that those of one sample all differ.
     """
     if attempt == 0:
-        return int(order.index(np.array([g]), count, seed)[0])
+        return order.index_of(g, count, seed)
     key = int(order.generator(seed, g, "substitutes").integers(2**62))
     return int(order.permute(np.array([(attempt - 1) % count]), count, key)[0])
 
@@ -204,7 +204,7 @@ def open_folder(path: str | Path) -> FolderSource:
     if not rows["video"]:
         raise DataError(
             f"{root}: no video in it; add {' '.join(listing.VIDEO_SUFFIXES)} files, each with "
-            "name.txt"
+            "name.txt, or rows to the list that is there"
         )
     return FolderSource(
         root,

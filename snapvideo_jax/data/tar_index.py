@@ -6,9 +6,10 @@ size and digest, and after it one for each of its files: what a row of a manifes
 and size of the member.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from snapvideo_jax.files import tar
 from snapvideo_jax.files.tar import Member
 
 MAX_CAPTION = 2**20  # bytes of a member that holds a caption
+_SHARD = b'{"shard"'  # how the line of a shard begins
 
 
 class Totals(NamedTuple):
@@ -35,12 +37,15 @@ class Totals(NamedTuple):
 def index(folder: str | Path, workers: int, report: Callable[[int, int], None]) -> Totals:
     """Writes the index of a folder of tar shards; where there is one, compares it with them.
 
+    A call that was stopped is continued by the next one, shard by shard.
+
     Args:
       folder: of the shards, and of the index.
       workers: shards that are read at a time.
       report: called with shards done and shards in all.
 
     Raises:
+      ConfigError: another process indexes the folder.
       DataError: no shards, one that `tar.members` refuses, a sample without caption or with two
         files, or shards that are not those of the index that is there.
       StorageError: the index cannot be written, or the folder is in a bucket that is not mounted.
@@ -52,20 +57,24 @@ def index(folder: str | Path, workers: int, report: Callable[[int, int], None]) 
     names = sorted(name for name in listing.visible_files(root) if name.endswith(".tar"))
     if not names:
         raise DataError(f"{root}: holds no .tar file; compressed shards have to be decompressed")
-    path, inside = root / listing.INDEX, listing.Inside(root)
+    inside = listing.Inside(root)
     for name in names:
         try:
             inside.size(name)
         except ValueError as error:
             raise DataError(f"{root / name}: {error}") from error
+    read = lambda name: [_shard_row(root, name), *_rows(root, name)]
     with ThreadPoolExecutor(workers) as pool:
-        shards = pool.map(lambda name: [_shard_row(root, name), *_rows(root, name)], names)
-        counted = _counting(shards, len(names), report)
         try:
-            return _compare(path, counted) if path.is_file() else _write(path, counted)
+            if (root / listing.INDEX).is_file():
+                _compare(root / listing.INDEX, _counting(pool.map(read, names), len(names), report))
+            else:
+                with contextlib.closing(storage.lock(root)):
+                    _write(root, names, lambda names: pool.map(read, names), report)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return _totals(root / listing.INDEX)
 
 
 def _counting(
@@ -77,25 +86,58 @@ def _counting(
         report(number, total)
 
 
-def _write(path: Path, rows: Iterator[dict[str, Any]]) -> Totals:
-    """Writes rows, a line each; the file appears when it is whole."""
-    unfinished, totals = path.with_name(f".{path.name}.{os.getpid()}.tmp"), Totals(0, 0, 0, 0)
+def _write(
+    root: Path,
+    names: Sequence[str],
+    read: Callable[[Sequence[str]], Iterator[list[dict]]],
+    report: Callable[[int, int], None],
+) -> None:
+    """Lists one shard after the other in a file that becomes the index when it is whole.
+
+    What a call that was stopped has listed is not read again.
+    """
+    path = root / listing.INDEX
+    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with unfinished.open("w") as file:
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
-                totals = _add(totals, row)
+        done = _resume(unfinished, root, names)
+    except OSError as error:
+        raise StorageError(f"cannot go on with {unfinished}: {reason(error)}") from error
+    for number, rows in enumerate(read(names[done:]), start=done + 1):
+        storage.append(unfinished, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        report(number, len(names))
+    try:
         os.replace(unfinished, path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {reason(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return totals
 
 
-def _compare(path: Path, rows: Iterator[dict[str, Any]]) -> Totals:
+def _resume(unfinished: Path, root: Path, names: Sequence[str]) -> int:
+    """Cuts off the last shard that was listed, maybe in part; returns how many others there are.
+
+    Shards of other names or sizes than now, and all after them, are cut off, too.
+    """
+    if not unfinished.is_file():
+        return 0
+    starts, lines, position = [], [], 0
+    with unfinished.open("r+b") as file:
+        for line in file:
+            if line.startswith(_SHARD):
+                starts.append(position)
+                lines.append(line)
+            position += len(line)
+        done = 0
+        for line, name in zip(lines[:-1], names, strict=False):
+            now = json.dumps({"shard": name, "bytes": (root / name).stat().st_size})
+            if not line.startswith(now.removesuffix("}").encode() + b","):
+                break
+            done += 1
+        file.truncate(starts[done] if done else 0)
+    return done
+
+
+def _compare(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     """Raises DataError at the first row that is not that of the index."""
-    totals, shard = Totals(0, 0, 0, 0), ""
+    shard = ""
     with path.open() as lines:
         for row in rows:
             shard = row.get("shard", shard)
@@ -104,22 +146,30 @@ def _compare(path: Path, rows: Iterator[dict[str, Any]]) -> Totals:
                     f"{path}: {shard} is not what it was when the index was made; put it back, or "
                     "delete the index"
                 )
-            totals = _add(totals, row)
         if lines.readline():
             raise DataError(f"{path}: lists more than there is; put it back, or delete the index")
-    return totals
 
 
-def _add(totals: Totals, row: dict[str, Any]) -> Totals:
-    shards, videos, pictures, size = totals
-    if "shard" in row:
-        return Totals(shards + 1, videos, pictures, size + row["bytes"])
-    return Totals(shards, videos + ("video" in row), pictures + ("image" in row), size)
+def _totals(path: Path) -> Totals:
+    """Counts what an index lists, by how its lines begin."""
+    shards, videos, pictures, size = 0, 0, 0, 0
+    with path.open("rb") as lines:
+        for line in lines:
+            if line.startswith(_SHARD):
+                shards, size = shards + 1, size + json.loads(line)["bytes"]
+            elif line.startswith(b'{"video"'):
+                videos += 1
+            else:
+                pictures += 1
+    return Totals(shards, videos, pictures, size)
 
 
 def _shard_row(root: Path, name: str) -> dict[str, Any]:
     path = root / name
-    return {"shard": name, "bytes": path.stat().st_size, "sha256": storage.digest(path)}
+    try:
+        return {"shard": name, "bytes": path.stat().st_size, "sha256": storage.digest(path)}
+    except storage.Damaged as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _rows(root: Path, shard: str) -> list[dict[str, Any]]:

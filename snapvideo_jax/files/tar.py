@@ -82,8 +82,8 @@ def members(path: str | Path) -> Iterator[Member]:
     """Yields the plain files of a tar file in their order; reads headers alone.
 
     Raises:
-      DataError: the file is no tar file, is compressed or cut off, or holds a link, a device, a
-        sparse file, or a path that is absolute or leads upwards.
+      DataError: the file is no tar file, is compressed or cut off, has no mark of its end, or holds
+        a link, a device, a sparse file, or a path that is absolute or leads upwards.
     """
     try:
         with open(path, "rb") as file:
@@ -125,6 +125,9 @@ def _members(file: BinaryIO, path: str, end: int) -> Iterator[Member]:
                 raise ValueError(f"{whole!r} is {what}; only plain files are read")
             name = size = None
         position = offset + -(-length // BLOCK) * BLOCK
+    raise ValueError(
+        "is cut off, as no end is marked; if it is whole, mark it: head -c 1024 /dev/zero >> FILE"
+    )
 
 
 def _parse(header: bytes, position: int) -> tuple[bytes, str, int]:

@@ -22,6 +22,7 @@ MAX_BYTES = 4 * 2**30  # of a whole video that is read
 _INDEX, _INDEX_OF_FRAME = 2048, 32  # bytes of an mp4's index, at most
 _BT709, _LIMITED_RANGE = 1, 1  # in an mp4's tags of color (ITU-T H.273)
 _MARGIN, _GAP, _FONT_SIZE = 12, 2, 15  # pixels of a contact sheet
+_LONGEST_TITLE = 400  # characters
 _BLACK, _GREEN, _RED, _GRAY = (20, 20, 20), (0, 150, 60), (210, 30, 40), 170
 
 
@@ -251,7 +252,9 @@ def _strip(video: Video, frames: int, scale: int) -> Image.Image:
 
 
 def _wrap(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Cuts the title into lines of at most `width` pixels."""
+    """Cuts the title into lines of at most `width` pixels, and off where it is very long."""
+    if len(title) > _LONGEST_TITLE:
+        title = f"{title[:_LONGEST_TITLE]} ..."
     characters = max(1, int(len(title) * width / max(1.0, font.getlength(title))))
     while characters > 1:
         lines = textwrap.wrap(title, characters)

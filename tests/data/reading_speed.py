@@ -78,7 +78,10 @@ def readers(folder):
     for encoding in packed.ENCODINGS:
         place = folder.parent / f"{folder.name}_{encoding}"
         pack.pack(
-            source, place, pack.Packing(36, 64, encoding, 95, 10), workers=1, report=lambda *_: None
+            source,
+            place,
+            pack.Packing(36, 64, encoding, 95, 10),
+            pack.processes(1, lambda *_: None),
         )
         fields = Fields("", "", "")
         draws[encoding] = tfds_source.open_build(

@@ -61,6 +61,13 @@ def test_index_far_into_training_equals_its_golden_values():
     np.testing.assert_array_equal(order.index(g, 1000, seed=0), [495, 961, 616, 290, 986])
 
 
+@pytest.mark.parametrize("n", [1, 5, 1000, 2**40 + 1])
+@pytest.mark.parametrize("seed", [0, -3, 2**64 - 1])
+def test_the_index_of_one_sample_is_that_of_an_array(n, seed):
+    g = np.concatenate([np.arange(40), 10**15 + np.arange(10)])
+    assert [order.index_of(sample, n, seed) for sample in g.tolist()] == [*order.index(g, n, seed)]
+
+
 def test_generators_repeat_and_differ_by_seed_sample_and_stream():
     draw = lambda *key: order.generator(*key).random(4).tolist()
     assert draw(1, 2, "clip") == draw(1, 2, "clip")

@@ -82,6 +82,22 @@ def test_starting_later_yields_the_same_batches(spec, start):
     assert_same(take(spec, 0, 4)[start:], take(spec, start, 4))
 
 
+@pytest.mark.parametrize("rows, workers, several", [(32, 2, 16), (7, 2, 1), (9, 2, 3), (2, 8, 1)])
+def test_all_threads_make_parts_of_each_batch(rows, workers, several):
+    assert pipeline._rows_a_call(rows, workers) == several
+
+
+def test_captions_reach_the_encoder_as_they_are(spec):
+    captions, seen = ["", "zeros at the end\0\0", "日本", "a" * 1000], []
+    example = lambda g, image: (np.zeros((2, 16, 16, 3), np.uint8), captions[g], 0.0, (1, 2))
+    encode = lambda texts: seen.extend(texts) or {}
+    changed = dataclasses.replace(
+        spec, example=example, encode=encode, batch_size=4, rows=range(4), images=0
+    )
+    (batch,) = take(changed, 0, 1)
+    assert seen == captions and batch["source_size"].tolist() == [[1, 2]] * 4
+
+
 def test_threads_do_not_change_the_order(spec):
     assert_same(take(spec, 0, 3), take(dataclasses.replace(spec, workers=7), 0, 3))
 

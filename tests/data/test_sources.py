@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -126,13 +127,14 @@ def test_a_table_of_webvid_is_read_as_it_is(tmp_path):
     [
         ("path,text\na.mp4,x\n", "line 1: expected the columns path and caption, or WebVid's"),
         ("", "line 1: expected the columns"),
+        ("path,caption,caption\na.mp4,x,y\n", "line 1: two columns have the same name"),
         ("path,caption\na.mp4\n", "line 2: has more or fewer fields"),
         ("path,caption\na.mp4,x,y\n", "line 2: has more or fewer fields"),
-        ("path,caption\na.mp4,x\n../b.mp4,y\n", "line 3: is not a path inside"),
-        ("path,caption\nb.mp4,x\n", "line 2: does not exist"),
+        ("path,caption\na.mp4,x\n../b.mp4,y\n", "line 3: '../b.mp4' is not a path inside"),
+        ("path,caption\nb.mp4,x\n", "line 2: 'b.mp4' does not exist"),
         ("path,caption\na.txt,x\n", "line 2: 'a.txt' ends like none of .mp4"),
-        ('path,caption\na.mp4,"x\n', "line 1: unexpected end of data"),
-        ("path,caption\na.mp4," + "x" * 200_000, "line 1: field larger than field limit"),
+        ('path,caption\na.mp4,"x\n', "line 2: unexpected end of data"),
+        ("path,caption\na.mp4," + "x" * 200_000, "line 2: field larger than field limit"),
     ],
 )
 def test_malformed_tables_are_refused_by_line(tmp_path, text, reason):
@@ -165,16 +167,21 @@ def test_a_table_that_is_not_utf_8_and_two_lists_are_refused(tmp_path):
         ({"video": "a.mp4", "captions": []}, "line 2: captions is no list of strings"),
         ({"video": "a.mp4", "captions": ["x", None]}, "line 2: captions is no list of strings"),
         ({"video": "a.mp4", "captions": ["x"], "caption": "x"}, "line 2: expected"),
-        ({"video": "b.mp4", "caption": ""}, "line 2: does not exist"),
-        ({"video": ".", "caption": ""}, "line 2: does not exist or is no file"),
-        ({"video": "../outside.mp4", "caption": ""}, "line 2: is not a path inside"),
-        ({"video": "x/../../outside.mp4", "caption": ""}, "line 2: is not a path inside"),
-        ({"video": "/etc/passwd", "caption": ""}, "line 2: is not a path inside"),
-        ({"video": "http://host/a.mp4", "caption": ""}, "line 2: is not a path inside"),
-        ({"video": "file:///etc/passwd", "caption": ""}, "line 2: is not a path inside"),
-        ({"video": "a\0.mp4", "caption": ""}, "line 2: is not a path inside"),
-        ({"video": "link.mp4", "caption": ""}, "line 2: is a link that leaves"),
-        ({"video": "folder/outside.mp4", "caption": ""}, "line 2: is a link that leaves"),
+        ({"video": "b.mp4", "caption": ""}, "line 2: 'b.mp4' does not exist"),
+        ({"video": ".", "caption": ""}, "line 2: '.*' does not exist or is no file"),
+        ({"video": "../outside.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
+        ({"video": "x/../../outside.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
+        ({"video": "/etc/passwd", "caption": ""}, "line 2: '.*' is not a path inside"),
+        ({"video": "http://host/a.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
+        ({"video": "file:///etc/passwd", "caption": ""}, "line 2: '.*' is not a path inside"),
+        (
+            {"video": "x" * 5000 + ".mp4", "caption": ""},
+            "line 2: 'x{200}' cannot be read: File name too long",
+        ),
+        ({"video": "\ud800.mp4", "caption": ""}, r"line 2: '\\ud800.mp4' is no name in UTF-8"),
+        ({"video": "a\0.mp4", "caption": ""}, "line 2: '.*' is not a path inside"),
+        ({"video": "link.mp4", "caption": ""}, "line 2: '.*' is a link that leaves"),
+        ({"video": "folder/outside.mp4", "caption": ""}, "line 2: '.*' is a link that leaves"),
     ],
 )
 def test_a_malformed_or_escaping_row_is_refused_by_line_number(tmp_path, row, reason):
@@ -270,6 +277,11 @@ def test_missing_folders_videos_and_captions_are_named(tmp_path):
         sources.open_folder(tmp_path)
     (tmp_path / "x/a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match=r"x/a\.txt: is not UTF-8"):
+        sources.open_folder(tmp_path)
+    for name in (b"caf\xe9.mp4", b"caf\xe9.txt"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "x") + b"/" + name)).touch()
+    (tmp_path / "x/a.txt").write_text("")
+    with pytest.raises(DataError, match="is no name in UTF-8; rename the file"):
         sources.open_folder(tmp_path)
 
 

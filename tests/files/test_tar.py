@@ -61,7 +61,7 @@ def test_sizes_beyond_octal_are_read(tmp_path):
     header = info.tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(header)
     with path.open("r+b") as file:
-        file.truncate(512 + info.size)  # a hole: takes no space
+        file.truncate(512 + info.size + 1024)  # a hole: takes no space
     assert list(tar.members(path)) == [tar.Member(str(path), "a.mp4", 512, info.size)]
 
 
@@ -97,7 +97,13 @@ def test_compressed_files_are_refused_by_name(tmp_path, mode):
 def test_files_that_are_cut_off_or_none_at_all_are_one_line(tmp_path):
     path = write(tmp_path / "a.tar", [("a.mp4", bytes(9000)), ("b.mp4", bytes(9000))])
     whole = path.read_bytes()
-    for length, line in ((9000, "is cut off in 'a.mp4'"), (9900, "no header at byte 9728")):
+    cuts = {
+        9000: "is cut off in 'a.mp4'",
+        9728: "is cut off, as no end is marked",  # between two members
+        9900: "no header at byte 9728",
+        0: "is cut off, as no end is marked",
+    }
+    for length, line in cuts.items():
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=line):
             list(tar.members(path))

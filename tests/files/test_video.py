@@ -209,6 +209,12 @@ def test_every_video_and_title_has_its_place():
     assert (sheet[-4:] == 255).all() and (sheet[:, -4:] == 255).all()  # no title is cut off
 
 
+def test_a_title_of_any_length_makes_a_sheet_of_a_few_lines():
+    frames = [np.zeros((4, 16, 16, 3), np.uint8)]
+    for title in ("word " * 50_000, "x" * 250_000):
+        assert video.contact_sheet(frames, [title]).height < 1000
+
+
 def test_marks_are_green_ticks_and_red_crosses():
     black = np.zeros((4, 16, 16, 3), np.uint8)
     sheet = video.contact_sheet([black, black[:1]], ["a", "b"], 2, marks=[True, False])

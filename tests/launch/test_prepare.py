@@ -202,8 +202,23 @@ def test_training_reads_a_packed_build(packed, tmp_path):
     assert "train[1]" in (tmp_path / "bad_records.jsonl").read_text()
 
 
+def test_shares_of_hosts_make_the_build_of_one(commands, packed, tmp_path):
+    files, build, _ = packed
+    place = tmp_path / "talks/1.0.0"
+    for host in (0, 1):
+        done = pack(commands, files, place, "--hosts=2", f"--host={host}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"done: share {host} of 2; when all are, the same command without" in done.stdout
+    assert not (place / "dataset_info.json").exists()
+    assert "done: 2 videos and 0 pictures" in pack(commands, files, place).stdout
+    for name in ("pack.json", "captions.jsonl", "dataset_info.json", "bad_records.jsonl"):
+        assert (place / name).read_bytes() == (build / name).read_bytes()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_a_signal_ends_packing_with_its_workers_and_the_same_command_goes_on(
     tmp_path, commands, number, code
 ):
@@ -222,11 +237,13 @@ def test_a_signal_ends_packing_with_its_workers_and_the_same_command_goes_on(
             time.sleep(0.02)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) in [(code, "stopped\n"), (code, "terminated\n")]
+    says = {signal.SIGINT: "stopped\n", signal.SIGTERM: "terminated\n", signal.SIGKILL: ""}
+    assert (process.returncode, stderr) == (code, says[number])
     shards = lambda: {p.name: p.stat().st_mtime_ns for p in build.glob("talks-*")}
     before, complete = shards(), {p.stem for p in build.glob("parts/*.json")}
     time.sleep(3)  # a worker that had survived would complete its shard
-    assert shards() == before and 0 < len(before) < 8
+    assert 0 < len(before) < 8
+    assert shards() == before or number == signal.SIGKILL  # which no parent can pass on
     done = pack(commands, files, build, "--shard=1", "--workers=2")
     assert (done.returncode, done.stderr) == (0, "") and "done: 8 videos" in done.stdout
     assert {name for name, stamp in shards().items() if before.get(name) == stamp} == complete
@@ -269,6 +286,12 @@ PACK_REFUSALS = {
     ("--encoding=png", "--quality=90"): (
         2,
         "--quality does nothing here: it needs --encoding=jpeg",
+    ),
+    ("--hosts=2", "--host=2"): (2, "--hosts=2 --host=2: give both, --host from 0 to one below"),
+    ("--host=0",): (2, "--hosts=None --host=0: give both"),
+    ("--beam=--runner=DirectRunner", "--workers=2"): (
+        2,
+        "--workers does nothing here: it needs no --beam",
     ),
     ("--out=/proc/none",): (5, "cannot write to /proc/none"),
     ("--shard=7",): (2, "holds a build of other files or settings (shard_rows differ)"),
