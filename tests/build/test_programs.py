@@ -114,11 +114,11 @@ def test_training_and_sampling_run_the_programs_that_are_planned(config, tmp_pat
     assert calls[0].text == planned(config, "sample")
 
 
-def test_benchmarks_run_the_evaluation_that_is_planned(config):
+def test_benchmarks_run_the_network_call_that_is_planned(config):
     case = timed.Case("tiny", config, "infer", jax.devices())
     program = timed.plan_case(case)
     arguments = timed.first_arguments(timed.CompiledCase(case, program, None, None, None))
-    assert program.call.lower(*arguments).as_text() == planned(config, "evaluate")
+    assert program.call.lower(*arguments).as_text() == planned(config, "network")
 
 
 def test_on_a_tpu_the_sampler_holds_the_attention_kernel(libtpu):
