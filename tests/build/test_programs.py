@@ -33,7 +33,7 @@ def config(request, monkeypatch):
     config = tiny.get_config()
     sizes = MESHES[request.param]
     config.mesh.update(dict(zip(("data", "fsdp", "group", "tensor"), sizes, strict=True)))
-    config.training.update(steps=1, batch_size=4)
+    config.training.update(steps=3, batch_size=4)
     if request.param == "one device":
         first = jax.devices()[:1]
         monkeypatch.setattr(jax, "devices", lambda *platform: first)
