@@ -38,8 +38,8 @@ GLOROT = glorot(1.0)  # Keras' default, as in FIT
 # kernel of the devices in its place.
 Attend = Callable[[Array, Array, Array, Array | None], Array]
 
-# Layers whose kernel's outputs, or inputs, belong to heads or hidden units: parallel/rules.py splits
-# them by these lists, and `product` keeps them split.
+# Layers whose kernel's outputs, or inputs, belong to heads or hidden units: parallel/rules.py
+# splits them by these lists, and `product` keeps them split.
 BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
