@@ -38,7 +38,7 @@ def launch(name, *flags):
 @pytest.fixture(scope="module")
 def commands():
     """Commands that end soon, in forks; the README's own run from a shell."""
-    with ForkServer(ENVIRONMENT, "clu.metric_writers") as server:  # it imports tensorflow
+    with ForkServer(ENVIRONMENT) as server:
         yield server
 
 
