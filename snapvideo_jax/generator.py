@@ -1,12 +1,11 @@
 """The sampler of one model for one set of settings, as pure functions of arrays.
 
-`start` draws the first noise, `sampler_inputs` says what `diffusion.sampler.advance` runs, and the
+`start` draws the first noise, `sampler_inputs` says what `diffusion.sampler` runs, and the
 denoiser's `decode` turns the last estimate into pixels. `build.sampler_program` compiles the three.
 """
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ from snapvideo_jax.models.conditioning import Conditions
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSettings:
-    """How to sample, with names and defaults of EDM where it has them.
+    """How to sample: the fields of the config's `sampling`, with EDM's names where it has them.
 
     steps: of the solver.
     solver: "heun" (2 N - 1 calls), "euler" or "dpmpp_2m" (N calls).
@@ -46,17 +45,17 @@ class SamplerSettings:
     rho: float
     augmentation: float
     frame_rate: float
-    solver: sampler.Solver = "heun"
-    guidance_low: float = 1.0
-    guidance_sigma_min: float = 0.0
-    guidance_sigma_max: float = math.inf
-    oscillate: bool = False
-    threshold: float = 0.0
-    reconstruction: float = 1.0
-    S_churn: float = 0.0
-    S_min: float = 0.0
-    S_max: float = math.inf
-    S_noise: float = 1.0
+    solver: sampler.Solver
+    guidance_low: float
+    guidance_sigma_min: float
+    guidance_sigma_max: float
+    oscillate: bool
+    threshold: float
+    reconstruction: float
+    S_churn: float
+    S_min: float
+    S_max: float
+    S_noise: float
 
     def __post_init__(self):
         """Raises ConfigError, one line, for settings that do not go together."""
@@ -166,37 +165,32 @@ def sampler_inputs(
     streams = Streams(seeds, request["window"])
     conditions, uncond = _conditions(denoiser, settings, params, request, streams)
     D = functools.partial(denoiser.D, params)
+    rescale = threshold.rescaler(settings.threshold)
     known = _known(denoiser, request, streams) if "known" in request else None
     weights: Any = guidance_weights(settings)
     if known is not None:
         known_weights = reconstruction_weights(settings, denoiser.sigma_in)
-        weights = reconstruction.Weights(weights, jnp.asarray(known_weights))
+        weights = reconstruction.Guidance(weights, jnp.asarray(known_weights))
 
     def guide(uncond: Conditions | None) -> sampler.Denoise:
         if known is not None:
-            return reconstruction.guide(D, conditions, uncond, known, denoiser.sigma_in)
+            return reconstruction.guide(
+                D, conditions, uncond, rescale, known=known, sigma_in=denoiser.sigma_in
+            )
         if uncond is None:
-            return guidance.conditional(D, conditions)
-        return guidance.classifier_free(D, conditions, uncond)
+            return guidance.conditional(D, conditions, rescale)
+        return guidance.classifier_free(D, conditions, uncond, rescale)
 
-    guided = guide(uncond)
+    denoise = guide(uncond)
     if uncond is not None and not settings.guides_everywhere:
         interval = settings.guidance_sigma_min, settings.guidance_sigma_max
-        guided = guidance.on_interval(guided, guide(None), *interval)
-
-    def denoise(x: Array, sigma: Array, weights: Any, latents: Any) -> tuple[Array, Any]:
-        estimate, latents = guided(x, sigma, weights, latents)
-        if settings.threshold:
-            estimate = threshold.rescale(estimate, settings.threshold)
-        if known is not None:
-            estimate = known.where(known.x, estimate)
-        return estimate, latents
+        denoise = guidance.on_interval(denoise, guide(None), *interval)
 
     return sampler.SamplerInputs(
         denoise=denoise,
         grid=settings.grid,
         sigma_in=denoiser.sigma_in,
-        controls=weights,
+        guidance=weights,
         solver=settings.solver,
         churn=_churn(settings, streams, denoiser.x_shape),
     )

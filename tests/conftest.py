@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, a compilation cache outside the tree, and a toy run, for all tests."""
 
+import fcntl
 import os
 import subprocess
 import tempfile
@@ -61,16 +62,20 @@ def disk(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def trained_folder(tmp_path_factory):
-    """The folder of a toy run of three steps; read it only."""
+def trained_folder(tmp_path_factory, worker_id):
+    """The folder of a toy run of three steps, one for all workers of a session; read it only."""
     from snapvideo_jax import train
     from tests import tiny
 
-    folder = tmp_path_factory.mktemp("run")
+    own = tmp_path_factory.getbasetemp()
+    session = own if worker_id == "master" else own.parent
     config = tiny.get_config()
     config.training.steps = 3
-    train.train(config, folder, lambda line: None)
-    return folder
+    with (session / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the worker that comes first trains
+        if not (session / "run" / "checkpoints" / "3").exists():
+            train.train(config, session / "run", lambda line: None)
+    return session / "run"
 
 
 @pytest.fixture(scope="session")

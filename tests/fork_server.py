@@ -46,14 +46,15 @@ class ForkServer:
         self._process.wait()
         self._process.stdout.close()
 
-    def launch(self, name: str, *flags: object) -> subprocess.CompletedProcess:
-        """Does what `python -m launch.NAME FLAGS` does."""
+    def launch(self, name: str | Path, *flags: object) -> subprocess.CompletedProcess:
+        """Does what `python -m launch.NAME FLAGS` does, or `python FILE.py FLAGS`."""
         self.start(name, *flags)
         return self.wait()
 
-    def start(self, name: str, *flags: object) -> int:
-        """Begins with what `python -m launch.NAME FLAGS` does; returns the id of its process."""
-        self._command = [f"launch.{name}", *map(str, flags)]
+    def start(self, name: str | Path, *flags: object) -> int:
+        """Begins with what `launch` does; returns the id of its process."""
+        module = name if str(name).endswith(".py") else f"launch.{name}"
+        self._command = [*map(str, (module, *flags))]
         print(json.dumps(self._command), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
@@ -90,10 +91,13 @@ def serve() -> None:
 
 
 def run(command: list[str]) -> int:
-    """Runs a module of launch/ as Python does; returns the exit code."""
+    """Runs a module of launch/, or a file, as Python does; returns the exit code."""
     sys.argv = command
     try:
-        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+        if command[0].endswith(".py"):
+            runpy.run_path(command[0], run_name="__main__")
+        else:
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from snapvideo_jax import build, keys, train
 from snapvideo_jax.data import pipeline
@@ -68,6 +69,8 @@ def twice(records, train=train.train):
         shards = {str(shard.index[0].start): shard.data for shard in shards}
         np.savez(records / f"noise.{jax.process_index()}.npz", **shards)
         (records / f"rows.{jax.process_index()}.json").write_text(json.dumps(lines))
+        # The one that leaves first ends the other, which may be slower.
+        multihost_utils.sync_global_devices("both have written")
         raise stopped or RuntimeError("the signal stopped nothing")
 
     return both

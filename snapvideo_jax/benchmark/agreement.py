@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from snapvideo_jax import build
 from snapvideo_jax.benchmark import report
@@ -115,7 +116,9 @@ def run_step(config: Config, device: jax.Device, start: Any) -> Step:
     )
 
 
-def distance(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+def distance(
+    actual: Sequence[Float[np.ndarray, "..."]], expected: Sequence[Float[np.ndarray, "..."]]
+) -> float:
     """Returns |actual - expected| / |expected|, Euclidean norms over all arrays."""
     norm = lambda arrays: math.sqrt(sum(float(np.sum(np.square(a, dtype=float))) for a in arrays))
     return norm([a - b for a, b in zip(actual, expected, strict=True)]) / norm(expected)

@@ -271,7 +271,7 @@ def sampler_program(denoiser: Denoiser, mesh: Mesh, settings: SamplerSettings) -
     ) -> tuple[sampler.SamplerState, Int[Array, ""]]:
         with rules.activations_on(mesh):
             inputs = generator.sampler_inputs(denoiser, settings, params, request, seeds)
-            state = sampler.advance(inputs, state, first, last)
+            state = jax.lax.fori_loop(first, last, sampler.call_of(inputs), state)
         return state, jnp.maximum(first, last)
 
     return SamplerProgram(

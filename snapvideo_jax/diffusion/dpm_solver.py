@@ -20,6 +20,8 @@ The first step has no D before it, and the last, to t[N] = 0, is endless in lamb
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from snapvideo_jax.diffusion.edm import Elements
+
 
 def step_weights(grid: Float[Array, " levels"]) -> Float[Array, " N"]:
     """Returns weight = h_i / (2 h_{i-1}) = 1 / (2 r_i), with h the lengths of steps in lambda."""
@@ -28,12 +30,12 @@ def step_weights(grid: Float[Array, " levels"]) -> Float[Array, " N"]:
     return jnp.zeros(N).at[1 : N - 1].set(h[1:] / (2 * h[:-1]))
 
 
-def extrapolate(D: Array, D_before: Array, weight: Array | float) -> Array:
+def extrapolate(D: Elements, D_before: Elements, weight: Elements | float) -> Elements:
     """D_mid = (1 + weight) D - weight D_before (Lu et al., algorithm 2: D_i)."""
     return D + weight * (D - D_before)
 
 
-def step(x: Array, D: Array, t: Array, t_next: Array, sigma_in: float) -> Array:
+def step(x: Elements, D: Elements, t: Elements, t_next: Elements, sigma_in: float) -> Elements:
     """x_next = (t_next / t) x + (1 - t_next / t) D / sigma_in: exact where D is constant.
 
     This is algorithm 2's last line: there -alpha (e^-h - 1) is 1 - t_next / t.

@@ -31,25 +31,31 @@ class Known(NamedTuple):
     x: Float[Array, "B T ..."]
     eps: Float[Array, "B T ..."]
 
-    def where(self, known: Array, unknown: Array) -> Array:
+    def where(
+        self, known: Float[Array, "B T ..."], unknown: Float[Array, "B T ..."]
+    ) -> Float[Array, "B T ..."]:
         """Returns the frames of `known` where this knows them, else those of `unknown`."""
         mask = jnp.atleast_2d(self.mask).reshape((-1, self.x.shape[1]) + (1,) * (self.x.ndim - 2))
         return jnp.where(mask, known, unknown)
 
-    def insert(self, x: Array, sigma: Array, sigma_in: float) -> Array:
+    def insert(
+        self, x: Float[Array, "B T ..."], sigma: Float[Array, ""], sigma_in: float
+    ) -> Float[Array, "B T ..."]:
         """Puts the known frames, noised to level sigma, in their places in x_sigma."""
         return self.where(add_noise(self.x, sigma, self.eps, sigma_in), x)
 
 
-class Weights(NamedTuple):
-    """The control of a step: w of the text (`guidance`), w_r of the known frames."""
+class Guidance(NamedTuple):
+    """That of a step: w of the text (`guidance.extrapolate`), and w_r of the known frames."""
 
     text: Float[Array, ""]
     known: Float[Array, ""]
 
 
-def guide(denoise: Callable, cond: Any, uncond: Any, known: Known, sigma_in: float) -> Callable:
-    """Returns (x, sigma, `Weights`, carry) -> (guided D, carry), from a model's denoiser.
+def guide(
+    denoise: Callable, cond: Any, uncond: Any, rescale: Callable, known: Known, sigma_in: float
+) -> Callable:
+    """Returns (x, sigma, `Guidance`, carry) -> (guided D, carry), from a model's denoiser.
 
     `uncond` None: no guidance by the text, whose weight is then not read. The gradient runs through
     the conditional estimate alone, in a batch of its own: half the backward work of a doubled one.
@@ -59,15 +65,16 @@ def guide(denoise: Callable, cond: Any, uncond: Any, known: Known, sigma_in: flo
     At the known frames D is x_a: a sampler that starts from `known.insert` moves them along eps_a.
     """
 
-    def guided(x: Float[Array, "B T ..."], sigma: Array, weights: Weights, carry):
+    def guided(x: Float[Array, "B T ..."], sigma: Float[Array, ""], guidance: Guidance, carry: Any):
         z = known.insert(x, sigma, sigma_in)
         estimate = lambda z: denoise(z, sigma, cond, carry)
         D, pull, new_carry = jax.vjp(estimate, z, has_aux=True)
         # grad |D_a - x_a|^2 = 2 pull(D_a - x_a)
         (half_gradient,) = pull(known.where(D - known.x, jnp.zeros_like(D)))
         if uncond is not None:
-            D = extrapolate(D, denoise(z, sigma, uncond, carry)[0], weights.text)
-        D = D - weights.known / sigma_in * half_gradient
+            D = extrapolate(D, denoise(z, sigma, uncond, carry)[0], guidance.text)
+        D = D - guidance.known / sigma_in * half_gradient
+        D = rescale(known.where(known.x, D))
         return known.where(known.x, D), new_carry
 
     return guided

@@ -14,13 +14,13 @@ gamma = 0:
         x = point
 
 The last step, to t[N] = 0, returns exactly D / s at t[N - 1], so the sample in the data's range is
-the last D. `advance` runs the same calls of D one after the other in a single loop, which
-compiles D once: `_calls` is the table that says what each of them is for. DPM-Solver++(2M) has one
-call a step; its equations are in `dpm_solver.py`.
+the last D. `call_of` runs the same calls of D one after the other, so that a single loop over them
+compiles D once, and may pause: `_calls` is the table that says what each of them is for.
+DPM-Solver++(2M) has one call a step; its equations are in `dpm_solver.py`.
 
-A denoiser is any function (x_sigma, sigma, control, carry) -> (D, carry). Both of the last are
-opaque here: the control belongs to the step (Snap Video: its guidance weight), the carry goes from
-each call to the next (Snap Video: the latents).
+A denoiser is any function (x_sigma, sigma, guidance, carry) -> (D, carry). Both of the last are
+opaque here: the guidance belongs to the step, the carry goes from each call to the next (Snap
+Video: the latents).
 """
 
 import math
@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from snapvideo_jax.diffusion import dpm_solver
 from snapvideo_jax.diffusion.edm import ode_slope
@@ -40,7 +40,7 @@ Denoise = Callable[[Array, Array, Any, Any], tuple[Array, Any]]
 
 
 class Churn(NamedTuple):
-    """Noise that each step adds before it goes down (EDM algorithm 2, its names and defaults).
+    """Noise that each step adds before it goes down (EDM algorithm 2, its names).
 
     eps: step -> unit noise of the shape of x, the same for every call with one step. A batch whose
     samples must not depend on each other draws each sample's noise from that sample's seed.
@@ -48,9 +48,9 @@ class Churn(NamedTuple):
 
     eps: Callable[[Int[Array, ""]], Float[Array, "B ..."]]
     S_churn: float
-    S_min: float = 0.0
-    S_max: float = math.inf
-    S_noise: float = 1.0
+    S_min: float
+    S_max: float
+    S_noise: float
 
 
 class SamplerInputs(NamedTuple):
@@ -59,7 +59,7 @@ class SamplerInputs(NamedTuple):
     denoise: called 2 N - 1 times by "heun", N times by the other solvers.
     grid: noise levels, falling, the last 0.
     sigma_in: the input scaling factor.
-    controls: tree of [N, ...]; every call of step i receives its entries i.
+    guidance: tree of [N, ...]; every call of step i receives its entries i.
     solver: "heun" corrects each step (second order), "euler" none; "dpmpp_2m" is of second order by
         what it remembers of the step before.
     churn: None is the deterministic sampler, algorithm 1; EDM's solvers alone take it.
@@ -68,9 +68,9 @@ class SamplerInputs(NamedTuple):
     denoise: Denoise
     grid: Float[np.ndarray | Array, " levels"]
     sigma_in: float
-    controls: Any = None
-    solver: Solver = "heun"
-    churn: Churn | None = None
+    guidance: Any
+    solver: Solver
+    churn: Churn | None
 
 
 class SamplerState(NamedTuple):
@@ -87,23 +87,10 @@ def start(x: Float[Array, "B ..."], carry: Any) -> SamplerState:
     return SamplerState(x=x, point=x, D=jnp.zeros_like(x), carry=carry)
 
 
-def sample(
-    denoise: Denoise,
-    x: Float[Array, "B ..."],
-    grid: Float[np.ndarray | Array, " levels"],
-    sigma_in: float,
-    carry: Any,
-    controls: Any = None,
-    solver: Solver = "heun",
-    churn: Churn | None = None,
-) -> Float[Array, "B ..."]:
-    """Takes x from sigma = grid[0] down to grid[N] = 0 without a pause.
-
-    Returns the sample in the data's range. x and carry are as in `start`, the rest as in
-    `SamplerInputs`. `sampling/generate.py` calls `start` and `advance` itself, to tell progress.
-    """
-    inputs = SamplerInputs(denoise, grid, sigma_in, controls=controls, solver=solver, churn=churn)
-    return advance(inputs, start(x, carry), 0, num_calls(len(grid) - 1, solver)).D
+def sample(inputs: SamplerInputs, state: SamplerState) -> Float[Array, "B ..."]:
+    """Runs all calls without a pause; returns the sample in the data's range."""
+    total = num_calls(len(inputs.grid) - 1, inputs.solver)
+    return jax.lax.fori_loop(0, total, call_of(inputs), state).D
 
 
 def num_calls(num_steps: int, solver: Solver) -> int:
@@ -117,21 +104,15 @@ def call_levels(grid: Float[np.ndarray, " levels"], solver: Solver) -> Float[np.
     return grid[step + corrects]
 
 
-def advance(
-    inputs: SamplerInputs,
-    state: SamplerState,
-    first: int | Int[Array, ""],
-    last: int | Int[Array, ""],
-) -> SamplerState:
-    """Runs the calls `first` .. `last` - 1 of the sampler.
-
-    One compiled program serves any range, so a sampler can pause without compiling again.
-    """
-    call = _multistep_call(inputs) if inputs.solver == "dpmpp_2m" else _edm_call(inputs)
-    return jax.lax.fori_loop(first, last, call, state)
-
-
 Call = Callable[[Int[Array, ""], SamplerState], SamplerState]
+
+
+def call_of(inputs: SamplerInputs) -> Call:
+    """Returns (k, state) -> state after call k of the sampler, for a loop over a range of calls.
+
+    One compiled loop serves any range, so a sampler can pause without compiling again.
+    """
+    return _multistep_call(inputs) if inputs.solver == "dpmpp_2m" else _edm_call(inputs)
 
 
 def _edm_call(inputs: SamplerInputs) -> Call:
@@ -145,15 +126,15 @@ def _edm_call(inputs: SamplerInputs) -> Call:
         t_hat, t_next = grid[i] * (1 + gamma[i]), grid[i + 1]
         if churn is not None:
             state = _add_churn(state, churn, i=i, t=grid[i], gamma=gamma[i], corrects=corrects)
-        level = jnp.where(corrects, t_next, t_hat)
-        D_point, carry = inputs.denoise(state.point, level, _control(inputs, i), state.carry)
-        D = jnp.where(corrects, state.D, D_point)
-        slope = ode_slope(state.x, D, t_hat, sigma_in)
-        # Before the correction point is x, so the two slopes are one, and this is Euler's step.
-        slope_at_point = ode_slope(state.point, D_point, level, sigma_in)
-        point = state.x + (t_next - t_hat) * (slope + slope_at_point) / 2
-        x = jnp.where(finishes, point, state.x)
-        return SamplerState(x=x, point=point, D=D, carry=carry)
+        x, point, D, carry = state
+        t = jnp.where(corrects, t_next, t_hat)
+        D_point, carry = inputs.denoise(point, t, _guidance(inputs, i), carry)
+        D = jnp.where(corrects, D, D_point)
+        slope = ode_slope(x, D, t_hat, sigma_in)
+        slope_at_point = ode_slope(point, D_point, t, sigma_in)
+        # (Heun). Before the correction point is x, so both slopes are one, and this is (Euler).
+        point = x + (t_next - t_hat) * (slope + slope_at_point) / 2
+        return SamplerState(x=jnp.where(finishes, point, x), point=point, D=D, carry=carry)
 
     return call
 
@@ -165,7 +146,7 @@ def _multistep_call(inputs: SamplerInputs) -> Call:
     weight = dpm_solver.step_weights(grid)
 
     def call(i: Int[Array, ""], state: SamplerState) -> SamplerState:
-        D, carry = inputs.denoise(state.x, grid[i], _control(inputs, i), state.carry)
+        D, carry = inputs.denoise(state.x, grid[i], _guidance(inputs, i), state.carry)
         D_mid = dpm_solver.extrapolate(D, state.D, weight[i])
         x = dpm_solver.step(state.x, D_mid, grid[i], grid[i + 1], sigma_in)
         return SamplerState(x=x, point=x, D=D, carry=carry)
@@ -173,9 +154,9 @@ def _multistep_call(inputs: SamplerInputs) -> Call:
     return call
 
 
-def _control(inputs: SamplerInputs, i: Int[Array, ""]) -> Any:
-    """Returns the control of step i."""
-    return jax.tree.map(lambda column: jnp.asarray(column)[i], inputs.controls)
+def _guidance(inputs: SamplerInputs, i: Int[Array, ""]) -> Any:
+    """Returns the guidance of step i."""
+    return jax.tree.map(lambda column: jnp.asarray(column)[i], inputs.guidance)
 
 
 def _calls(num_steps: int, solver: Solver) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -207,7 +188,12 @@ def _gamma(t: Float[Array, " N"], churn: Churn | None) -> Float[Array, " N"]:
 
 
 def _add_churn(
-    state: SamplerState, churn: Churn, i: Array, t: Array, gamma: Array, corrects: Array
+    state: SamplerState,
+    churn: Churn,
+    i: Int[Array, ""],
+    t: Float[Array, ""],
+    gamma: Float[Array, ""],
+    corrects: Bool[Array, ""],
 ) -> SamplerState:
     """Adds, at the start of a step, noise that lifts the level from t to t (1 + gamma)."""
 

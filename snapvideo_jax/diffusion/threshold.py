@@ -6,13 +6,20 @@ it. Counts are integers, so the result is exact and bit for bit the same however
 rows and the columns are sharded, and no device ever gathers a video.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from snapvideo_jax.diffusion.edm import expand
+
+
+def rescaler(percentile: float) -> Callable[[Array], Array]:
+    """Returns what an estimate D goes through: `rescale`, or nothing where `percentile` is 0."""
+    return functools.partial(rescale, percentile=percentile) if percentile else lambda D: D
 
 
 def rescale(D: Float[Array, "B ..."], percentile: float) -> Float[Array, "B ..."]:
@@ -46,12 +53,13 @@ def _order_statistic(bits: Int[Array, "B ..."], rank: int) -> Int[Array, " B"]:
     Numbers that are not negative are ordered as their bits are.
     """
 
-    def settle(k: Array, prefix: Array) -> Array:
+    def settle(k: Int[Array, ""], prefix: Int[Array, " B"]) -> Int[Array, " B"]:
         candidate = prefix | (1 << (30 - k))
         return jnp.where(_count(bits < expand(candidate, bits)) <= rank, candidate, prefix)
 
     return jax.lax.fori_loop(0, 31, settle, jnp.zeros(bits.shape[0], jnp.int32))
 
 
-def _count(true: Array) -> Int[Array, " B"]:
+def _count(true: Bool[Array, "B ..."]) -> Int[Array, " B"]:
+    """Counts the numbers of each example that are True."""
     return jnp.sum(true, axis=range(1, true.ndim), dtype=jnp.int32)

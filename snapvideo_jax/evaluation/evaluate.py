@@ -31,7 +31,6 @@ from snapvideo_jax.evaluation.moments import Moments
 from snapvideo_jax.evaluation.result import Result
 from snapvideo_jax.evaluation.sets import RealSet, Sets
 from snapvideo_jax.parallel import batches, hosts
-from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.sampling import output_folder
 from snapvideo_jax.sampling.generate import Progress, global_batch, local_rows
 from snapvideo_jax.sampling.output_folder import WorkShare
@@ -264,7 +263,6 @@ def _losses(
     program = noise_levels.program(trained.denoiser, mesh)
     shard = batches.shard(mesh)
     size = -(-setting.batch_size // shard.rows) * shard.rows
-    total = size // shard.rows * meshes.ways(mesh, meshes.BATCH_AXES)
 
     def measure(rows: Sequence[int]) -> Measured:
         filled = [*rows, *[rows[-1]] * (size - len(rows))]
@@ -275,7 +273,7 @@ def _losses(
             "source_size": np.array(sizes, np.int32),
         }
         local = entries, np.array(filled, np.int32)
-        inputs = global_batch(local, total, meshes.batch_sharding(mesh))
+        inputs = global_batch(local, mesh)
         return {"loss": local_rows(program(trained.params, *inputs))[: len(rows)]}
 
     part = Job(folder, min(LOSS_VIDEOS, real.count), setting.batch_size, share)

@@ -182,7 +182,7 @@ def distance(
     return distances.mmd(of_real, of_generated, kernel)
 
 
-def join(parts: Iterable[np.ndarray]) -> np.ndarray:
+def join(parts: Iterable[Float[np.ndarray, "_ ..."]]) -> Float[np.ndarray, "N ..."]:
     """Returns the rows of all batches."""
     return np.concatenate(list(parts))
 

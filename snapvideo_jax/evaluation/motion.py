@@ -102,7 +102,9 @@ def _candidates(reach: int) -> Int[np.ndarray, "K 2"]:
     return grid[np.argsort((grid**2).sum(1), kind="stable")]
 
 
-def _shift(frame: np.ndarray, v: Int[np.ndarray, "2"]) -> np.ndarray:
+def _shift(
+    frame: Float[np.ndarray, "H W *C"], v: Int[np.ndarray, "2"]
+) -> Float[np.ndarray, "H W *C"]:
     """Returns s with s[p] = frame[p + v]; the frame's edge goes on outside."""
     y, x = (np.arange(n) + int(d) for n, d in zip(frame.shape[:2], v, strict=True))
     return frame[y.clip(0, frame.shape[0] - 1)][:, x.clip(0, frame.shape[1] - 1)]

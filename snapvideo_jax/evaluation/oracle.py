@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Complex, Float, Shaped, UInt8
 
 from snapvideo_jax.data.outlines import coverage
 from snapvideo_jax.data.shapes import parse
@@ -85,7 +85,7 @@ def read(
 
 
 def score(
-    videos: Sequence[np.ndarray],
+    videos: Sequence[Shaped[np.ndarray, "T H W 3"]],
     captions: Sequence[str],
     world: World,
     frame_intervals: Sequence[float],
@@ -144,12 +144,12 @@ class _Fit(NamedTuple):
     """The shape and color that explain a video best."""
 
     shape: str
-    color: np.ndarray  # deviation from the background
+    color: Float[np.ndarray, "3"]  # deviation from the background
     explained: float
     clutter: float
 
 
-def _levels(video: np.ndarray) -> Float[np.ndarray, "T H W 3"]:
+def _levels(video: Shaped[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T H W 3"]:
     """Returns float levels; those that are not finite become legal, so any video can be read."""
     if video.dtype == np.uint8:
         return video.astype(np.float32) / np.float32(127.5) - 1
@@ -193,13 +193,15 @@ def _peaks(g: Float[np.ndarray, "T H W"], radius: float) -> Float[np.ndarray, "T
 
 
 @functools.lru_cache(maxsize=8)
-def _disc(radius: float, padded: tuple[int, int]) -> np.ndarray:
+def _disc(radius: float, padded: tuple[int, int]) -> Complex[np.ndarray, "H F"]:
     """Returns the Fourier transform of the disc, centered at (ceil(radius), ceil(radius))."""
     offsets = np.arange(2 * math.ceil(radius) + 1) - math.ceil(radius)
     return np.fft.rfft2(coverage("circle", radius, offsets[:, None], offsets), padded)
 
 
-def _fit_line(track: Float[np.ndarray, "T 2"]) -> tuple[np.ndarray, np.ndarray]:
+def _fit_line(
+    track: Float[np.ndarray, "T 2"],
+) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
     """Fits start and velocity of constant motion: least squares, robust to frames off the line."""
     time = np.arange(len(track), dtype=np.float64)
     weight = np.ones(len(track))
@@ -213,7 +215,9 @@ def _fit_line(track: Float[np.ndarray, "T 2"]) -> tuple[np.ndarray, np.ndarray]:
     return start, velocity
 
 
-def _fit_shape(d: Float[np.ndarray, "T H W 3"], line: np.ndarray, world: World) -> _Fit:
+def _fit_shape(
+    d: Float[np.ndarray, "T H W 3"], line: Float[np.ndarray, "T 2"], world: World
+) -> _Fit:
     """Fits the shape, half-pixel offset and color that leave the least energy around the line."""
     y, x = (np.arange(size, dtype=np.float32) for size in d.shape[1:3])
     inside = _distance(line, y, x) <= _window(world.radius)
@@ -240,7 +244,10 @@ def _window(radius: float) -> float:
     return 1.45 * radius + 1.5
 
 
-def _distance(centers: np.ndarray, y: np.ndarray, x: np.ndarray) -> Float[np.ndarray, "T H W"]:
+def _distance(
+    centers: Float[np.ndarray, "T 2"], y: Float[np.ndarray, " H"], x: Float[np.ndarray, " W"]
+) -> Float[np.ndarray, "T H W"]:
+    """Returns how far each pixel is from the center of its frame."""
     dy, dx = y - centers[:, :1], x - centers[:, 1:]
     return np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)
 

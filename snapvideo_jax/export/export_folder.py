@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Shaped
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import DataError, StorageError
@@ -208,7 +209,7 @@ def _stored_dtype(leaf: jax.Array | jax.ShapeDtypeStruct, dtype: str) -> np.dtyp
     return jnp.dtype(dtype) if leaf.dtype == jnp.float32 else leaf.dtype
 
 
-def _rounded(name: str, leaf: jax.Array, dtype: str) -> jax.Array:
+def _rounded(name: str, leaf: Shaped[Array, "..."], dtype: str) -> Shaped[Array, "..."]:
     """Rounds a float32 parameter to `dtype`; raises DataError where it is too large for that."""
     stored = leaf.astype(_stored_dtype(leaf, dtype))
     if dtype == "float16" and bool(jnp.any(jnp.isfinite(leaf) & ~jnp.isfinite(stored))):
@@ -217,7 +218,7 @@ def _rounded(name: str, leaf: jax.Array, dtype: str) -> jax.Array:
 
 
 def _write_params(
-    folder: Path, leaves: Mapping[str, jax.Array], dtype: str, shard_bytes: int
+    folder: Path, leaves: Mapping[str, Shaped[Array, "..."]], dtype: str, shard_bytes: int
 ) -> None:
     """Writes one file, or shards and the index that says which holds what."""
     dtypes = {name: _stored_dtype(leaf, dtype) for name, leaf in leaves.items()}
@@ -259,7 +260,7 @@ def _shards(sizes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _on_host(leaf: jax.Array) -> np.ndarray:
+def _on_host(leaf: Shaped[Array, "..."]) -> Shaped[np.ndarray, "..."]:
     """Returns the values, by a copy: an array keeps those of the host beside its own."""
     return np.asarray(jnp.copy(leaf))
 

@@ -105,7 +105,7 @@ def sample(
     request = request | {"window": jnp.zeros_like(seeds)}
     inputs = generator.sampler_inputs(denoiser, settings, _nested(params), request, seeds)
     state = generator.start(denoiser, settings, request, seeds)
-    return denoiser.decode(sampler.advance(inputs, state, 0, settings.num_calls).D)
+    return denoiser.decode(sampler.sample(inputs, state))
 
 
 def _nested(params: Stored) -> Params:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 BACKGROUND = 255  # shown where a picture is transparent: white, as on a page
 _AREA = Interpolation.AREA
@@ -149,7 +149,9 @@ class Scaler:
             return frame
         return self._planar.reformat(frame, format=name, interpolation=_EXACT, threads=1)
 
-    def _scale_plane(self, k: int, values: np.ndarray, height: int, width: int) -> np.ndarray:
+    def _scale_plane(
+        self, k: int, values: Shaped[np.ndarray, "h w"], height: int, width: int
+    ) -> Shaped[np.ndarray, "H W"]:
         """Scales the k-th plane of a frame."""
         if values.shape == (height, width):
             return values

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from snapvideo_jax import storage
@@ -125,7 +125,7 @@ def read_frames(path: str | Path) -> Video:
     return _check(path, video)
 
 
-def _check(path: str | Path, video: np.ndarray) -> Video:
+def _check(path: str | Path, video: Shaped[np.ndarray, "..."]) -> Video:
     """Returns the video; raises DataError where it is something else."""
     if video.ndim != 4 or video.dtype != np.uint8 or video.shape[-1] != 3:
         raise DataError(f"{path}: holds {video.dtype} {video.shape}, expected uint8 [T, H, W, 3]")

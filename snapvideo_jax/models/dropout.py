@@ -22,7 +22,9 @@ def dropout(x: Float[Array, "*b D"], rate: float, key: PRNGKeyArray) -> Float[Ar
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
-def _apply(x: Array, rate: float, words: Array) -> Array:
+def _apply(
+    x: Float[Array, "*b D"], rate: float, words: UInt32[Array, "2 *b"]
+) -> Float[Array, "*b D"]:
     """Masks x; the backward pass hashes again, which costs less than to store and read a mask."""
     return jnp.where(mask(words, x.shape[-1], 1 - rate), x / (1 - rate), 0).astype(x.dtype)
 

@@ -17,7 +17,7 @@ from flax.linen.spmd import logical_to_mesh_axes, with_logical_constraint
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Real
+from jaxtyping import Array, Bool, Float, Real, Shaped
 
 from snapvideo_jax.models.dropout import dropout
 from snapvideo_jax.models.patches import group
@@ -38,7 +38,8 @@ GLOROT = glorot(1.0)  # Keras' default, as in FIT
 # kernel of the devices in its place.
 Attend = Callable[[Array, Array, Array, Array | None], Array]
 
-# Layers whose kernel's outputs, or inputs, belong to heads or hidden units.
+# Layers whose kernel's outputs, or inputs, belong to heads or hidden units: parallel/rules.py
+# splits them by these lists, and `product` keeps them split.
 BY_OUTPUT = ("q", "k", "v", "gate", "up", "input_conv")
 BY_INPUT = ("o", "down", "output_conv")
 
@@ -47,12 +48,12 @@ BY_INPUT = ("o", "down", "output_conv")
 SUM_WHOLE_ABOVE = 16
 
 
-def constrain(x: Array, axes: tuple[Any, ...]) -> Array:
+def constrain(x: Shaped[Array, "*n"], axes: tuple[Any, ...]) -> Shaped[Array, "*n"]:
     """Puts logical names on the axes of x, for the sharding in force where it is compiled."""
     return with_logical_constraint(x, axes)
 
 
-def row_major(x: Array, axes: tuple[Any, ...]) -> Array:
+def row_major(x: Shaped[Array, "*n"], axes: tuple[Any, ...]) -> Shaped[Array, "*n"]:
     """Constrains x as `constrain` does, with the last axis closest in memory on each device.
 
     Left alone, the compiler lays a loop's tokens out for the narrow head at its end, and all blocks
@@ -70,8 +71,8 @@ def row_major(x: Array, axes: tuple[Any, ...]) -> Array:
 
 
 def gather_kernel(
-    kernel: Float[Array, "... C D"], axes: tuple[str | None, ...], sum_whole: bool = False
-) -> Array:
+    kernel: Float[Array, "*n C D"], axes: tuple[str | None, ...], sum_whole: bool = False
+) -> Float[Array, "*n C D"]:
     """Gathers a kernel for use: whole on each device, except along axes that have a name.
 
     Its gradient has no names, so each device sums only the part that it stores. With `sum_whole`
@@ -100,7 +101,9 @@ def product(name: str, multiply: Callable[..., Array]) -> Callable[..., Array]:
     input_axis = "hidden" if name in BY_INPUT else None
     output_axis = "hidden" if name in BY_OUTPUT else None
 
-    def constrained(inputs: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
+    def constrained(
+        inputs: Float[Array, "B ... C"], kernel: Float[Array, "... C D"], *args: Any, **kwargs: Any
+    ) -> Float[Array, "B ... D"]:
         anywhere = (PartitionSpec.UNCONSTRAINED,) * (inputs.ndim - 2)
         inputs = constrain(inputs, ("batch", *anywhere, input_axis))
         devices = num_devices()  # one sums nothing; there sizes may be symbols (export/)
@@ -119,8 +122,13 @@ def num_devices() -> int:
 
 
 def wide_bias(
-    inputs: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike, **_: Any
-) -> tuple[Array, Array, Array | None]:
+    inputs: Float[Array, "*b C"],
+    kernel: Float[Array, "... C D"],
+    bias: Float[Array, " D"] | None,
+    *,
+    dtype: DTypeLike,
+    **_: Any,
+) -> tuple[Float[Array, "*b C"], Float[Array, "... C D"], Float[Array, " D"] | None]:
     """Casts inputs and kernel of a layer to `dtype`, and leaves the bias in its own, float32.
 
     So the gradient of the bias is summed in float32 too. In bfloat16 the sum over all inputs may be
@@ -176,15 +184,19 @@ def layer_norm(dtype: DTypeLike, name: str, **kwargs) -> nn.LayerNorm:
 
 
 class Modulation(NamedTuple):
-    """What conditions make of a layer (adaLN, Peebles & Xie 2023): [B, 1, D] each, in float32."""
+    """What conditions make of a layer (adaLN, Peebles & Xie 2023), in float32."""
 
-    shift: Array
-    scale: Array
-    gate: Array
+    shift: Float[Array, "B 1 D"]
+    scale: Float[Array, "B 1 D"]
+    gate: Float[Array, "B 1 D"]
 
 
 def adaptive_norm(
-    x: Float[Array, "B n D"], dtype: DTypeLike, name: str, shift: Array, scale: Array
+    x: Float[Array, "B n D"],
+    dtype: DTypeLike,
+    name: str,
+    shift: Float[Array, "B 1 D"],
+    scale: Float[Array, "B 1 D"],
 ) -> Float[Array, "B n D"]:
     """out = LN(x) (1 + scale) + shift in float32; the norm has no scale and bias of its own."""
     plain = layer_norm(jnp.float32, name, use_scale=False, use_bias=False)

@@ -1,6 +1,7 @@
-"""Two tables: which mesh axes split each parameter (by its path) and each axis of activations.
+"""The law of sharding: which mesh axes split each parameter, and each axis of activations.
 
-Models know no mesh; they only name axes.
+Two tables say it, of parameters by path and of activations by name; the weights of a published T5
+encoder, which is never trained, follow `largest_axis`. Models know no mesh; they only name axes.
 """
 
 import contextlib
@@ -13,10 +14,15 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax.errors import ConfigError
+from snapvideo_jax.models import layers
 from snapvideo_jax.parallel import mesh as meshes
 from snapvideo_jax.trees import path_name
 
 Axes = str | tuple[str, ...] | None  # of the mesh; they split one dimension
+
+# Layers whose outputs, or whose inputs, belong to heads or hidden units:
+BY_OUTPUT = "|".join(layers.BY_OUTPUT)  # q, k, v, gate, up, input_conv
+BY_INPUT = "|".join(layers.BY_INPUT)  # o, down, output_conv
 
 # The first rule whose pattern matches the end of the path (whole names only) gives the axes of the
 # last dimensions; dimensions before them (the scan over blocks) stay whole. What belongs to a head
@@ -26,19 +32,16 @@ Axes = str | tuple[str, ...] | None  # of the mesh; they split one dimension
 # transposed all of it.
 SPLIT = ("fsdp", "group")
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
-    (r"(q|k|v|gate|up)/kernel", (SPLIT, "tensor")),  # [D, A d] and [D, hidden]
-    (r"(o|down)/kernel", (("tensor", *SPLIT), None)),  # [A d, D] and [hidden, D]
-    (r"(q|k|v|gate|up)/bias", ("tensor",)),
-    (r"(o|down)/bias", (None,)),
+    (rf"({BY_OUTPUT})/kernel", (SPLIT, "tensor")),  # [D, A d], [D, hidden]; U-Net: [3, 3, C, D]
+    (rf"({BY_INPUT})/kernel", (("tensor", *SPLIT), None)),  # [A d, D], [hidden, D], [3, 3, D, D]
+    (rf"({BY_OUTPUT})/bias", ("tensor",)),
+    (rf"({BY_INPUT})/bias", (None,)),
     (r"\w*norm/(scale|bias)", (None,)),
     (r"network/(stem|tokens/text)/kernel", (None, SPLIT)),  # [P or E, C]; U-Net: [3, 3, 3, C]
     (r"network/head/kernel", (SPLIT, None)),  # [C, P]; U-Net: [3, 3, C, 3]
     (r"network/(stem|head|tokens/text)/bias", (None,)),
-    (r"input_conv/kernel", (SPLIT, "tensor")),  # U-Net: [3, 3, C, D]
-    (r"input_conv/bias", ("tensor",)),
-    (r"output_conv/kernel", (("tensor", *SPLIT), None)),  # [3, 3, D, D]
     (r"(skip|scale_shift|modulation)/kernel", (SPLIT, None)),  # [1, 1, C, D], [E, 2 D], [E, V C]
-    (r"(output_conv|skip|scale_shift|modulation)/bias", (None,)),
+    (r"(skip|scale_shift|modulation)/bias", (None,)),
     (r"modulation_table", (None, None, SPLIT)),  # DiT: [L, 3, C]
     (r"network/positions", (None, SPLIT)),  # [n, C]
     (r"network/latent_table", ("group", None, "fsdp")),  # [G, m, D]
@@ -91,6 +94,15 @@ def spec_for(name: str, shape: tuple[int, ...], mesh: meshes.AnyMesh) -> Partiti
                 f"nearest {product} that does is {nearest}"
             )
     return PartitionSpec(*axes)
+
+
+def largest_axis(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Splits the largest axis that divides over fsdp; a parameter without one lies whole."""
+    divides = [size if size % mesh.shape["fsdp"] == 0 else 0 for size in shape]
+    axes: list[str | None] = [None] * len(shape)
+    if max(divides, default=0):
+        axes[divides.index(max(divides))] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

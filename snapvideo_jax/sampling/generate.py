@@ -1,15 +1,16 @@
 """Prompts -> videos: batches of requests through the sampler of one trained model."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int32, Shaped, UInt8
 
 from snapvideo_jax import build
-from snapvideo_jax.denoiser import Denoiser, Params
+from snapvideo_jax.denoiser import Denoiser
 from snapvideo_jax.errors import ConfigError
 from snapvideo_jax.generator import KnownFrames, Request, SamplerSettings
 from snapvideo_jax.parallel import batches
@@ -94,66 +95,77 @@ def generate(
         raise ConfigError("diffusion.image_sigma_in samples no stills; give --frame_rate above 0")
     # The frame rate is an input, so one program serves all.
     program = build.sampler_program(denoiser, mesh, dataclasses.replace(settings, frame_rate=0.0))
-    shard = batches.shard(mesh)
-    batch_size = -(-batch_size // shard.rows) * shard.rows
-    global_batch_size = batch_size // shard.rows * meshes.ways(mesh, meshes.BATCH_AXES)
-    size = source_size or denoiser.video_shape[1:]
-    videos = []
-    for done in range(0, len(prompts), batch_size):
-        # The last batch is filled up with repetitions of the last prompt.
-        rows = [min(done + i, len(prompts) - 1) for i in range(batch_size)]
-        entries = request(
-            [prompts[row] for row in rows],
-            trained.text,
-            settings.frame_interval,
-            size,
-            negative,
-        )
-        entries["window"] = np.full(batch_size, window, np.int32)
-        if low_res is not None:
-            entries["low_res"] = low_res[rows]
-        if known is not None:
-            shape = (len(prompts), *known.video.shape[1:])
-            entries["known"] = np.broadcast_to(known.video, shape)[rows]
-            entries["known_mask"] = np.tile(known.mask, (batch_size, 1))
-        seed_rows = np.array([seeds[row] for row in rows], np.int32)
-        inputs = global_batch((entries, seed_rows), global_batch_size, meshes.batch_sharding(mesh))
-        batch = _sample_batch(
-            program, trained.params, *inputs, progress=call_progress, reports=reports
-        )
-        videos.append(local_rows(batch)[: len(prompts) - done])
+    batch_size = -(-batch_size // batches.shard(mesh).rows) * batches.shard(mesh).rows
+    requests = _requests(
+        prompts,
+        seeds,
+        batch_size,
+        text=trained.text,
+        frame_interval=settings.frame_interval,
+        source_size=source_size or denoiser.video_shape[1:],
+        negative=negative,
+        low_res=low_res,
+        known=known,
+        window=window,
+    )
+    N, videos = program.num_calls, []
+    for done, local in zip(range(0, len(prompts), batch_size), requests, strict=True):
+        batch, batch_seeds = global_batch(local, mesh)
+        state, finished = program.start(batch, batch_seeds), None
+        for first, last in _parts(N, reports):
+            state, reached = program.advance(
+                trained.params, batch, batch_seeds, state, np.int32(first), np.int32(last)
+            )
+            # The devices go on with a part while the host waits for the one before.
+            if finished is not None:
+                call_progress(int(finished), N)
+            finished = reached
+        videos.append(local_rows(program.finish(state))[: len(prompts) - done])
         progress(min(done + batch_size, len(prompts)), len(prompts))
     return np.concatenate(videos)
 
 
-def _sample_batch(
-    program: build.SamplerProgram,
-    params: Params,
-    batch: Request,
-    seeds: Int32[Array, " B"],
-    progress: Progress,
-    reports: int,
-) -> UInt8[Array, "B T H W 3"]:
-    """Runs the sampler in about `reports` parts, so that it can say how far it is.
+def _requests(
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    batch_size: int,
+    *,
+    low_res: UInt8[np.ndarray, "N T h w 3"] | None,
+    known: KnownFrames | None,
+    window: int,
+    **options: Any,
+) -> Iterator[tuple[Request, Int32[np.ndarray, " B"]]]:
+    """Yields the request and the seeds of one batch after the other.
 
-    The devices go on with a part while the host waits for the one before.
+    The last batch is filled up with repetitions of the last prompt. options: of `request`.
     """
-    N = program.num_calls
-    length, state, finished = -(-N // reports), program.start(batch, seeds), None
-    for first in range(0, N, length):
-        last = min(first + length, N)
-        state, reached = program.advance(
-            params, batch, seeds, state, np.int32(first), np.int32(last)
-        )
-        if finished is not None:
-            progress(int(finished), N)
-        finished = reached
-    return program.finish(state)
+    for done in range(0, len(prompts), batch_size):
+        rows = [min(done + i, len(prompts) - 1) for i in range(batch_size)]
+        batch = request([prompts[row] for row in rows], **options)
+        batch["window"] = np.full(batch_size, window, np.int32)
+        if low_res is not None:
+            batch["low_res"] = low_res[rows]
+        if known is not None:
+            shape = (len(prompts), *known.video.shape[1:])
+            batch["known"] = np.broadcast_to(known.video, shape)[rows]
+            batch["known_mask"] = np.tile(known.mask, (batch_size, 1))
+        yield batch, np.array([seeds[row] for row in rows], np.int32)
 
 
-def global_batch(local: Any, total: int, sharding: jax.sharding.NamedSharding) -> Any:
-    """Joins this process's rows with those of the others to global arrays of `total` rows."""
-    whole = lambda x: jax.ShapeDtypeStruct((total, *x.shape[1:]), x.dtype, sharding=sharding)
+def _parts(num_calls: int, reports: int) -> list[tuple[int, int]]:
+    """Cuts the calls 0 .. `num_calls` - 1 into about `reports` ranges (first, last)."""
+    length = -(-num_calls // reports)
+    return [(first, min(first + length, num_calls)) for first in range(0, num_calls, length)]
+
+
+def global_batch(local: Any, mesh: Mesh) -> Any:
+    """Joins this process's rows with those of the others: a tree of global arrays on `mesh`."""
+    ways, rows = meshes.ways(mesh, meshes.BATCH_AXES), batches.shard(mesh).rows
+
+    def whole(x: Shaped[np.ndarray, "b ..."]) -> jax.ShapeDtypeStruct:
+        shape = (len(x) // rows * ways, *x.shape[1:])
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=meshes.batch_sharding(mesh))
+
     return batches.join(jax.tree.map(whole, local), local)
 
 
@@ -163,7 +175,7 @@ def local_rows(batch: Shaped[Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
-def _check_low_res(denoiser: Denoiser, low_res: np.ndarray | None) -> None:
+def _check_low_res(denoiser: Denoiser, low_res: UInt8[np.ndarray, "N T h w 3"] | None) -> None:
     """Raises ConfigError where videos of the stage before are missing, superfluous or misfits."""
     if denoiser.low_res_size is None and low_res is None:
         return

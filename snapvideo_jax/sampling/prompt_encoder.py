@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32
 
@@ -23,6 +23,7 @@ from snapvideo_jax.errors import DataError
 from snapvideo_jax.files import t5_weights
 from snapvideo_jax.models import t5
 from snapvideo_jax.parallel import mesh as meshes
+from snapvideo_jax.parallel import rules
 from snapvideo_jax.training import leaf_digests
 
 
@@ -92,18 +93,14 @@ def module(config: t5_weights.T5Config, dtype: DTypeLike) -> t5.T5Encoder:
 
 
 def abstract_params(abstract: Any, mesh: Mesh, dtype: DTypeLike) -> Any:
-    """Splits each parameter's largest axis that divides over fsdp; kernels and table in `dtype`.
+    """Returns each parameter as it lies on the mesh; kernels and table in `dtype`.
 
     Norms and position biases are float32: they are small, and `dtype` would only round them.
     """
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        divides = [size if size % mesh.shape["fsdp"] == 0 else 0 for size in leaf.shape]
-        axes: list[str | None] = [None] * len(divides)
-        if max(divides):
-            axes[int(np.argmax(divides))] = "fsdp"
         large = trees.path_name(path).endswith(("kernel", "embedding"))
-        sharding = NamedSharding(mesh, PartitionSpec(*axes))
+        sharding = rules.largest_axis(leaf.shape, mesh)
         return jax.ShapeDtypeStruct(leaf.shape, dtype if large else jnp.float32, sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(place, abstract)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
@@ -80,7 +81,7 @@ def held_out(config: Config, text: build.Text, num: int) -> Batch:
 def _batch(
     text: build.Text,
     *,
-    videos: Sequence[np.ndarray],
+    videos: Sequence[UInt8[np.ndarray, "T H W 3"]],
     captions: Sequence[str],
     intervals: Sequence[float | np.floating],
     sizes: Sequence[Any],

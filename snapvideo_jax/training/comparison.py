@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Shaped
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import ConfigError, StorageError, UserError, reason
@@ -196,7 +197,7 @@ def _other_leaves(step: int, before: Mapping, after: Mapping) -> list[Difference
     ]
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> str:
+def _difference(a: Shaped[np.ndarray, "*a"], b: Shaped[np.ndarray, "*b"]) -> str:
     """Says how many numbers have other bits, and the first; "" if none."""
     if (a.shape, a.dtype) != (b.shape, b.dtype):
         return f"in shape or type: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from snapvideo_jax import storage
 from snapvideo_jax.fields import STEP
@@ -20,7 +21,7 @@ from snapvideo_jax.kinds import Several, Text
 LINE = {"step": STEP, "rows": Several(Text(64), 1, 2**24)}
 
 
-def record(workdir: Path, step: int, batch: Mapping[str, np.ndarray]) -> None:
+def record(workdir: Path, step: int, batch: Mapping[str, Shaped[np.ndarray, "B ..."]]) -> None:
     """Adds the line of one step: a digest of each row of this process's part of the batch."""
     parts = zip(*(batch[name] for name in sorted(batch)), strict=True)
     digests = [hashlib.sha256(b"".join(x.tobytes() for x in row)).hexdigest() for row in parts]

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Array, Bool, Shaped, UInt32
 
 from snapvideo_jax.trees import leaves_by_name
 
 
 @jax.jit  # so that leaves of one shape are traced once
-def digest(leaf: jax.Array) -> jax.Array:
+def digest(leaf: Shaped[Array, "..."]) -> UInt32[Array, ""]:
     """Computes a uint32 that any single flipped bit changes and that is the same on every mesh.
 
     It is the sum, modulo 2^32, of the bits of each element times an odd number of its position:
@@ -30,7 +31,8 @@ def digest(leaf: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _digest_tree(leaves: list[jax.Array]) -> jax.Array:
+def _digest_tree(leaves: list[Shaped[Array, "..."]]) -> UInt32[Array, " leaves"]:
+    """Returns the digest of each leaf."""
     return jnp.stack([digest(leaf) for leaf in leaves])
 
 
@@ -42,7 +44,8 @@ def of(tree: Any) -> dict[str, int]:
 
 
 @jax.jit
-def _finite_leaves(leaves: list[jax.Array]) -> jax.Array:
+def _finite_leaves(leaves: list[Shaped[Array, "..."]]) -> Bool[Array, " leaves"]:
+    """Returns of each leaf whether all its numbers are finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
@@ -53,7 +56,7 @@ def not_finite(tree: Any) -> list[str]:
     return [name for name, whole in zip(leaves, finite, strict=True) if not whole]
 
 
-def _on_host(values: jax.Array) -> np.ndarray:
+def _on_host(values: Shaped[Array, " leaves"]) -> Shaped[np.ndarray, " leaves"]:
     """Fetches all of an array that may be spread over the devices of many processes."""
     if values.is_fully_addressable:
         return np.asarray(values)

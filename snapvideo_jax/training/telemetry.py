@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Shaped
 
 from snapvideo_jax import storage
 from snapvideo_jax.errors import DivergedError, StorageError
@@ -162,7 +161,7 @@ class Report:
         for board in self._boards:
             board.close()
 
-    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def step(self, step: int, metrics: dict[str, Shaped[Array, ""]]) -> None:
         """Fetches one step's metrics, writes them, and gives up on a run that has diverged."""
         values = {name: np.asarray(value).item() for name, value in metrics.items()}
         values["learning_rate"] = self._learning_rates[step - 1 - self._skipped].item()

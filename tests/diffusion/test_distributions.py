@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import qmc
 
 from snapvideo_jax.diffusion import sampler, sigmas
-from tests.diffusion import closed_forms
+from tests.diffusion import closed_forms, whole
 
 DATA = {"one": closed_forms.ONE, "two": closed_forms.TWO}
 CHURN = dict(S_churn=10.0, S_min=0.01, S_max=20.0, S_noise=1.0)
@@ -39,8 +39,8 @@ def sampled(kind, si, N, n, solver="heun", churned=False):
     """(where it started, the samples) of one compiled run."""
     D, grid = DATA[kind].denoiser(jnp, si), grid_of(N, si)
     churn = sampler.Churn(noise_of(n), **CHURN) if churned else None
-    denoise = lambda x, sigma, control, carry: (D(x, sigma), carry)
-    run = jax.jit(lambda x: sampler.sample(denoise, x, grid, si, None, solver=solver, churn=churn))
+    denoise = lambda x, sigma, guidance, carry: (D(x, sigma), carry)
+    run = jax.jit(lambda x: whole.sample(denoise, x, grid, si, None, solver=solver, churn=churn))
     start = (80 * normals(n)).astype(np.float32)
     return start.astype(np.float64), np.asarray(run(start), np.float64)
 
@@ -89,8 +89,8 @@ def test_with_churn_the_parts_keep_their_weights(si):
     noise = jax.scipy.special.ndtri(points).swapaxes(0, 1)
     churn = sampler.Churn(lambda i: noise[1 + i], **CHURN)
     D = DATA["two"].denoiser(jnp, si)
-    denoise = lambda x, sigma, control, carry: (D(x, sigma), carry)
-    run = jax.jit(lambda x: sampler.sample(denoise, x, grid_of(N, si), si, None, churn=churn))
+    denoise = lambda x, sigma, guidance, carry: (D(x, sigma), carry)
+    run = jax.jit(lambda x: whole.sample(denoise, x, grid_of(N, si), si, None, churn=churn))
     shares = DATA["two"].parts(np.asarray(run(80 * noise[0]), np.float64)).mean(axis=0)
     np.testing.assert_allclose(shares, DATA["two"].weights, rtol=0.02)
 
@@ -106,9 +106,9 @@ def test_churn_keeps_the_variance_of_white_data_and_more_noise_adds_to_it(S_nois
     N, grid = 256, grid_of(256, si)
     alone = lambda i: jnp.zeros(N + 1).at[1 + i].set(1.0)
     churn = sampler.Churn(alone, 40.0, 0.01, 20.0, S_noise)
-    denoise = lambda x, sigma, control, carry: (si / (1 + si**2 * sigma**2) * x, carry)
+    denoise = lambda x, sigma, guidance, carry: (si / (1 + si**2 * sigma**2) * x, carry)
     start = jnp.zeros(N + 1).at[0].set(80.0)
-    parts = sampler.sample(denoise, start, grid, si, None, churn=churn)
+    parts = whole.sample(denoise, start, grid, si, None, churn=churn)
     variance = np.sum(np.square(parts, dtype=np.float64))
     assert np.square(parts[0]) < 0.9  # there was churn
     if S_noise == 1:

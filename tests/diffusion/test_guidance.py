@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax.diffusion import edm, guidance, sampler
+from snapvideo_jax.diffusion import edm, guidance, threshold
+from tests.diffusion import whole
 
 RNG = np.random.default_rng(0)
+PLAIN = threshold.rescaler(0.0)
 X = jnp.asarray(RNG.standard_normal((3, 5)), jnp.float32)
-COND = {"text": RNG.standard_normal((3, 5)).astype(np.float32)}
+COND = {"text": jnp.asarray(RNG.standard_normal((3, 5)), jnp.float32)}
 SIGMA = jnp.float32(0.5)
-UNCOND = {"text": np.zeros((3, 5), np.float32)}
-CARRY = RNG.standard_normal((3, 2)).astype(np.float32)
+UNCOND = {"text": jnp.zeros((3, 5))}
+CARRY = jnp.asarray(RNG.standard_normal((3, 2)), jnp.float32)
 
 
 def denoise(x, sigma, given, carry):
@@ -42,7 +44,7 @@ def counted(sizes):
 
 def test_without_guidance_the_conditional_denoiser_runs_on_the_batch_alone():
     sizes = []
-    D, carry = guidance.conditional(counted(sizes), COND)(X, SIGMA, None, CARRY)
+    D, carry = guidance.conditional(counted(sizes), COND, PLAIN)(X, SIGMA, None, CARRY)
     expected = denoise(X, SIGMA, COND, CARRY)
     np.testing.assert_array_equal(D, expected[0])
     np.testing.assert_array_equal(carry, expected[1])
@@ -51,7 +53,9 @@ def test_without_guidance_the_conditional_denoiser_runs_on_the_batch_alone():
 
 @pytest.mark.parametrize("w", [0.0, 1.0, 7.5])
 def test_one_doubled_batch_equals_two_evaluations_with_the_conditional_carry(w):
-    D, carry = guidance.classifier_free(denoise, COND, UNCOND)(X, SIGMA, jnp.float32(w), CARRY)
+    D, carry = guidance.classifier_free(denoise, COND, UNCOND, PLAIN)(
+        X, SIGMA, jnp.float32(w), CARRY
+    )
     D_cond, carry_cond = denoise(X, SIGMA, COND, CARRY)
     D_uncond, _ = denoise(X, SIGMA, UNCOND, CARRY)
     np.testing.assert_allclose(D, D_cond + w * (D_cond - D_uncond), rtol=1e-5, atol=1e-5)
@@ -60,13 +64,13 @@ def test_one_doubled_batch_equals_two_evaluations_with_the_conditional_carry(w):
 
 def test_the_doubled_batch_is_evaluated_once():
     sizes = []
-    guidance.classifier_free(counted(sizes), COND, UNCOND)(X, SIGMA, jnp.float32(2), CARRY)
+    guidance.classifier_free(counted(sizes), COND, UNCOND, PLAIN)(X, SIGMA, jnp.float32(2), CARRY)
     assert sizes == [6]
 
 
 @pytest.mark.parametrize("w", [0.5, 16.0])
 def test_where_the_condition_says_nothing_no_weight_changes_anything(w):
-    D, _ = guidance.classifier_free(denoise, COND, COND)(X, SIGMA, jnp.float32(w), CARRY)
+    D, _ = guidance.classifier_free(denoise, COND, COND, PLAIN)(X, SIGMA, jnp.float32(w), CARRY)
     np.testing.assert_array_equal(D, denoise(X, SIGMA, COND, CARRY)[0])
 
 
@@ -88,14 +92,14 @@ def test_the_first_tenth_of_the_steps_is_high_by_default(N, first):
 def test_the_sampler_guides_each_step_by_its_own_weight():
     """Each estimate is its weight, and the carry adds them up: two a step, one in the last."""
     says = lambda x, sigma, text, carry: (jnp.broadcast_to(text, x.shape), carry)
-    guided = guidance.classifier_free(says, jnp.ones((2, 1)), jnp.zeros((2, 1)))
+    guided = guidance.classifier_free(says, jnp.ones((2, 1)), jnp.zeros((2, 1)), PLAIN)
 
     def summing(x, sigma, weight, total):
         D, total = guided(x, sigma, weight, total)
         return total + D, total + D
 
     start, grid = jnp.zeros((2, 1)), np.float32([4, 2, 1, 0])
-    got = sampler.sample(summing, start, grid, 1.0, start, jnp.arange(3.0))
+    got = whole.sample(summing, start, grid, 1.0, start, jnp.arange(3.0))
     np.testing.assert_allclose(got, np.full((2, 1), 1 + 1 + 2 + 2 + 3))
 
 
@@ -118,8 +122,8 @@ def test_outside_of_the_interval_only_the_conditional_half_runs(low, high):
         jax.debug.callback(noted(len(x)))
         return x * sigma / 9 + text["text"] + carry[:, :1], carry + text["text"][:, :2]
 
-    guided = guidance.classifier_free(counted, COND, UNCOND)
-    unguided = guidance.conditional(counted, COND)
+    guided = guidance.classifier_free(counted, COND, UNCOND, PLAIN)
+    unguided = guidance.conditional(counted, COND, PLAIN)
     between = guidance.on_interval(guided, unguided, low, high)
     for sigma in (4.0, 1.0, 0.9):
         rows.clear()

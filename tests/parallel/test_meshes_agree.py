@@ -22,13 +22,14 @@ MESHES = [
       for sizes in ((8, 1, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8))),
 ]  # fmt: skip
 VOCABULARY = 20
-B = 56  # examples; neither 56 nor 56 / 8 is a size of anything else here
+B = 56  # examples of FIT; neither 56 nor 56 / 8 is a size of anything else there
 
 
 def fit():
     """An upsampler of 8 groups and 8 heads: scanned, rematerialized, with text trained along."""
     config = tiny.get_upsampler_config()
     config.model.remat, config.model.conditioning_channels = "block", 32
+    config.training.batch_size = B
     config.model.fit.update(
         patch=4,
         group=(2, 2, 4),
@@ -88,7 +89,7 @@ def batch_of(config):
 
 def gradient(config, sizes, devices):
     """Returns (loss, gradients) of a self-conditioned pass, on the host, and the program's text."""
-    config.model.dropout, config.training.batch_size = 0.0, B
+    config.model.dropout, rows = 0.0, jnp.arange(config.training.batch_size)
     config.mesh.update(dict(zip(meshes.AXES, sizes, strict=True)))
     program = build.train_program(config, VOCABULARY, devices)
     mesh, denoiser = program.mesh, program.denoiser
@@ -98,9 +99,9 @@ def gradient(config, sizes, devices):
         F = denoiser.self_conditioned_F(
             params,
             x,
-            log_sigma + jnp.arange(B) / B,
+            log_sigma + rows / len(rows),
             (conditions.drop_text(False), conditions),
-            jnp.arange(B) % 4 != 0,
+            rows % 4 != 0,
             (jax.random.key(0), jax.random.key(1)),
         )
         return jnp.mean((F - x) ** 2)

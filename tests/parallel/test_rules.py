@@ -151,6 +151,15 @@ def test_a_parameter_without_a_rule_is_refused(name, shape):
         rules.spec_for(name, shape, mesh_of(data=8))
 
 
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [((24, 16), ("fsdp", None)), ((16, 33), ("fsdp", None)), ((8, 8), ("fsdp", None)),
+     ((6, 40), (None, "fsdp")), ((7,), (None,)), ((), ())],
+)  # fmt: skip
+def test_a_published_encoder_is_split_along_the_largest_axis_that_divides(shape, spec):
+    assert rules.largest_axis(shape, mesh_of(fsdp=8)).spec == PartitionSpec(*spec)
+
+
 def test_names_of_activations_reach_the_compiler():
     mesh = mesh_of(data=8)
 

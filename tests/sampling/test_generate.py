@@ -92,7 +92,7 @@ def conds_of(trained, **changes):
     def run(params, request, seeds):
         state = generator.start(trained.denoiser, settings, request, seeds)
         inputs = generator.sampler_inputs(trained.denoiser, settings, params, request, seeds)
-        return sampler.advance(inputs, state, 0, settings.num_calls).D
+        return sampler.sample(inputs, state)
 
     return str(jax.make_jaxpr(run)(trained.params, request, np.zeros(1, "i4"))).count(" cond[")
 

@@ -104,7 +104,10 @@ def _positions(count: int, width: int) -> Float[Array, "N D"]:
     return nn.Embed(count, width, name="embeddings.position_embedding")(jnp.arange(count))
 
 
-def _layers(x: Array, tower: Tower, is_causal: bool, quick_gelu: bool) -> Array:
+def _layers(
+    x: Float[Array, "B N D"], tower: Tower, is_causal: bool, quick_gelu: bool
+) -> Float[Array, "B N D"]:
+    """Returns x after the layers of a tower."""
     for i in range(tower.layers):
         x = Layer(tower.heads, is_causal, quick_gelu, name=f"encoder.layers.{i}")(x)
     return x
@@ -124,7 +127,9 @@ class CLIP(nn.Module):
         self.visual_projection = _dense(s.embedding, use_bias=False)
         self.text_projection = _dense(s.embedding, use_bias=False)
 
-    def __call__(self, images: Array, ids: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, images: Float[Array, "B s s 3"], ids: Int[Array, "B K"]
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
         """Returns the embeddings of pictures and of texts."""
         return self.embed_images(images), self.embed_texts(ids)
 

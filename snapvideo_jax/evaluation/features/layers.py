@@ -57,7 +57,9 @@ class ConvNorm(nn.Module):
         return jax.nn.relu(FrozenNorm(self.epsilon, name=norm)(x))
 
 
-def max_pool(x: Array, window: tuple[int, ...], stride: tuple[int, ...], padding: str) -> Array:
+def max_pool(
+    x: Float[Array, "B *n C"], window: tuple[int, ...], stride: tuple[int, ...], padding: str
+) -> Float[Array, "B *_ C"]:
     """Returns the largest value of each window; padding is never the largest."""
     return nn.max_pool(x, window, strides=stride, padding=padding)
 
@@ -68,6 +70,6 @@ def mean_pool(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B H W C"
     return nn.avg_pool(x, shape, strides=(1, 1), padding="SAME", count_include_pad=False)
 
 
-def concatenate(*branches: Array) -> Array:
+def concatenate(*branches: Float[Array, "*b _"]) -> Float[Array, "*b C"]:
     """Joins the channels of branches."""
     return jnp.concatenate(branches, axis=-1)

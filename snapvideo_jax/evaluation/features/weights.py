@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Shaped
 
 from snapvideo_jax.errors import DataError, reason
 from snapvideo_jax.files import safetensors, torch_archive
@@ -126,12 +127,15 @@ def torch_name(leaf: tuple[str, ...]) -> str:
     return ".".join([*path, LEAVES.get(last, last)])
 
 
-def to_torch(leaf: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+def to_torch(leaf: tuple[str, ...], array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     """Returns a parameter as torch holds it: kernels [..., I, O] become [O, I, ...]."""
     return np.moveaxis(array, (-1, -2), (0, 1)) if leaf[-1] == "kernel" else array
 
 
-def _from_torch(leaf: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+def _from_torch(
+    leaf: tuple[str, ...], array: Shaped[np.ndarray, "..."]
+) -> Shaped[np.ndarray, "..."]:
+    """Inverts `to_torch`: kernels [O, I, ...] become [..., I, O]."""
     return np.moveaxis(array, (0, 1), (-1, -2)) if leaf[-1] == "kernel" else array
 
 

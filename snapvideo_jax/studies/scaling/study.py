@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from snapvideo_jax import build
 from snapvideo_jax.build import Config
@@ -215,7 +215,7 @@ def _losses(
     params: Params,
     batch: dict[str, Array],
     log_sigma: Float[Array, " B"],
-    key: Array,
+    key: PRNGKeyArray,
     denoiser: Denoiser,
 ) -> Float[Array, " B"]:
     """loss = w |F - c_nrm v|^2 of each video; latents start from those of a first pass."""
