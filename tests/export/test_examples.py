@@ -42,8 +42,9 @@ def test_every_example_is_run_by_a_test():
 
 @pytest.mark.parametrize("exported", ["fit"], indirect=True)
 def test_torch_samples(exported, tmp_path):
-    run("from_torch.py", tmp_path, exported.folder, PROMPT, "video.npy")
+    said = run("from_torch.py", tmp_path, exported.folder, PROMPT, "video.npy")
     video = np.load(tmp_path / "video.npy")
+    assert said == f"video.npy: {list(video.shape)} by cpu\n"
     assert video.shape == exported.denoiser.video_shape + (3,) and video.dtype == np.uint8
     assert video.std() > 10
 
