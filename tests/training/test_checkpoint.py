@@ -194,6 +194,15 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(folder, monkeypatch, part)
     assert (lines, sorted(folder.iterdir())) == ([], before)
 
 
+def test_a_folder_out_of_reach_is_not_taken_for_an_empty_one(folder, monkeypatch):
+    def listdir(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(StorageError, match="cannot read .*: Stale file handle"):
+        newest(folder)
+
+
 def test_two_hundred_mutations_of_the_meta_data_are_noticed_or_change_nothing(folder):
     path, before = folder / "3" / "meta" / "metadata", restore.newest_meta(folder)
     for damaged in mutations(path.read_bytes(), 200):
