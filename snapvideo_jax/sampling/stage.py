@@ -167,7 +167,7 @@ def unseen(first: Stage, prompts: Sequence[str]) -> Iterator[str]:
     """Yields a line for each thing that a model is asked for and was never shown."""
     text, shown = first.trained.text, build.frame_rates(first.trained.config)
     if words := text.unknown(prompts):
-        yield f"no caption of training has the word{'s'[len(words) == 1 :]} {', '.join(words)}"
+        yield f"no caption of training has the word {' or '.join(words)}"
     rates = first.span.frame_rates if first.span else (first.settings.frame_rate,)
     if others := [f"{rate:g}" for rate in rates if rate and rate not in shown]:
         yield (
