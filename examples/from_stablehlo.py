@@ -41,3 +41,4 @@ request = {
 }
 videos = jax.jit(sampler.call)(parameters, request, np.array([7], np.int32))  # a seed each
 np.save(out, np.asarray(videos)[0])
+print(f"{out}: {list(videos[0].shape)} by {jax.default_backend()}")

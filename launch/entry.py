@@ -15,7 +15,16 @@ from ml_collections.config_flags import config_flags
 
 from launch import cluster, screen, signals
 from snapvideo_jax import fields, kinds, numerics, storage
-from snapvideo_jax.errors import ConfigError, Stalled, UserError
+from snapvideo_jax.errors import (
+    REMOUNT,
+    ConfigError,
+    DataError,
+    Stalled,
+    StorageError,
+    UserError,
+    reason,
+    storage_is_lost,
+)
 
 # What absl, Python and ml_collections say, in plainer words.
 PLAINER = (
@@ -199,7 +208,10 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
 
 
 def _guarded(main: Callable[[], None], joins: Callable[[], bool]) -> None:
-    """Joins the job and calls `main`; a UserError or a signal is one line and an exit code."""
+    """Joins the job and calls `main`; a UserError or a signal is one line and an exit code.
+
+    So is what the system says of a file, where nothing nearer to it has made a line of that.
+    """
     try:
         numerics.pin()
         probe_outputs()
@@ -207,16 +219,27 @@ def _guarded(main: Callable[[], None], joins: Callable[[], bool]) -> None:
             cluster.join()
         main()
     except UserError as error:
-        _exit(error)
+        is_storage = isinstance(error, DataError) and storage_is_lost(error)
+        _exit(StorageError(f"{error}; {REMOUNT}") if is_storage else error)
     except (Exception, KeyboardInterrupt) as error:
         if number := signals.ending(error):
             cluster.leave(signals.announce(number), immediately=True)
         if cluster.lost(error):
             _exit(UserError("another process of the job has ended; see what it said last"))
+        if isinstance(error, OSError) and error.errno:
+            _exit(_storage_error(error))
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
         cluster.leave(1)
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """Returns the line for what the system says of a file; one that is open has no name there."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    what = error.filename or f"a file ({Path(last.filename).name}:{last.lineno})"
+    advice = f"; {REMOUNT}" if storage_is_lost(error) else ""
+    return StorageError(f"cannot read or write {what}: {reason(error)}{advice}")
 
 
 def _exit(error: UserError) -> NoReturn:

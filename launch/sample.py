@@ -58,6 +58,7 @@ from snapvideo_jax.parallel import hosts
 from snapvideo_jax.sampling import known_frames, output_folder, stage
 from snapvideo_jax.sampling.long_video import Span
 from snapvideo_jax.sampling.stage import Stage, work_share
+from snapvideo_jax.units import count_text
 
 MOST_SAMPLES = 1_000_000  # of a command
 MOST_FRAMES = 100_000  # of a video
@@ -162,7 +163,7 @@ def run() -> None:
         multihost_utils.sync_global_devices("all samples are written")
     if jax.process_index() == 0:
         folder.finish()
-    screen.say(f"{len(work)} videos, sheet.png and samples.json in {out}")
+    screen.say(f"{count_text(len(work), 'video')}, sheet.png and samples.json in {out}")
 
 
 def check_flags() -> None:

@@ -48,7 +48,7 @@ def progress(things: str) -> Callable[[int, int], None]:
             return
         last = now
         line = f"{done}/{total} {things} in {duration_text(now - start)}"
-        say(line if left is None else f"{line}, {duration_text(left)} left")
+        say(f"{line}, {duration_text(left)} left" if left else line)
 
     return report
 

@@ -83,8 +83,10 @@ def lock(folder: Path, name: str = "lock") -> IO[str]:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         file.close()
+        if not isinstance(error, BlockingIOError):  # NFS without its lock manager, or stale
+            raise StorageError(f"cannot lock {path}: {reason(error)}") from error
         raise ConfigError(f"{folder} is in use by another process; wait for its end") from None
     return file
 

@@ -152,6 +152,7 @@ def train(
             storage.write(workdir / "config.json", content.encode())
             table = parameter_report.table(program.abstract_state.params) + "\n"
             storage.write(workdir / "parameters.txt", table.encode())
+        _note_unknown_words(run)
         trace = profiler.Trace(workdir / "profile", profile if hosts.is_first() else range(0), log)
         return _loop(run, state, trace, goodput.Ledger(workdir / "goodput.json", start, began))
 
@@ -314,6 +315,19 @@ def _check_memory(program: build.TrainProgram) -> None:
         )
 
 
+def _note_unknown_words(run: Run) -> None:
+    """Says which words of the prompts that the run draws no caption has: of them it learns nothing.
+
+    So it is where one's own data are trained on with the prompts of another config.
+    """
+    prompts = run.config.log.sample_prompts if run.config.log.samples_every else ()
+    if words := run.text.unknown(prompts):
+        run.log(
+            f"note: no caption has {', '.join(words)} of log.sample_prompts; to see what "
+            """yours have: --config.log.sample_prompts='("CAPTION", "ANOTHER")'"""
+        )
+
+
 def _first_state(run: Run) -> TrainState:
     """Restores the newest verified checkpoint, or makes a fresh state where there is none."""
     program, log, folder = run.program, run.log, run.workdir / "checkpoints"
@@ -368,6 +382,7 @@ def _report(
         log=run.log,
         boards=_boards(run) if hosts.is_first() else (),
         waited=lambda: ledger.seconds("data"),
+        drawn=lambda: ledger.seconds("pictures"),
         speed=lambda: _speed(run),
     )
 

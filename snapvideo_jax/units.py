@@ -3,6 +3,11 @@
 import math
 
 
+def count_text(number: int, singular: str) -> str:
+    """Writes a number of things: (1, "video") -> "1 video", (2000, "video") -> "2,000 videos"."""
+    return f"{number:,} {singular}" if number == 1 else f"{number:,} {singular}s"
+
+
 def duration_text(seconds: float) -> str:
     """Writes seconds: 75 -> "1m15s", 4000 -> "1h06m"."""
     minutes, rest = divmod(round(seconds), 60)

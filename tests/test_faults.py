@@ -71,6 +71,16 @@ FAULTS = {
             "a_disk_that_does_not_hold_the_vocabulary_ends_a_study_before_it_trains",
         ],
     },
+    "storage out of reach, as after a stale handle of NFS": {
+        "launch/test_lost_storage.py": [
+            "what_the_system_says_of_a_file_is_one_line_with_the_code_of_storage",
+            "data_out_of_reach_are_no_bad_data_and_flags_no_storage",
+        ],
+        "data/test_pipeline.py": ["data_out_of_reach_end_the_feed_as_an_error_of_storage"],
+        "data/test_decoders.py": ["a_file_out_of_reach_is_no_bad_file"],
+        "training/test_checkpoint.py": ["a_checkpoint_out_of_reach_is_not_passed_over"],
+        "test_storage.py": ["storage_that_cannot_lock_is_not_in_use"],
+    },
     "a folder that cannot be written, or is a bucket": {
         "test_train.py": [
             "a_folder_that_cannot_be_made_is_a_storage_error",

@@ -1,6 +1,8 @@
 """Files are whole or not there, say if they are as they were written, and lie on this machine."""
 
 import contextlib
+import errno
+import fcntl
 import os
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from snapvideo_jax import storage
 from snapvideo_jax.errors import StorageError
 from snapvideo_jax.kinds import Real, Table, Whole
+from snapvideo_jax.parallel import hosts
 from tests.mutations import mutations
 
 
@@ -80,6 +83,18 @@ def test_a_probe_leaves_nothing_and_names_what_it_cannot_write(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(StorageError, match="cannot write to .*link"):
         storage.probe(tmp_path / "link" / "run")
+
+
+@pytest.mark.parametrize(
+    "claim", [storage.lock, lambda folder: hosts.claim_folder(folder).__enter__()]
+)
+def test_storage_that_cannot_lock_is_not_in_use(tmp_path, monkeypatch, claim):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StorageError, match="No locks available"):
+        claim(tmp_path)
 
 
 def test_a_digest_is_that_of_the_bytes_and_of_the_names_in_a_folder(tmp_path):

@@ -165,8 +165,11 @@ def test_samples_are_shown_as_the_model_learns(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (2, *BOX, 3), np.uint8)
     drawing = lambda *_: noise
     monkeypatch.setattr(train_module, "generate", drawing)
-    drawn = config(log__samples_every=8, log__sample_prompts=("a", "b"))
-    train(drawn, tmp_path, quiet)
+    lines, prompts = [], ("a red circle", "a red fox in snow")
+    drawn = config(log__samples_every=8, log__sample_prompts=prompts)
+    train(drawn, tmp_path, lines.append)
+    notes = [line for line in lines if line.startswith("note: no caption has ")]
+    assert len(notes) == 1 and "has fox, in, snow of log.sample_prompts;" in notes[0]
     assert len(video.read_video(tmp_path / "samples" / "000008.gif")) == BOX[0]
     assert (tmp_path / "samples" / "000008.png").stat().st_size > 100
 

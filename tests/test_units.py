@@ -24,6 +24,11 @@ def test_times_have_a_unit_that_suits_their_length(seconds, text):
     assert units.time_text(seconds) == text
 
 
+def test_one_thing_is_no_plural():
+    texts = [units.count_text(number, "video") for number in (0, 1, 2000)]
+    assert texts == ["0 videos", "1 video", "2,000 videos"]
+
+
 @pytest.mark.parametrize(
     ("flops", "text"),
     [(512, "512 FLOP"), (4_423_680, "4.42 MFLOP"), (1_146_486_784, "1.15 GFLOP")]

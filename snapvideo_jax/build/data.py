@@ -205,6 +205,10 @@ class Text(NamedTuple):
     encoder: str
     unknown_words: Callable[[str], Sequence[str]] = lambda caption: ()
 
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        """Lists the words of `captions` that training never showed, each one time."""
+        return list(dict.fromkeys(w for caption in captions for w in self.unknown_words(caption)))
+
 
 class TextSettings(NamedTuple):
     """trained: whether the text encoder is trained along; else states of a published one are read.

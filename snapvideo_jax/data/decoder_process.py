@@ -11,7 +11,7 @@ from typing import BinaryIO
 from snapvideo_jax.data import clips  # noqa: F401  here, not within the time of the first file
 from snapvideo_jax.data.choice import ClipSpec
 from snapvideo_jax.data.reading import Request, read
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, StorageError
 from snapvideo_jax.files.tar import Member
 
 MEMORY = 384 * 2**20  # bytes of data; libraries add about 100 MB to what the system counts
@@ -35,8 +35,9 @@ def answer(request: Request, answers: BinaryIO) -> None:
     """Writes the frames of a file, or why there are none."""
     try:
         clip = read(request)
-    except DataError as error:
-        answers.write(json.dumps({"problem": str(error)}).encode() + b"\n")
+    except (DataError, StorageError) as error:
+        head = {"problem": str(error), "is_storage": isinstance(error, StorageError)}
+        answers.write(json.dumps(head).encode() + b"\n")
     else:
         head = {"shape": clip.frames.shape, "interval": clip.interval, "start": clip.start}
         head |= {"source": clip.source, "framing": clip.framing}

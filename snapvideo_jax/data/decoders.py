@@ -23,7 +23,7 @@ import numpy as np
 
 from snapvideo_jax.data.choice import Clip, Framing, VideoInfo
 from snapvideo_jax.data.reading import Request
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, StorageError
 
 COMMAND = (sys.executable, "-m", "snapvideo_jax.data.decoder_process")
 STUCK = 5  # seconds that a killed process may take to end
@@ -50,6 +50,7 @@ class Decoders:
 
         Raises:
           DataError: the file cannot be read, or its process took too long or died.
+          StorageError: it is out of reach.
           RuntimeError: no process can be started, or `close` was called meanwhile.
         """
         closings, process = self._closings, self._take(str(request.path))
@@ -156,7 +157,7 @@ class _Process:
             self._process.stdin.flush()
             answer = json.loads(self._line())
             if "problem" in answer:
-                raise DataError(answer["problem"])
+                raise (StorageError if answer["is_storage"] else DataError)(answer["problem"])
             shape = answer["shape"]
             frames = np.frombuffer(self._bytes(int(np.prod(shape))), np.uint8).reshape(shape)
             source, (aspect, crop, flip) = VideoInfo(*answer["source"]), answer["framing"]

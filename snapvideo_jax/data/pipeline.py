@@ -22,7 +22,7 @@ import numpy as np
 
 from snapvideo_jax.data import order
 from snapvideo_jax.data.decoders import Decoders
-from snapvideo_jax.errors import DataError, Stalled, UserError, reason
+from snapvideo_jax.errors import Stalled, UserError, reason, unreadable
 
 _PATIENCE = 5  # seconds for the threads to end
 
@@ -90,7 +90,8 @@ class Feed(Iterator[Batch]):
         """Returns the next batch.
 
         Raises:
-          UserError: what a thread raised; a DataError where that was of another kind.
+          UserError: what a thread raised; where that was of another kind, a DataError, or a
+            StorageError where a file is out of reach.
           Stalled: no batch came within `stall_seconds`.
         """
         self._step += 1
@@ -173,7 +174,8 @@ def _as_user_error(error: BaseException, problem: str) -> UserError:
     *_, last = traceback.extract_tb(error.__traceback__)
     place = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
     what = reason(error) if isinstance(error, Exception) else ""
-    return DataError(f"{problem}: {type(error).__name__} at {place}: {what or 'no reason given'}")
+    line = f"{problem}: {type(error).__name__} at {place}: {what or 'no reason given'}"
+    return unreadable(line, error)
 
 
 def _close(reference: weakref.ref[Feed]) -> None:

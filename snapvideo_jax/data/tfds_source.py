@@ -22,7 +22,7 @@ from snapvideo_jax.data.sources import (
     shown_throughout,
 )
 from snapvideo_jax.data.tfds_fields import Fields, Open, Recording
-from snapvideo_jax.errors import ConfigError, DataError, reason
+from snapvideo_jax.errors import ConfigError, DataError, reason, unreadable
 
 _LARGE_BLOCK = 31 * 2**20  # bytes; blocks of 32 MiB and more are always returned
 
@@ -109,9 +109,8 @@ class TfdsSource:
         try:
             return self.open_record(split.records[row])
         except (RuntimeError, OSError, ValueError) as error:  # how ArrayRecord says it is damaged
-            raise DataError(
-                f"{self.place}: record {row} of {split.name} cannot be read: {reason(error)}"
-            ) from error
+            problem = f"record {row} of {split.name} cannot be read: {reason(error)}"
+            raise unreadable(f"{self.place}: {problem}", error) from error
 
 
 def open_build(path: str, *, split: str, images: str, fields: Fields, spec: ClipSpec) -> TfdsSource:

@@ -13,7 +13,7 @@ import av
 from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
-from snapvideo_jax.errors import DataError, reason
+from snapvideo_jax.errors import DataError, UserError, reason, unreadable
 from snapvideo_jax.files.tar import Member
 
 REORDER = 17  # packets that a frame may be decoded ahead of its display; codecs allow 16
@@ -124,16 +124,19 @@ class Video:
 
 @contextlib.contextmanager
 def as_data_error(path: object, problem: str = "cannot be read") -> Iterator[None]:
-    """Turns whatever a decoder raises for an unreadable or strange file into one DataError."""
+    """Turns whatever a decoder raises for an unreadable or strange file into one DataError.
+
+    Raises StorageError where the file is out of reach, which is no fault of its own.
+    """
     try:
         yield
-    except DataError:
+    except UserError:
         raise
     except MemoryError as error:
         raise DataError(f"{path}: {problem}: needs more memory than there is for it") from error
     except Exception as error:  # FFmpeg's are of ten kinds, and Pillow's of any
         detail = reason(error) or type(error).__name__
-        raise DataError(f"{path}: {problem}: {detail}") from error
+        raise unreadable(f"{path}: {problem}: {detail}", error) from error
 
 
 @contextlib.contextmanager

@@ -135,9 +135,12 @@ def process_name(pid: int) -> str:
 
 
 def _lock(file: IO[str]) -> bool:
-    """Locks a file if no other process does; waits for one that only looks at it (`holder`)."""
+    """Locks a file if no other process does; waits for one that only looks at it (`holder`).
+
+    Raises OSError where the storage cannot lock.
+    """
     for _ in range(LOOKS):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         time.sleep(0.05)
@@ -154,11 +157,11 @@ def _lock_folder(folder: Path) -> Iterator[str]:
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {reason(error)}") from error
     with lock:
-        if not _lock(lock):
-            lock.seek(0)
-            user = " ".join(lock.read(200).split()) or "another process"
-            raise ConfigError(f"{folder} is in use by {user}")
         try:
+            if not _lock(lock):
+                lock.seek(0)
+                user = " ".join(lock.read(200).split()) or "another process"
+                raise ConfigError(f"{folder} is in use by {user}")
             lock.truncate(0)
             lock.write(f"{owner}\n")
             lock.flush()

@@ -20,6 +20,7 @@ from snapvideo_jax.sampling.generate import REPORTS, Progress, generate
 from snapvideo_jax.sampling.long_video import Span, generate_long
 from snapvideo_jax.sampling.output_folder import WorkShare, versions
 from snapvideo_jax.sampling.trained import Trained
+from snapvideo_jax.units import count_text
 
 Videos = UInt8[np.ndarray, "N T H W 3"]
 
@@ -58,11 +59,12 @@ class Stage:
             "source_size": self.source_size,
             "known": self.known,
         }
+        videos = count_text(num_videos, "video")
         if self.span is None:
-            options["call_progress"] = within(f"denoiser calls of {num_videos} videos")
+            options["call_progress"] = within(f"denoiser calls of {videos}")
             return functools.partial(generate, self.trained, self.settings, **options)
         options["span"] = self.span
-        options["progress"] = within(f"windows of {num_videos} videos")
+        options["progress"] = within(f"windows of {videos}")
         return functools.partial(generate_long, self.trained, self.settings, **options)
 
     def record(self) -> dict[str, Any]:
@@ -164,8 +166,8 @@ def record(stages: Sequence[Stage], file_format: str) -> dict[str, Any]:
 def unseen(first: Stage, prompts: Sequence[str]) -> Iterator[str]:
     """Yields a line for each thing that a model is asked for and was never shown."""
     text, shown = first.trained.text, build.frame_rates(first.trained.config)
-    if words := dict.fromkeys(word for prompt in prompts for word in text.unknown_words(prompt)):
-        yield f"no caption of training has the words {', '.join(words)}"
+    if words := text.unknown(prompts):
+        yield f"no caption of training has the word {' or '.join(words)}"
     rates = first.span.frame_rates if first.span else (first.settings.frame_rate,)
     if others := [f"{rate:g}" for rate in rates if rate and rate not in shown]:
         yield (

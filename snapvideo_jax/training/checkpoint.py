@@ -39,10 +39,16 @@ STEP_NAME = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 def step_folders(folder: Path) -> list[int]:
-    """Lists the steps that have a folder, newest first, whole or not."""
-    if not folder.is_dir():
+    """Lists the steps that have a folder, newest first, whole or not.
+
+    Raises StorageError where the system cannot say: a run that took that for none would start anew.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    names = (path.name for path in folder.iterdir())
+    except OSError as error:
+        raise StorageError(f"cannot read {folder}: {reason(error)}") from error
     return sorted((int(name) for name in names if STEP_NAME.fullmatch(name)), reverse=True)
 
 
@@ -61,12 +67,10 @@ def _steps_gone(folder: Path) -> str:
     aside = sorted(path.name for path in folder.glob("bad-*")) if folder.is_dir() else []
     if aside:
         return f" that did not verify ({', '.join(aside[:5])})"
-    if not _marker(folder).exists():
-        return ""
     try:
         return f" up to step {last_saved(folder)}"
-    except Damaged:
-        return " of some step"
+    except Damaged as damage:
+        return "" if isinstance(damage.__cause__, FileNotFoundError) else " of some step"
 
 
 def last_saved(folder: Path) -> int:

@@ -17,7 +17,7 @@ from snapvideo_jax.errors import StorageError
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.kinds import Real, Table, Whole
 from snapvideo_jax.parallel import hosts
-from snapvideo_jax.units import duration_text
+from snapvideo_jax.units import count_text, duration_text
 
 # What takes time, and its words for people; all that is timed as nothing else is training.
 PARTS = {
@@ -130,8 +130,8 @@ def summary(entries: Mapping[str, Any]) -> str:
     parts = [f"{words} {share(seconds[name])}" for name, words in PARTS.items()]
     return (
         f"goodput {share(seconds['training'] - lost_seconds)} of {duration_text(total)}: "
-        f"{', '.join(parts)}, {lost:,} steps trained again {share(lost_seconds)}; "
-        f"{entries['starts'] - 1} restarts"
+        f"{', '.join(parts)}, {count_text(lost, 'step')} trained again {share(lost_seconds)}; "
+        f"{count_text(entries['starts'] - 1, 'restart')}"
     )
 
 

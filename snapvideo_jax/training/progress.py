@@ -26,8 +26,10 @@ class Speed(NamedTuple):
 class Progress:
     """One line every few seconds: step, loss, videos/s, time left, share of time without batch.
 
-    waited: returns how long the loop has waited for batches so far, in seconds. speed: called after
-    the first step, in a thread, because counting the work of a large model takes seconds.
+    waited: returns how long the loop has waited for batches so far, in seconds. drawn: returns how
+    long samples and evaluations have taken, which count for no rate: the first of them compiles.
+    speed: called after the first step, in a thread, because counting the work of a large model
+    takes seconds.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class Progress:
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         waited: Callable[[], float] = lambda: 0.0,
+        drawn: Callable[[], float] = lambda: 0.0,
         speed: Callable[[], Speed | None] = lambda: None,
     ):
-        self._waited, self._count = waited, speed
+        self._waited, self._drawn, self._count = waited, drawn, speed
         self._steps, self._batch_size, self._every, self._log = (
             steps,
             batch_size,
@@ -71,6 +74,7 @@ class Progress:
         elapsed = self._clock() - self._then
         if elapsed < self._every and step < self._steps:
             return {}
+        elapsed -= self._drawn() - self._drawn_then
         seconds_a_step = elapsed / max(step - self._step, 1)
         rates = {
             "videos_per_second": self._batch_size / max(seconds_a_step, 1e-9),
@@ -94,7 +98,7 @@ class Progress:
 
     def _restart(self, step: int) -> None:
         self._step, self._then, self._losses = step, self._clock(), []
-        self._waited_then = self._waited()
+        self._waited_then, self._drawn_then = self._waited(), self._drawn()
 
 
 def _speed_text(rates: dict[str, float]) -> str:

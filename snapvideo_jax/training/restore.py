@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from snapvideo_jax.errors import StorageError, reason
+from snapvideo_jax.errors import REMOUNT, StorageError, reason, storage_is_lost
 from snapvideo_jax.fields import STEP
 from snapvideo_jax.kinds import Table, Text, Whole
 from snapvideo_jax.parallel import hosts
@@ -156,6 +156,13 @@ class _Broken(Exception):
     """Why a step's folder cannot be used."""
 
 
+def _unusable(folder: Path, problem: str, error: Exception) -> _Broken | StorageError:
+    """Returns the error of a folder that cannot be read; one out of reach is not passed over."""
+    if storage_is_lost(error):
+        return StorageError(f"{folder} cannot be read: {problem}; {REMOUNT}")
+    return _Broken(f"is incomplete: {problem}")
+
+
 def _restore(folder: Path, step: int, abstract: Any) -> Restored:
     meta = hosts.broadcast(lambda: _read_meta(folder, step), _Broken)
     missing = [name for name in leaves_by_name(abstract) if name not in meta["digests"]]
@@ -185,7 +192,7 @@ def _read(folder: Path, tree: Any) -> Any:
             ),
         )
     except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
-        raise _Broken(f"is incomplete: {str(error).splitlines()[0][:200]}") from error
+        raise _unusable(folder, str(error).splitlines()[0][:200], error) from error
     for name, leaf in leaves_by_name(state).items():
         if isinstance(leaf, jax.ShapeDtypeStruct):  # Orbax leaves out what its own list lacks
             raise _Broken(f"is incomplete: its list of arrays has no {name}")
@@ -201,7 +208,7 @@ def _read_meta(folder: Path, step: int) -> dict:
         meta = NOTHING | meta
         check_kinds(meta, RUNS)
     except Damaged as damage:
-        raise _Broken(f"is incomplete: its meta data {damage}") from damage
+        raise _unusable(folder / str(step), f"its meta data {damage}", damage) from damage
     if meta["step"] != step:
         raise _Broken(f"says that it is of step {meta['step']}")
     return meta

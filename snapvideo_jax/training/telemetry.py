@@ -115,6 +115,7 @@ class Report:
         log: Callable[[str], None],
         boards: Sequence[Board] = (),
         waited: Callable[[], float] = lambda: 0.0,
+        drawn: Callable[[], float] = lambda: 0.0,
         speed: Callable[[], Speed | None] = lambda: None,
     ):
         """Opens the metrics file.
@@ -133,6 +134,7 @@ class Report:
             log: called with each line for the screen.
             boards: open ones, which are closed with the report.
             waited: returns the seconds that the loop has waited for batches so far.
+            drawn: returns those that samples and evaluations have taken, no part of a step's time.
             speed: returns what TFLOP/s and MFU are computed from, where the devices are known.
         """
         self._workdir, self._steps, self._metrics_every = workdir, steps, metrics_every
@@ -151,6 +153,7 @@ class Report:
             every_seconds=every_seconds,
             log=log,
             waited=waited,
+            drawn=drawn,
             speed=speed,
         )
 

@@ -15,9 +15,19 @@ import pytest
 from PIL import Image
 
 from snapvideo_jax.data import decoders, reading
-from snapvideo_jax.errors import DataError
+from snapvideo_jax.errors import DataError, StorageError
 
 SPEC = reading.ClipSpec(4, 16, 24, (8.0,))
+
+
+# A process that reads from a network's file system whose server is gone: what FFmpeg says then.
+OUT_OF_REACH = """
+import av, av.error, errno
+from snapvideo_jax.data import decoder_process
+
+av.open = lambda *args, **options: av.error.err_check(-errno.ESTALE)
+decoder_process.main()
+"""
 
 
 def write(path, size=(32, 48), frames=20, codec="mpeg4"):
@@ -114,6 +124,12 @@ def test_a_process_that_cannot_start_is_no_bad_file(monkeypatch, pool):
     command = (sys.executable, "-c", "raise SystemExit('no such library')")
     monkeypatch.setattr(decoders, "COMMAND", command)
     with pytest.raises(RuntimeError, match="could be started: no such library"):
+        pool.read(clip("a.mp4"))
+
+
+def test_a_file_out_of_reach_is_no_bad_file(monkeypatch, pool):
+    monkeypatch.setattr(decoders, "COMMAND", (sys.executable, "-c", OUT_OF_REACH))
+    with pytest.raises(StorageError, match=r"a\.mp4: cannot be read: Stale file handle; see that"):
         pool.read(clip("a.mp4"))
 
 

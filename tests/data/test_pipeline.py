@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from snapvideo_jax.data import order, pipeline, shapes, text
-from snapvideo_jax.errors import DataError, Stalled
+from snapvideo_jax.errors import DataError, Stalled, StorageError
 
 WORLD = shapes.World(
     num_frames=2,
@@ -153,6 +155,15 @@ def test_what_a_thread_raises_ends_the_feed_where_its_batch_is_due(spec, error, 
         for _ in range(2):
             with pytest.raises(DataError, match=line):
                 next(feed)
+
+
+def test_data_out_of_reach_end_the_feed_as_an_error_of_storage(spec):
+    def example(g, image):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    feed = pipeline.Feed(dataclasses.replace(spec, example=example), 0, 9)
+    with contextlib.closing(feed), pytest.raises(StorageError, match="of step 1 .* is mounted"):
+        next(feed)
 
 
 def test_what_is_raised_for_captions_or_shapes_ends_the_feed_in_one_line(spec):

@@ -33,7 +33,7 @@ class Maker:
         self.gallery, self.calls, self.error = gallery, threading.Semaphore(0), None
 
     def notes(self, values):
-        return ["no caption of training has the words drum"] if "drum" in values["prompt"] else []
+        return ["no caption of training has the word drum"] if "drum" in values["prompt"] else []
 
     def make(self, values, progress):
         report = progress("calls")

@@ -55,7 +55,7 @@ def test_what_training_never_showed_is_noted(stages, tmp_path):
     maker = VideoMaker(stages, Gallery(tmp_path))
     assert maker.notes(VALUES) == []
     assert maker.notes(VALUES | {"prompt": "a red drum", "frame_rate": 7.5}) == [
-        "no caption of training has the words drum",
+        "no caption of training has the word drum",
         "training shows 4, 8 frames per second, and not 7.5",
     ]
 

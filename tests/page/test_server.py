@@ -215,7 +215,7 @@ def test_values_are_read_as_a_person_types_them(client):
     expected = {"prompt": "a red drum", "seed": 7, "steps": 3, "guidance": 1.0, "frame_rate": 0.0}
     assert job["values"] == expected
     job = client.wait(lambda job: job["stage"])
-    assert job["notes"] == ["no caption of training has the words drum"]
+    assert job["notes"] == ["no caption of training has the word drum"]
 
 
 def test_a_job_says_how_far_it_is_and_how_long_it_takes(client):

@@ -1,5 +1,6 @@
 """What Orbax alone does not promise: every flipped bit is seen, and a resume walks back."""
 
+import errno
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -172,6 +174,33 @@ def test_meta_data_that_cannot_be_read_are_passed_over_and_never_none(folder):
     (folder / "1" / "meta" / "metadata").write_text("{")
     with pytest.raises(StorageError, match="no usable checkpoint .* checkpoint 3 .* checkpoint 1"):
         restore.newest_meta(folder)
+
+
+@pytest.mark.parametrize("part", ["meta", "state"])
+def test_a_checkpoint_out_of_reach_is_not_passed_over(folder, monkeypatch, part):
+    """An older one would be taken, and the newest set aside."""
+    stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    lines, before = [], sorted(folder.iterdir())
+
+    def unread(*args, **kwargs):
+        raise stale if part == "meta" else ValueError(f"UNKNOWN: Error reading d/0: {stale}")
+
+    if part == "meta":
+        monkeypatch.setattr(Path, "read_bytes", unread)
+    else:
+        monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", unread)
+    with pytest.raises(StorageError, match="cannot be read: .*Stale file handle.* is mounted"):
+        newest(folder, lines.append)
+    assert (lines, sorted(folder.iterdir())) == ([], before)
+
+
+def test_a_folder_out_of_reach_is_not_taken_for_an_empty_one(folder, monkeypatch):
+    def listdir(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(StorageError, match="cannot read .*: Stale file handle"):
+        newest(folder)
 
 
 def test_two_hundred_mutations_of_the_meta_data_are_noticed_or_change_nothing(folder):

@@ -36,7 +36,7 @@ def test_starts_are_added_and_what_is_trained_again_is_lost(tmp_path):
     }  # fmt: skip
     assert ledger.summary() == (
         "goodput 69 % of 2m10s: starting 8 %, compiling 12 %, waiting for data 2 %, saving 2 %, "
-        "samples and evaluations 0 %, 10 steps trained again 8 %; 1 restarts"
+        "samples and evaluations 0 %, 10 steps trained again 8 %; 1 restart"
     )
 
 

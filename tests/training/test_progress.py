@@ -35,6 +35,16 @@ def test_a_line_says_step_loss_rate_time_left_and_waiting():
     assert len(lines) == 4 and ADVICE not in lines[3]  # it is said only the first time
 
 
+def test_samples_are_no_part_of_the_rates_nor_of_the_time_left():
+    clock, lines, drawn = Clock(), [], [2.0]
+    shown = Progress(0, 100, 32, 5.0, lines.append, clock, drawn=lambda: sum(drawn))
+    shown.step(1, 2.0)
+    clock.now += 38.0
+    drawn.append(30.0)
+    assert shown.step(9, 0.5)["videos_per_second"] == 32.0
+    assert "ETA 1m31s" in lines[-1]
+
+
 @pytest.mark.parametrize(
     ("peak", "says"),
     [(100e12, "  25.0 TFLOP/s a device, MFU 25.0 %"), (0, "  25.0 TFLOP/s a device")],
