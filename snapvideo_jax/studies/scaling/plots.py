@@ -23,6 +23,8 @@ def pngs(study: Report) -> dict[str, bytes]:
 
 def loss(study: Report) -> "Figure":
     """Draws the held-out loss against parameters, FLOPs and time: a curve a family."""
+    from matplotlib.ticker import LogLocator  # slow to import
+
     fields = {
         "parameters": "parameters of the network",
         "gflop_per_video": "GFLOP of a network call, a video",
@@ -35,6 +37,8 @@ def loss(study: Report) -> "Figure":
             label, color = report.NAMES[family], COLORS[family]
             axes.plot(costs, losses, color=color, marker="o", label=label)
         axes.set(xscale="log", yscale="log", xlabel=text, ylabel="held-out loss")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
         axes.tick_params(axis="x", which="minor", labelbottom=False)
         _plain(axes)
         axes.legend(fontsize=8)
@@ -69,6 +73,11 @@ def _plain(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     axes.tick_params(axis="y", which="both", labelsize=8)
     axes.grid(color="#dddddd", which="both")
+
+
+def _short(value: float) -> str:
+    """Writes a number as 0.05, 200 or 1.5 M."""
+    return f"{value / 1e6:g} M" if value >= 1e5 else f"{value:g}"
 
 
 def _families(study: Report) -> list[tuple[str, list]]:

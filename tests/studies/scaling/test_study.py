@@ -166,6 +166,8 @@ def test_pictures_have_a_curve_a_family_and_one_a_network():
         assert [line.get_label() for line in axes.lines] == ["FIT", "U-Net"]
         assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 0.25]] * 2
     assert list(loss.axes[0].lines[0].get_xdata()) == [1e5, 2e5]
+    labels = [label.get_text() for label in loss.axes[0].get_xticklabels()]
+    assert "0.1 M" in labels and "0.2 M" in labels  # also where no power of ten is in sight
     (axes,) = bins.axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.5] * 6, [0.25] * 6] * 2
     assert all(png.startswith(b"\x89PNG") for png in plots.pngs(STUDY).values())
