@@ -158,7 +158,7 @@ COMMANDS = {
     "scaling": (["--out=o"], 2),
     "metrics": (["--metric=fvd", "--generated=g", "--out=o"], 4),
     "prepare_embed": (["--t5=t", "--out=o"], 1),
-    "prepare_pack": (["--out=o"], 3),
+    "prepare_pack": (["--out=o"], 5),
     "prepare_show": (["--step=1"], 2),
     "prepare_inspect": ([], 1),
     "prepare_redundancy": ([], 1),
