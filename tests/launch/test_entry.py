@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import signals
+from launch import entry, signals
 from snapvideo_jax import fields
 from snapvideo_jax.files import video
 from tests.conftest import CACHE
@@ -33,6 +33,19 @@ ENVIRONMENT = os.environ | {
 def launch(name, *flags):
     command = [sys.executable, "-m", f"launch.{name}", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def test_threads_take_turns_ten_times_as_often_as_python_lets_them(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+    for part, name in ((entry.signals, "watch"), (entry.screen, "ignore_closed_loops")):
+        monkeypatch.setattr(part, name, lambda: None)
+    monkeypatch.setattr(entry.app, "run", lambda *_, **__: None)
+    before = sys.getswitchinterval()
+    try:
+        entry.run(lambda: None)
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.fixture(scope="module")
