@@ -211,12 +211,9 @@ def _members(
     }
 
 
-def pack_shard(shard: Shard, parts: Path, report_row: Callable[[], None] = lambda: None) -> None:
-    """Packs one shard in a process of its own, and notes in the folder `parts` that it is whole.
-
-    report_row: called for each of its files.
-    """
-    _pack_shard(shard, parts, _Processes(), report_row)
+def pack_shard(shard: Shard, parts: Path) -> None:
+    """Packs one shard in a process of its own, and notes in the folder `parts` that it is whole."""
+    _pack_shard(shard, parts, _Processes(), report_row=lambda: None)
 
 
 def _pack_shard(

@@ -138,8 +138,13 @@ def wide_bias(
 
 
 def fixed_bias(
-    inputs: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike, **_: Any
-) -> tuple[Array, Array, Array | None]:
+    inputs: Float[Array, "*b C"],
+    kernel: Float[Array, "... C D"],
+    bias: Float[Array, " D"] | None,
+    *,
+    dtype: DTypeLike,
+    **_: Any,
+) -> tuple[Float[Array, "*b C"], Float[Array, "... C D"], Float[Array, " D"] | None]:
     """Casts as `wide_bias` does, and lets no gradient reach the bias, which stays as it is.
 
     A bias of keys adds one number to all scores of a query, and softmax is blind to it: its

@@ -94,7 +94,7 @@ def _attention_backward(packing: _Packing, residuals: tuple, dout: Array) -> tup
         inputs=[(q, queries), (k, keys), (v, keys), (dout, queries)],
         bias=bias,
         outputs=[(q, queries), (k, keys), (v, keys)],
-        scratch=[pltpu.VMEM((k.shape[1], blocks.width), jnp.float32)] * 2,
+        scratch=[pltpu.VMEM((1, k.shape[1], blocks.width), jnp.float32)] * 2,
     )
     return *gradients, None if bias is None else jnp.zeros_like(bias)
 
@@ -241,13 +241,13 @@ def _backward(blocks: _Blocks, masked: bool, *refs: Any) -> None:
 
     @pl.when(step == last)
     def _():
-        dk_ref[0] = dk_sum[...].astype(dk_ref.dtype)
-        dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
+        dk_ref[...] = dk_sum[...].astype(dk_ref.dtype)
+        dv_ref[...] = dv_sum[...].astype(dv_ref.dtype)
 
 
 def _of_turn(refs: Sequence[Any], lanes: Any) -> list[Any]:
     """Returns the lanes of a turn of each array of a block, [tokens, lanes]."""
-    return [ref.at[0, :, lanes] if len(ref.shape) == 3 else ref.at[:, lanes] for ref in refs]
+    return [ref.at[0, :, lanes] for ref in refs]
 
 
 def _weights(q: Array, k: Array, bias_ref: Any, sequence: int) -> tuple[Array, Array]:
