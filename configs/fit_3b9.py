@@ -6,8 +6,8 @@
       --config.data.text_states=STATES --config.mesh.fsdp=16
 
 Parameters, EMA and both moments of LAMB are 62.6 GB in float32 (4 x 15.7), so they must be split
-over chips: mesh.fsdp. On v5p-128 no faster flags are known, by the compiler's prediction; on v5e-16
-add --config.training.accumulate=128 --config.model.remat=dots (docs/plan.md).
+over chips: mesh.fsdp. By the compiler's prediction v5e-16 takes --config.training.accumulate=128
+with the flag above, and v5p-128 --config.mesh.data=4 beside it and accumulate=4 (docs/plan.md).
 """
 
 from ml_collections import ConfigDict
@@ -19,13 +19,11 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     """FIT 500M with the widths of the second column of Table 8."""
     config = fit_500m.get_config(mesh)
     config.model.conditioning_channels = 1024
-    config.model.remat = "block"
     config.model.fit.update(
         patch_channels=1024,
         latents=768,
         latent_channels=3072,
         patch_head_channels=64,
         latent_head_channels=128,
-        unroll=1,  # little is kept of a block, so a loop costs little
     )
     return config
