@@ -5,7 +5,9 @@
 
 A diffusion transformer on the same patches of 4 x 4 pixels, all of which attend to each other. The
 paper has none: it stands here since what video models are compared with is a DiT. A call takes 4.4
-times the FLOPs of FIT 500M's; configs/dit_114m.py takes as many.
+times the FLOPs of FIT 500M's; configs/dit_114m.py takes as many. Training has its blocks in a loop
+for the compiler's sake: --config.model.dit.unroll=30 is faster, and takes a TPU's compiler half an
+hour (docs/rivals.md).
 """
 
 from ml_collections import ConfigDict

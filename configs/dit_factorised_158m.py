@@ -14,5 +14,5 @@ from configs import dit_factorised_500m
 def get_config(mesh: str = "replicas") -> ConfigDict:
     """The factorised DiT 500M of fewer blocks."""
     config = dit_factorised_500m.get_config(mesh)
-    config.model.dit.blocks = 7
+    config.model.dit.update(blocks=7, unroll=7)
     return config

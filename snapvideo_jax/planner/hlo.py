@@ -5,6 +5,8 @@ prints one that it spreads over several fusions once in each; so loops are follo
 counts, and the pieces of one chain are counted as one.
 """
 
+import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -94,7 +96,7 @@ def collectives(text: str) -> list[Collective]:
 def instructions(text: str) -> list[Instruction]:
     """Lists what a chip computes, one thing after the other, in the program of this `as_text()`.
 
-    What has no cycles is left out: collectives, copies in the background, and kernels
+    Of the branches of a condition it computes the costliest. What has no cycles is left out: collectives, copies in the background, and kernels
     (`tpu_custom_call`).
     """
     computations, entry = _parse(text)
@@ -102,12 +104,12 @@ def instructions(text: str) -> list[Instruction]:
         Instruction(
             opcode=line.opcode,
             count=times,
-            cycles=times * int(cycles[1]),
+            cycles=times * cycles,
             operation=_operation(line),
         )
         for name, times in _visits(computations, entry, 1, inside_fusions=False)
         for line in computations[name]
-        if (cycles := re.search(r'"estimated_cycles":"(\d+)"', line.rest))
+        if (cycles := _cycles(line))
     ]
 
 
@@ -126,21 +128,36 @@ def _parse(text: str) -> tuple[dict[str, list[_Line]], str]:
 def _visits(
     computations: dict, name: str, times: int, inside_fusions: bool = True
 ) -> Iterator[tuple[str, int]]:
-    """Yields (computation, how often it runs) from each place that calls it."""
+    """Yields (computation, how often it runs) from each place that calls it.
+
+    inside_fusions: whether to follow what is no control flow too, and all branches of a condition.
+    """
     yield name, times
     for line in computations[name]:
         if not inside_fusions and line.opcode not in CONTROL:
             continue
         trips = _trips(computations, line) if line.opcode == "while" else 1
-        for callees in CALLED.findall(line.rest):
-            for callee in re.findall(r"[\w.\-]+", callees):
-                if callee in computations:
-                    yield from _visits(
-                        computations,
-                        callee,
-                        times=times * trips,
-                        inside_fusions=inside_fusions,
-                    )
+        callees = _callees(computations, line)
+        if line.opcode == "conditional" and not inside_fusions:
+            callees = [max(callees, key=functools.partial(_total_cycles, computations))]
+        for callee in callees:
+            yield from _visits(computations, callee, times * trips, inside_fusions)
+
+
+def _callees(computations: dict, line: _Line) -> list[str]:
+    names = (re.findall(r"[\w.\-]+", group) for group in CALLED.findall(line.rest))
+    return [name for name in itertools.chain(*names) if name in computations]
+
+
+def _cycles(line: _Line) -> int:
+    """Returns the cycles that the compiler gives one run of an instruction, 0 if none."""
+    cycles = re.search(r'"estimated_cycles":"(\d+)"', line.rest)
+    return int(cycles[1]) if cycles else 0
+
+
+def _total_cycles(computations: dict, name: str) -> int:
+    visits = _visits(computations, name, 1, inside_fusions=False)
+    return sum(times * _cycles(line) for visit, times in visits for line in computations[visit])
 
 
 def _trips(computations: dict, loop: _Line) -> int:
