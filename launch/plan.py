@@ -3,7 +3,7 @@
   python -m launch.plan --config=configs/fit_3b9.py --count
   python -m launch.plan --config=configs/fit_3b9_upsampler.py:groups --doctor --devices=16
 
-  python -m launch.plan --config=configs/fit_3b9.py:fsdp --config.training.accumulate=256 \\
+  python -m launch.plan --config=configs/fit_3b9.py:fsdp --config.training.accumulate=128 \\
       --topology=v5e-16
 
 --count prints JSON: parameters of the network, and forward_flops_per_video, the floating point
