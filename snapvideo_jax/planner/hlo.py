@@ -18,7 +18,10 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 CONTROL = ("while", "conditional", "call")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
-CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
+CALLED = re.compile(
+    r"(?:calls|body|to_apply|branch_computations|true_computation|false_computation)="
+    r"(\{[^}]*\}|%?[\w.\-]+)"
+)
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 # The groups of devices that exchange, in the forms that there are: {{0,1},{2,3}}; [2,2]<=[4]; and
@@ -145,7 +148,7 @@ def _visits(
 
 
 def _callees(computations: dict, line: _Line) -> list[str]:
-    names = (re.findall(r"[\w.\-]+", group) for group in CALLED.findall(line.rest))
+    names = (re.findall(r"[\w.\-]+", called) for called in CALLED.findall(line.rest))
     return [name for name in itertools.chain(*names) if name in computations]
 
 

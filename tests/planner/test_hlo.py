@@ -209,5 +209,12 @@ def test_cycles_count_with_the_trips_of_loops_in_one_branch_and_never_inside_a_f
     ]
 
 
+def test_a_condition_of_two_named_branches_counts_the_costlier_one_too():
+    named = "true_computation=%called, false_computation=%branch"
+    text = CYCLES.replace("branch_computations={%called, %branch}", named)
+    assert named in text
+    assert hlo.instructions(text) == hlo.instructions(CYCLES)
+
+
 def test_a_program_for_another_device_has_no_cycles():
     assert hlo.instructions(TPU) == []
