@@ -99,8 +99,8 @@ def collectives(text: str) -> list[Collective]:
 def instructions(text: str) -> list[Instruction]:
     """Lists what a chip computes, one thing after the other, in the program of this `as_text()`.
 
-    Of the branches of a condition it computes the costliest. What has no cycles is left out: collectives, copies in the background, and kernels
-    (`tpu_custom_call`).
+    Of the branches of a condition it computes the costliest. What has no cycles is left out:
+    collectives, copies in the background, and kernels (`tpu_custom_call`).
     """
     computations, entry = _parse(text)
     return [
