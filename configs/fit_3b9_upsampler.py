@@ -17,7 +17,7 @@ def get_config(mesh: str = "replicas") -> ConfigDict:
     """The third column of Table 8, with the upsampler's rows of Table 9."""
     config = fit_3b9.get_config(mesh)
     config.data.update(height=288, width=512, pad_rows=0, low_res=(36, 64))
-    config.model.remat = "block"  # a video has 58 times the patches of the first stage's
+    config.model.remat = "block"  # a video has 58 times the first stage's patches
     config.model.fit.group = (16, 18, 16)
     config.model.fit.unroll = 1  # little is kept of a block, so a loop costs little
     config.diffusion.sigma_in = 32.0  # 8 times the side of 64 pixels, times sqrt(16 frames), 3.2
